@@ -1,0 +1,47 @@
+# The same targets are used by people and by CI. `make` alone prints this menu.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup compare test test-matrix check micro gate notebooks clean
+
+help: ## print this menu
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("proxy-engines needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(READY)
+
+setup: $(READY) ## make the virtual environment in .venv
+
+compare: $(READY) ## set up and run the quick comparison of sherpa, olla and direct; prints the verdict
+	$(BIN)/proxy-engines compare --profile quick
+
+test: $(READY) ## set up and run the tests
+	$(BIN)/python -m pytest
+
+test-matrix: $(READY) ## the contract suite on the plain loop, with each switch off once, with 2 workers
+	$(BIN)/python -m tests.matrix
+
+check: $(READY) ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+micro: $(READY) ## the pyperf suite
+	$(BIN)/proxy-engines micro
+
+gate: $(READY) ## performance of HEAD against its parent commit
+	$(BIN)/proxy-engines gate --base HEAD^ --head HEAD
+
+notebooks: $(READY) ## execute every notebook from top to bottom
+	$(BIN)/python -m pytest tests/test_notebooks.py
+
+clean: ## remove the environment, caches and unpublished runs
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache reports/runs

@@ -1,0 +1,1 @@
+"""The conductor: starts mocks, targets and drivers as processes and produces all result files."""

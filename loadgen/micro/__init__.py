@@ -1,0 +1,1 @@
+"""pyperf benchmarks of the engines' parts. The only place in loadgen that imports proxy."""

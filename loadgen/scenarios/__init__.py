@@ -1,0 +1,1 @@
+"""Workloads as data: the question each asks, its seed and the reply it expects."""

@@ -1,0 +1,1 @@
+"""How a model server behaves, as data."""

@@ -1,0 +1,1 @@
+"""The thing studied: two engines behind one ProxyService. `python -m proxy serve` starts one."""

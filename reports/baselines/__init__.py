@@ -1,0 +1,1 @@
+"""Stored counts of the gate's L1, small and committed."""
