@@ -1,0 +1,114 @@
+"""Which headers cross the proxy, in both directions, and which it adds. One home for the names; both engines use them.
+
+The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). Sherpa uses
+the functions here on lists of pairs; Olla compiles the same names into expressions over bytes (`olla/wire.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# The seed's list. Its "Trailers" is RFC 2616's misprint of "Trailer" (RFC 9110 6.6.2); a field that is really called
+# "Trailers" is an ordinary one. "Proxy-Connection" was never standard but must not be forwarded either (RFC 9112 C.2.2).
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+# `Connection` may name further fields to drop, but these carry framing or routing: naming them changes nothing.
+NEVER_NOMINATED = frozenset({"host", "content-length", "transfer-encoding", "via"})
+
+# The proxy states these itself, so what an upstream says of them never passes.
+OWN_RESPONSE_PREFIX = "x-olla-"
+OWN_RESPONSE_NAMES = frozenset({"x-served-by"})
+
+# Dropped upstream when `strip_credentials` is on.
+CREDENTIALS = frozenset({"authorization", "cookie", "x-api-key"})
+
+# Restated by the proxy on the way up: `Host` is the endpoint's, the others are appended to or answered here.
+RESTATED = frozenset(
+    {"host", "expect", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"}
+)
+
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+Pairs = list[tuple[str, str]]
+
+
+def nominated(connection_values: Iterable[str]) -> frozenset[str]:
+    """The lower-case field names that `Connection` values ask a recipient to drop."""
+    names = {name.strip().lower() for value in connection_values for name in value.split(",")}
+    return frozenset(name for name in names if name and name not in NEVER_NOMINATED)
+
+
+def sanitize_headers(headers: Iterable[tuple[str, str]]) -> Pairs:
+    """The seed's `sanitizeHeaders`: a copy without hop-by-hop fields; order, case and repeats are kept."""
+    pairs = list(headers)
+    drop = HOP_BY_HOP | nominated(value for name, value in pairs if name.lower() == "connection")
+    return [(name, value) for name, value in pairs if name.lower() not in drop]
+
+
+def request_headers(
+    headers: Iterable[tuple[str, str]],
+    *,
+    authority: str,
+    peer: str,
+    via: str,
+    request_id: str,
+    strip_credentials: bool = False,
+) -> Pairs:
+    """What an upstream is sent: the client's fields without hop-by-hop ones, then the proxy's own.
+
+    `authority` is the endpoint's, `peer` the client's address, `via` this instance's Via entry without the version.
+    """
+    pairs = sanitize_headers(headers)
+    drop = RESTATED | CREDENTIALS if strip_credentials else RESTATED
+    kept = [(name, value) for name, value in pairs if name.lower() not in drop]
+    old = {name: [v for n, v in pairs if n.lower() == name] for name in RESTATED}
+    host = (old["x-forwarded-host"] or old["host"] or [""])[0]
+    return [
+        ("Host", authority),
+        *kept,
+        ("X-Forwarded-For", ", ".join([*old["x-forwarded-for"], peer])),
+        ("X-Forwarded-Proto", (old["x-forwarded-proto"] or ["http"])[0]),
+        ("X-Forwarded-Host", host),
+        ("Via", ", ".join([*old["via"], f"1.1 {via}"])),
+        ("X-Request-ID", request_id),
+    ]
+
+
+def response_headers(headers: Iterable[tuple[str, str]], *, request_id: str, endpoint: str) -> Pairs:
+    """What a client is sent: the upstream's fields without hop-by-hop ones and without forged own ones, then ours."""
+    kept = [
+        (name, value)
+        for name, value in sanitize_headers(headers)
+        if not name.lower().startswith(OWN_RESPONSE_PREFIX) and name.lower() not in OWN_RESPONSE_NAMES
+    ]
+    return [
+        ("X-Olla-Request-ID", request_id),
+        ("X-Olla-Endpoint", endpoint),
+        ("X-Served-By", endpoint),
+        *kept,
+    ]
+
+
+def sane_request_id(value: str | None) -> bool:
+    """Whether a client's X-Request-ID may be kept: short, printable, no separators that could forge a log line."""
+    return value is not None and SANE_REQUEST_ID.fullmatch(value) is not None
+
+
+def passed_through(via_values: Iterable[str], via: str) -> bool:
+    """Whether a request already went through the instance called `via` (RFC 9110 7.6.3): a forwarding loop."""
+    return any(via in (part.strip().split(" ") + [""])[1:2] for value in via_values for part in value.split(","))

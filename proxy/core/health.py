@@ -1,0 +1,54 @@
+"""When an endpoint counts as dead and when as alive again. Pure: results and `now` come in, a decision comes out."""
+
+from __future__ import annotations
+
+# An endpoint that answers "who are you?" or "not so fast" is alive: credentials and quotas are the client's business.
+ALIVE_STATUSES = frozenset({401, 403, 429})
+
+
+def alive(status: int) -> bool:
+    """Whether a health check's HTTP status means that the endpoint lives."""
+    return 200 <= status < 400 or status in ALIVE_STATUSES
+
+
+class HealthState:
+    """Counts checks in a row and knows when the next one is due. Times are monotonic seconds."""
+
+    __slots__ = ("_healthy_after", "_interval", "_unhealthy_after", "due_at", "failures", "healthy", "successes")
+
+    def __init__(self, interval: float, unhealthy_after: int, healthy_after: int, now: float) -> None:
+        self._interval = interval
+        self._unhealthy_after = unhealthy_after
+        self._healthy_after = healthy_after
+        self.healthy = True
+        self.failures = 0
+        self.successes = 0
+        self.due_at = now
+
+    def due(self, now: float) -> bool:
+        """Whether a check should start now."""
+        return now >= self.due_at
+
+    def started(self, now: float) -> None:
+        """A check starts: the next one is one interval away, unless `hurry` is called meanwhile."""
+        self.due_at = now + self._interval
+
+    def hurry(self, now: float) -> None:
+        """Traffic failed: check at once instead of at the next tick of the schedule."""
+        self.due_at = min(self.due_at, now)
+
+    def record(self, ok: bool) -> bool:
+        """Take one check's result; True when it changed `healthy`."""
+        if ok:
+            self.failures = 0
+            self.successes += 1
+            if not self.healthy and self.successes >= self._healthy_after:
+                self.healthy = True
+                return True
+        else:
+            self.successes = 0
+            self.failures += 1
+            if self.healthy and self.failures >= self._unhealthy_after:
+                self.healthy = False
+                return True
+        return False

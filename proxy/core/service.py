@@ -1,0 +1,49 @@
+"""ProxyService: what both engines are to everyone else. Swapping engines changes one config key and nothing here."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from proxy.core.discovery import DiscoveryService
+from proxy.core.stats import Snapshot, StatsCollector
+
+ConfigT_contra = TypeVar("ConfigT_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Who this proxy is, the same in all its workers. `via` is its name in Via, unique for the process tree."""
+
+    via: str
+
+
+class ProxyService(Protocol[ConfigT_contra]):
+    """One engine in one worker. Constructed as `Service(config, discovery, stats, instance)`."""
+
+    engine: ClassVar[str]
+
+    def __init__(
+        self, config: ConfigT_contra, discovery: DiscoveryService, stats: StatsCollector, instance: Instance
+    ) -> None: ...
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on `sock`, a bound TCP socket that is already listening; returns when requests are accepted."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
+        ...
+
+    def stats(self) -> Snapshot:
+        """The counts now; costs the request path nothing."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """What an operator asks of an engine beyond counts, as JSON values: pools, breakers, limits per endpoint."""
+        ...
+
+    def update_config(self, config: ConfigT_contra) -> None:
+        """Take endpoints (already in the discovery), balancer, breaker settings and timeouts of `config`; cut no stream."""
+        ...
