@@ -1,7 +1,7 @@
 """The config file of `serve`: every key, every default, and the sentences for what is wrong with one.
 
-The seed's own YAML blocks are valid as they stand. Durations are written like `300s` or `50ms` and become float seconds; sizes
-like `64KiB` become bytes. 0 is "no limit" for limits and timeouts; `null` is the engine's own default.
+The seed's own YAML blocks are valid as they stand. Durations are written like `300s` or `50ms` and become float
+seconds; sizes like `64KiB` become bytes. 0 is "no limit" for limits and timeouts; `null` is the engine's own default.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class ProxyConfig(_Section):
         return self.timeout if self.idle_timeout is None else self.idle_timeout
 
     def read_buffer(self, engine: str) -> int:
-        """Bytes of one read from an upstream: the seed's 8 KiB for Sherpa, 64 KiB for Olla, unless the file says else."""
+        """Bytes of one read from an upstream: the seed's 8 KiB for Sherpa, 64 KiB for Olla, unless the file says so."""
         if self.buffer_size is not None:
             return self.buffer_size
         return 8 * 2**10 if engine == "sherpa" else 64 * 2**10
@@ -245,7 +245,7 @@ class EndpointConfig(_Section):
 
 
 class GcConfig(_Section):
-    """The collector's settings, applied after start. `ballast`: objects kept alive, as a real service's caches would be."""
+    """The collector's settings, applied after start. `ballast`: objects kept alive, as a service's caches would be."""
 
     freeze_after_start: Flag | None = None
     thresholds: tuple[Count, Count, Count] | None = None
@@ -334,7 +334,7 @@ class LoadedConfig:
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:
-    """Read and check a config file. `overrides` maps dotted keys to values from the command line. Raises ConfigError."""
+    """Read and check a config file. `overrides`: dotted keys to values from the command line. Raises ConfigError."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -385,7 +385,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+        key = loader.construct_object(key_node)
         if not isinstance(key, (str, int, float, bool, type(None))):
             raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
         if key in seen:

@@ -1,7 +1,7 @@
 """How an endpoint is chosen. Each balancer picks one of the candidates it is given, in configured order.
 
-All are O(n) or better at about 100 ns a candidate; above `SAMPLE_ABOVE` candidates least-connections compares two random
-ones instead (Mitzenmacher, "The Power of Two Choices", 2001), so that a pick never costs more than a request's parse.
+All are O(n) or better at about 100 ns a candidate; above `SAMPLE_ABOVE` candidates least-connections compares two
+random ones instead (Mitzenmacher, "The Power of Two Choices", 2001), so that a pick never costs more than a parse.
 """
 
 from __future__ import annotations

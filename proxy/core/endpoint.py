@@ -66,7 +66,7 @@ def parse_url(url: str) -> tuple[str, str, int, str]:
 
 
 class Endpoint:
-    """One endpoint in use. `healthy` is owned by DiscoveryService; `active` and the counts by the engine's StatsCollector.
+    """One endpoint in use. DiscoveryService owns `healthy`; the engine's StatsCollector owns `active` and the counts.
 
     Engines compare endpoints by identity: an unchanged spec keeps its object over a reload.
     """

@@ -1,7 +1,7 @@
 """Which headers cross the proxy, in both directions, and which it adds. One home for the names; both engines use them.
 
-The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). Sherpa uses
-the functions here on lists of pairs; Olla compiles the same names into expressions over bytes (`olla/wire.py`).
+The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). Sherpa
+uses the functions here on lists of pairs; Olla compiles the same names into expressions over bytes (`olla/wire.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 # The seed's list. Its "Trailers" is RFC 2616's misprint of "Trailer" (RFC 9110 6.6.2); a field that is really called
-# "Trailers" is an ordinary one. "Proxy-Connection" was never standard but must not be forwarded either (RFC 9112 C.2.2).
+# "Trailers" is an ordinary one. "Proxy-Connection" was never standard but must not pass either (RFC 9112 C.2.2).
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -111,4 +111,4 @@ def sane_request_id(value: str | None) -> bool:
 
 def passed_through(via_values: Iterable[str], via: str) -> bool:
     """Whether a request already went through the instance called `via` (RFC 9110 7.6.3): a forwarding loop."""
-    return any(via in (part.strip().split(" ") + [""])[1:2] for value in via_values for part in value.split(","))
+    return any(part.split()[1:2] == [via] for value in via_values for part in value.split(","))

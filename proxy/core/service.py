@@ -29,7 +29,10 @@ class ProxyService(Protocol[ConfigT_contra]):
     ) -> None: ...
 
     async def start(self, sock: socket.socket) -> None:
-        """Serve on `sock`, a bound TCP socket that is already listening; returns when requests are accepted."""
+        """Serve on `sock`, a bound TCP socket that is already listening; returns when requests are accepted.
+
+        `create_server(sock=...)` would shrink its backlog to 100: pass `backlog=proxy.control.listen.BACKLOG`.
+        """
         ...
 
     async def stop(self, grace: float) -> None:
@@ -41,9 +44,16 @@ class ProxyService(Protocol[ConfigT_contra]):
         ...
 
     def status(self) -> dict[str, Any]:
-        """What an operator asks of an engine beyond counts, as JSON values: pools, breakers, limits per endpoint."""
+        """What an operator asks of an engine beyond counts, as JSON values; the admin listener adds each one's health.
+
+        `{"endpoints": {name: {"breaker": {"state": "closed" | "open" | "half-open", ...}, "pool": {"active": 1,
+        "idle": 2, "waiting": 0, "limit": 50}}}, ...}`: an engine leaves out what it has not, and may add more.
+        """
         ...
 
     def update_config(self, config: ConfigT_contra) -> None:
-        """Take endpoints (already in the discovery), balancer, breaker settings and timeouts of `config`; cut no stream."""
+        """Take balancer, breaker settings and timeouts of `config`; cut no stream.
+
+        The discovery already has its endpoints; those that did not change are the same objects as before.
+        """
         ...

@@ -1,7 +1,7 @@
 """StatsCollector: plain integers owned by the loop's thread. "Lock-free" here means that there is nothing to lock.
 
-The identity `total = success + failed + client_disconnected + active` holds at every moment. A request enters `total` when
-its head parsed; each ends in exactly one of the other three:
+The identity `total = success + failed + client_disconnected + active` holds at every moment. A request enters `total`
+when its head parsed; each ends in exactly one of the other three:
 
 * success: the upstream's response, whatever its status, was delivered whole;
 * failed: any answer the proxy made itself after that point, or a response that was cut;
@@ -103,7 +103,7 @@ class StatsCollector:
         self.latency_counts[bucket if bucket < _BUCKETS else _BUCKETS - 1] += 1
 
     def snapshot(self, engine: str, endpoints: Iterable[Endpoint], gauges: Mapping[str, int] | None = None) -> Snapshot:
-        """A copy of everything, to be read, sent and merged. `gauges` are the engine's own numbers, by the seed's names."""
+        """A copy of everything, to be sent and merged. `gauges`: the engine's own numbers, by the seed's names."""
         return Snapshot(
             engine=engine,
             counts={

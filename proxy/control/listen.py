@@ -1,0 +1,86 @@
+"""Listening sockets, bound before anything else starts: a taken port is one sentence, never a half-started proxy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+# The kernel caps it at net.core.somaxconn (4096 since Linux 5.4). asyncio's own default of 100 drops a burst's SYNs, and
+# `create_server(sock=...)` listens once more with that default: engines pass this to it.
+BACKLOG = 4096
+
+
+class CannotListen(Exception):
+    """The address cannot be listened on: one sentence with what to do."""
+
+
+def listen(host: str, port: int, *, key: str, shared: bool = False) -> socket.socket:
+    """A bound, listening, non-blocking TCP socket; port 0 takes a free one. Raises CannotListen.
+
+    `key` is the config section named in the sentence. `shared` sockets (SO_REUSEPORT) may be bound once per worker; the
+    kernel then deals new connections out among them.
+    """
+    family, address = _resolve(host, port, key)
+    if shared and port:
+        # Two processes of one user that both set SO_REUSEPORT share a port without a word. Ask without it first.
+        _bind(family, address, key, shared=False).close()
+    return _bind(family, address, key, shared=shared)
+
+
+def listen_again(sock: socket.socket) -> socket.socket:
+    """One more socket on the address of `sock`, which was made with `shared=True`. Raises CannotListen."""
+    return _bind(sock.family, sock.getsockname(), "server", shared=True)
+
+
+def url_of(sock: socket.socket) -> str:
+    """The URL by which this machine reaches `sock`; a wildcard address is shown as loopback."""
+    host, port = sock.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _resolve(host: str, port: int, key: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:
+        raise CannotListen(f"{key}.host: {host!r} is not an address or name of this machine ({exc})") from exc
+    # `localhost` has both families; clients that try ::1 first fall back to 127.0.0.1, seldom the other way round.
+    found.sort(key=lambda info: info[0] != socket.AF_INET)
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), int(address[1]))
+
+
+def _bind(family: int, address: tuple[str, int], key: str, *, shared: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it: a token must not wait for the client's delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise CannotListen(_sentence(address, key, exc)) from exc
+    return sock
+
+
+def _sentence(address: tuple[str, int], key: str, exc: OSError) -> str:
+    host, port = address[:2]
+    match exc.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"{key}.port: {port} on {host} is in use; stop the other program or take another port (0: a free one)"
+            )
+        case errno.EACCES:
+            return f"{key}.port: {port} on {host} needs more rights than this user has; choose a port above 1023"
+        case errno.EADDRNOTAVAIL:
+            return f"{key}.host: {host} is not an address of this machine"
+        case _:
+            return f"{key}: cannot listen on {host}:{port}: {os.strerror(exc.errno or 0)}"

@@ -1,0 +1,57 @@
+"""The two engines by name. The only file that knows both, and it imports neither until it is asked.
+
+Each engine brings its own HTTP stack (aiohttp, httptools); a process that runs one does not carry the other in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from proxy.config import Config
+from proxy.core.service import ProxyService
+
+Engine = type[ProxyService[Config]]
+
+
+def _sherpa() -> Engine:
+    from proxy.sherpa.service import SherpaProxy
+
+    return SherpaProxy
+
+
+def _olla() -> Engine:
+    from proxy.olla.service import OllaProxy
+
+    return OllaProxy
+
+
+class _Engines(Mapping[str, Engine]):
+    """Name -> service class. Looking one up imports it; listing the names does not."""
+
+    def __init__(self, load: dict[str, Callable[[], Engine]]) -> None:
+        self._load = load
+
+    def __getitem__(self, name: str) -> Engine:
+        return self._load[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load)
+
+    def __len__(self) -> int:
+        return len(self._load)
+
+
+ENGINES: Mapping[str, Engine] = _Engines({"sherpa": _sherpa, "olla": _olla})
+
+# Config keys, or whole sections, that an engine has no use for. Written in a file, they are announced at start; they
+# stay legal, so that switching engines changes one line.
+UNUSED_KEYS: Mapping[str, tuple[str, ...]] = {
+    "sherpa": (
+        "proxy.circuit_breaker",
+        "proxy.flush",
+        "proxy.pools",
+        "endpoints[].max_conns_per_host",
+        "endpoints[].max_idle_conns",
+    ),
+    "olla": (),
+}
