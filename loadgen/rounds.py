@@ -1,0 +1,170 @@
+"""Which run happens when: the order of a campaign and how long it takes, decided beforehand. Pure.
+
+A round measures every target once. Within it a *bench* is one start of the mocks; on it each arm (a target, or the
+baseline's second appearance) gets a *sitting*: one process start that serves the scenarios of that bench one after the
+other. The sample of all statistics is the sitting.
+
+The order goes back and forth (A B C D, then D C B A) and starts one place further every second round, so that a drift
+of the machine and the place right after the mocks' start fall on all arms alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from loadgen.scenario import Scenario
+from loadgen.targets import Target
+from reports.schema import AA_SUFFIX, FLOOR_TARGETS
+
+# Seconds, measured on the 2-core machine of METHODOLOGY.md; they only serve the announced duration.
+_MOCKS_START_S = 0.6
+_CHECK_S = 0.15
+_DRIVER_START_S = 1.4
+_DRIVER_END_S = 0.5
+_STOP_S = 0.3
+_REPORT_S = 12.0
+_CEILING_S = 4.0
+
+
+class Profile(BaseModel):
+    """One entry of campaigns.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: Annotated[int, Field(ge=1, le=1000)]
+    targets: tuple[str, ...]
+    baseline: str
+    idle_s: Annotated[float, Field(ge=0.2)]
+    recorders: bool
+    budget_s: Annotated[float, Field(gt=0)]
+
+
+@functools.cache
+def profiles() -> Mapping[str, Profile]:
+    """All campaign profiles by name."""
+    data = yaml.safe_load(Path(__file__).with_name("campaigns.yaml").read_text(encoding="utf-8"))
+    return {name: Profile.model_validate(entry) for name, entry in data.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One column of the comparison: a target under the name its runs carry (`sherpa`, `sherpa@aa`)."""
+
+    name: str
+    target: Target
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether it is the baseline's second appearance."""
+        return self.name.endswith(AA_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """One process start of an arm and the scenarios it serves. `order`: its place in the round, from 0."""
+
+    round: int
+    order: int
+    arm: Arm
+    scenarios: tuple[Scenario, ...]
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One start of the mocks and the sittings on it."""
+
+    endpoints: int
+    sittings: tuple[Sitting, ...]
+
+
+def arms_of(targets: Sequence[Target], baseline: str | None) -> list[Arm]:
+    """The arms in the order of the first round: the targets, and the baseline once more, far from itself."""
+    arms = [Arm(target.name, target) for target in targets]
+    again = next((target for target in targets if target.name == baseline), None)
+    if again is not None:
+        place = next(number for number, arm in enumerate(arms) if arm.name == baseline)
+        far = 0 if place > (len(arms) - 1) / 2 else len(arms)
+        arms.insert(far, Arm(again.name + AA_SUFFIX, again))
+    return arms
+
+
+def default_baseline(targets: Sequence[Target]) -> str | None:
+    """Sherpa if present, else the first target that is no floor."""
+    names = [target.name for target in targets]
+    if "sherpa" in names:
+        return "sherpa"
+    return next((name for name in names if name not in FLOOR_TARGETS), None)
+
+
+def order_of(arms: Sequence[Arm], round_number: int) -> list[Arm]:
+    """The arms in the order of this round (from 1)."""
+    if not arms:
+        return []
+    shift = (round_number - 1) // 2 % len(arms)
+    turned = [*arms[shift:], *arms[:shift]]
+    return turned if round_number % 2 else turned[::-1]
+
+
+def benches(
+    arms: Sequence[Arm],
+    wanted: Mapping[str, Sequence[Scenario]],
+    round_number: int,
+    attempt: int = 1,
+) -> Iterator[Bench]:
+    """The benches of one round. `wanted`: arm name -> the scenarios to measure with it.
+
+    Scenarios share a process start if they need the same backends and the same settings of the target.
+    """
+    groups: dict[tuple[int, str], list[str]] = {}
+    for scenarios in wanted.values():
+        for scenario in scenarios:
+            members = groups.setdefault(_needs(scenario), [])
+            if scenario.id not in members:
+                members.append(scenario.id)
+    order = 0
+    for (endpoints, _), members in groups.items():
+        sittings = []
+        for arm in order_of(arms, round_number):
+            mine = tuple(
+                sorted((s for s in wanted.get(arm.name, ()) if s.id in members), key=lambda s: members.index(s.id))
+            )
+            if mine:
+                sittings.append(Sitting(round_number, order, arm, mine, attempt))
+                order += 1
+        yield Bench(endpoints, tuple(sittings))
+
+
+def _needs(scenario: Scenario) -> tuple[int, str]:
+    settings: Mapping[str, Any] = scenario.settings
+    return scenario.mock.endpoints, repr(sorted(settings.items()))
+
+
+def bench_seconds(bench: Bench, idle_s: float) -> float:
+    """How long one bench takes."""
+    return _MOCKS_START_S + _STOP_S + sum(sitting_seconds(sitting, idle_s) for sitting in bench.sittings)
+
+
+def sitting_seconds(sitting: Sitting, idle_s: float) -> float:
+    """How long one sitting takes."""
+    each = sum(
+        _CHECK_S + _DRIVER_START_S + scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S
+        for scenario in sitting.scenarios
+    )
+    return sitting.arm.target.start_s + idle_s + each + _STOP_S
+
+
+def campaign_seconds(
+    arms: Sequence[Arm], scenarios: Sequence[Scenario], rounds: int, idle_s: float, *, report: bool = True
+) -> float:
+    """How long the planned rounds and the report take, without repeats."""
+    wanted = {arm.name: scenarios for arm in arms}
+    one = sum(bench_seconds(bench, idle_s) for bench in benches(arms, wanted, 1))
+    return rounds * one + (_CEILING_S + _REPORT_S if report else 0.0)

@@ -1,0 +1,378 @@
+"""Scenarios: what is asked of every target, with the reply it must give. Data in `scenarios/`, one YAML file each.
+
+A scenario states its question and what would count as an answer, a mock profile, the requests with the replies they
+must get, when they are sent, and which campaign profiles measure it. Nothing in it names a target: all get the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from loadgen.driver.job import MAX_TOKENS_MARK, PROMPT_MARK, SEED_MARK, Cancel, Closed, Expect, SlowRead, Template
+from loadgen.errors import BadInput, UsageRefusal
+from reports import schema
+
+_FOLDER = Path(__file__).with_name("scenarios")
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mock(_Part):
+    """The backends. `behaviour` is sent to all of them, `endpoint_behaviour` to single ones by number, before load."""
+
+    profile: str = "instant"
+    endpoints: Annotated[int, Field(ge=1, le=64)] = 1
+    behaviour: dict[str, Any] = Field(default_factory=dict)
+    endpoint_behaviour: dict[int, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known_endpoints(self) -> Mock:
+        for number in self.endpoint_behaviour:
+            if not 0 <= number < self.endpoints:
+                raise ValueError(f"endpoint_behaviour: there is no endpoint {number} among {self.endpoints}")
+        return self
+
+
+class Reply(_Part):
+    """What must come back. `digest` is pinned for the mock's default seed; null where every request differs."""
+
+    status: int = 200
+    digest: Annotated[str, Field(pattern=r"^sha256=[0-9a-f]{64}$")] | None = None
+    events: Annotated[int, Field(ge=0)] | None = None
+
+
+class Request(_Part):
+    """One kind of request. `body` is sent as JSON; a text is sent as it stands and may hold the driver's marks.
+
+    `copies` > 1 makes that many variants, each with its own `X-Variant`: heads that differ from request to request.
+    """
+
+    method: str = "POST"
+    path: str = "/v1/chat/completions"
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: dict[str, Any] | str = ""
+    stream: bool = False
+    weight: Positive = 1.0
+    copies: Annotated[int, Field(ge=1, le=4096)] = 1
+    expect: Reply = Reply()
+
+    def text(self) -> str:
+        """The body as it is sent, marks included."""
+        return self.body if isinstance(self.body, str) else json.dumps(self.body, separators=(",", ":"))
+
+
+class Open(_Part):
+    """Requests are due at times computed beforehand, whatever the target does: the only load that shows a queue."""
+
+    kind: Literal["constant", "poisson", "gamma", "steps", "ramp"]
+    rate: Positive
+    cv: Positive = 1.0
+    """gamma: coefficient of variation of the gaps; 1 is Poisson, 3 is bursty."""
+    rates: tuple[Positive, ...] = ()
+    """steps: each for an equal part of the time, Poisson inside. ramp: from the first to the last."""
+
+    @model_validator(mode="after")
+    def _rates(self) -> Open:
+        if self.kind in ("steps", "ramp") and len(self.rates) < 2:
+            raise ValueError(f"{self.kind} needs at least two rates")
+        return self
+
+    def mean_rate(self) -> float:
+        """Requests per second over the whole time."""
+        if self.kind == "ramp":
+            return (self.rates[0] + self.rates[-1]) / 2
+        return sum(self.rates) / len(self.rates) if self.kind == "steps" else self.rate
+
+    def words(self) -> str:
+        """For people: `poisson`, `gamma(3)`."""
+        return f"gamma({self.cv:g})" if self.kind == "gamma" else self.kind
+
+
+class Users(_Part):
+    """Each user sends its next request after the last reply: the target sets the pace, and is at its limit."""
+
+    kind: Literal["closed"]
+    users: Annotated[int, Field(ge=1, le=20000)]
+    think_ms: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Fitted(_Part):
+    """Arrivals and sizes drawn from figures of real traffic (`loadgen.trace.FITS`), at a rate of our choice."""
+
+    kind: Literal["fitted"]
+    fit: Literal["conv", "code"]
+    rate: Positive
+    max_in: Annotated[int, Field(ge=1)] | None = None
+    max_out: Annotated[int, Field(ge=1)] | None = None
+
+
+class Replay(_Part):
+    """Arrivals and sizes from a trace file; made by `--trace`, never written in a scenario file."""
+
+    kind: Literal["trace"]
+    file: str
+    time_scale: Positive = 1.0
+    rows: Annotated[int, Field(ge=1)] | None = None
+    max_in: Annotated[int, Field(ge=1)] | None = None
+    max_out: Annotated[int, Field(ge=1)] | None = None
+
+
+Arrivals = Open | Users | Fitted | Replay
+
+
+class InCampaign(_Part):
+    """What a campaign profile changes in a scenario."""
+
+    duration_s: Positive | None = None
+    warmup_s: Annotated[float, Field(ge=0)] | None = None
+
+
+class Scenario(_Part):
+    """One workload and the question it answers."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
+    question: Annotated[str, Field(min_length=10)]
+    answer: Annotated[str, Field(min_length=10)]
+    """What would count as an answer."""
+    kind: Literal["request", "stream"]
+    seed: int = 1
+    mock: Mock = Mock()
+    requests: Annotated[tuple[Request, ...], Field(min_length=1)]
+    arrivals: Annotated[Arrivals, Field(discriminator="kind")]
+    duration_s: Positive
+    """Measured time, after the warm-up."""
+    warmup_s: Annotated[float, Field(ge=0)] = 1.0
+    prompt_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Fills `{{prompt}}` with so many bytes."""
+    output_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Fills `{{max_tokens}}`."""
+    request_seeds: Annotated[int, Field(ge=0)] = 0
+    """> 0: fills `{{seed}}` with 0..n-1 at random: replies differ, and are checked against the mock's own digest."""
+    typical_reply_s: Annotated[float, Field(ge=0)] = 0.0
+    """How long a reply usually takes, for the announced duration."""
+    timeout_s: Positive = 30.0
+    keepalive: bool = True
+    cancel: Cancel | None = None
+    slow_read: SlowRead | None = None
+    slo: dict[Literal["ttft_ms", "tpot_ms", "e2e_ms"], Positive] = Field(default_factory=dict)
+    primary: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    healthy: str = ""
+    faults: tuple[schema.Fault, ...] = ()
+    """As the report shows them; what the mocks do is in `mock`."""
+    expected_outcomes: tuple[str, ...] = ()
+    expected_status: tuple[int, ...] = ()
+    """Statuses besides each request's own that are part of the plan, e.g. 503 from an open breaker."""
+    connections: Annotated[int, Field(ge=1)] | None = None
+    """Streams it holds open at a time, for the memory figures."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Keys of our own engines' config (dotted) that this scenario is about, e.g. `runtime.gc.ballast`."""
+    campaigns: dict[str, InCampaign] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Scenario:
+        unknown = set(self.primary) - set(schema.METRICS)
+        if unknown:
+            raise ValueError(f"primary: {sorted(unknown)[0]!r} is not a metric")
+        unknown = set(self.tags) - set(schema.SCENARIO_TAGS)
+        if unknown:
+            raise ValueError(f"tags: {sorted(unknown)[0]!r} is not known; known are {', '.join(schema.SCENARIO_TAGS)}")
+        if len(self.primary) > 3:
+            raise ValueError("primary: at most three metrics can be declared beforehand")
+        given = {
+            PROMPT_MARK: self.prompt_bytes is not None or self.sizes_vary,
+            MAX_TOKENS_MARK: self.output_tokens is not None or self.sizes_vary,
+            SEED_MARK: self.request_seeds > 0 or self.sizes_vary,
+        }
+        for number, request in enumerate(self.requests):
+            for mark, known in given.items():
+                if mark in request.text() and not known:
+                    raise ValueError(f"requests[{number}].body: holds {mark}, but nothing says what to fill in")
+        return self
+
+    @property
+    def sizes_vary(self) -> bool:
+        """Whether each request has a prompt, an output length and a seed of its own."""
+        return isinstance(self.arrivals, Fitted | Replay)
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are due at times of their own."""
+        return not isinstance(self.arrivals, Users)
+
+    def rate_rps(self) -> float | None:
+        """Offered requests per second, None in closed loop and before a trace was read."""
+        match self.arrivals:
+            case Open():
+                return self.arrivals.mean_rate()
+            case Fitted():
+                return self.arrivals.rate
+        return None
+
+    def total_s(self) -> float:
+        """Warm-up and measured time."""
+        return self.warmup_s + self.duration_s
+
+    def for_campaign(self, profile: str, duration_s: float | None = None) -> Scenario:
+        """This scenario as `profile` wants it; `duration_s` (from `--duration`) wins over both."""
+        changes = self.campaigns.get(profile, InCampaign()).model_dump(exclude_none=True)
+        if duration_s is not None:
+            changes["duration_s"] = duration_s
+        return self.model_copy(update=changes)
+
+    def templates(self, *, check_digest: bool = True) -> tuple[Template, ...]:
+        """The driver's request templates, copies included, in the order that `template_weights` counts them.
+
+        `check_digest` false: the target re-makes replies, so only the status is expected.
+        """
+        made = []
+        for request in self.requests:
+            expect = Expect(request.expect.status)
+            if check_digest:
+                expect = Expect(request.expect.status, request.expect.digest, request.expect.events)
+            for copy in range(request.copies):
+                headers = {"Content-Type": "application/json", **request.headers} if request.text() else request.headers
+                if request.copies > 1:
+                    headers = {**headers, "X-Variant": f"{copy:06d}"}
+                made.append(
+                    Template(
+                        path=request.path,
+                        method=request.method,
+                        headers=headers,
+                        body=request.text(),
+                        stream=request.stream,
+                        expect=expect,
+                    )
+                )
+        return tuple(made)
+
+    def template_weights(self) -> list[float]:
+        """How often each of `templates()` is sent, relative to the others."""
+        return [request.weight / request.copies for request in self.requests for _ in range(request.copies)]
+
+    def closed(self) -> Closed | None:
+        """The driver's closed loop, None in open loop."""
+        if not isinstance(self.arrivals, Users):
+            return None
+        return Closed(
+            users=self.arrivals.users,
+            duration_s=self.total_s(),
+            think_ms=self.arrivals.think_ms,
+            warmup_s=self.warmup_s,
+            prompt_bytes=-1 if self.prompt_bytes is None else self.prompt_bytes,
+            output_tokens=-1 if self.output_tokens is None else self.output_tokens,
+            request_seeds=self.request_seeds,
+        )
+
+    def describe(self, pinning: str) -> schema.Scenario:
+        """Its entry in campaign.json."""
+        first = self.requests[0]
+        stream_events = first.expect.events if first.stream else None
+        return schema.Scenario(
+            question=self.question,
+            kind=self.kind,
+            loop="open" if self.open_loop else "closed",
+            rate_rps=self.rate_rps(),
+            duration_s=self.duration_s,
+            warmup_s=self.warmup_s,
+            arrivals=self.arrivals.words() if isinstance(self.arrivals, Open) else self.arrivals.kind,
+            profile=self.mock.profile,
+            slo={str(name): limit for name, limit in self.slo.items()},
+            request_bytes=_request_bytes(first, self.prompt_bytes),
+            response_bytes=_header_number(first, "X-Mock-Body-Bytes"),
+            events_per_request=stream_events,
+            connections=self.arrivals.users if isinstance(self.arrivals, Users) else self.connections,
+            endpoints=self.mock.endpoints,
+            ballast=self.settings.get("runtime.gc.ballast"),
+            pinning=pinning,
+            faults=list(self.faults),
+            group=self.group,
+            healthy=self.healthy,
+            tags=list(self.tags),
+            primary=list(self.primary),
+            expected_outcomes=list(self.expected_outcomes),
+        ).model_copy(update={"answer": self.answer, "hash": self.hash()})  # records keep fields they do not know
+
+    def hash(self) -> str:
+        """Of everything in it, so that a resumed campaign can see that its scenario changed."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def _request_bytes(request: Request, prompt_bytes: int | None) -> int | None:
+    if MAX_TOKENS_MARK in request.text() or SEED_MARK in request.text():
+        return None
+    if PROMPT_MARK not in request.text():
+        return len(request.text().encode())
+    return None if prompt_bytes is None else len(request.text().encode()) - len(PROMPT_MARK) + prompt_bytes
+
+
+def _header_number(request: Request, name: str) -> int | None:
+    value = request.headers.get(name)
+    return None if value is None else int(value)
+
+
+@functools.cache
+def catalogue() -> Mapping[str, Scenario]:
+    """Every scenario of `scenarios/` by id, sorted by file name."""
+    found = {}
+    for path in sorted(_FOLDER.glob("*.yaml")):
+        scenario = load(path)
+        if scenario.id != path.stem:
+            raise BadInput(f"{path}: id: {scenario.id!r} must be the file's name")
+        found[scenario.id] = scenario
+    return found
+
+
+def load(path: Path) -> Scenario:
+    """One scenario file. Raises BadInput with file, key and value."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadInput(f"{path}: cannot be read: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise BadInput(f"{path}: is not YAML: {' '.join(str(exc).split())}") from exc
+    try:
+        return Scenario.model_validate(data)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadInput(f"{path}: {key}: {first['msg']} (it is {first['input']!r})"[:600]) from exc
+
+
+def choose(names: Iterable[str]) -> list[Scenario]:
+    """The scenarios called `names`; a name that is a path of a .yaml file is read from there.
+
+    Raises UsageRefusal for a name nobody knows, with the nearest known one.
+    """
+    known = catalogue()
+    chosen: list[Scenario] = []
+    for name in names:
+        if name.endswith((".yaml", ".yml")):
+            chosen.append(load(Path(name)))
+        elif name in known:
+            chosen.append(known[name])
+        else:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise UsageRefusal(f"--scenarios: {name!r} is not known{hint} Known are: {', '.join(known)}")
+    return chosen
+
+
+def in_profile(profile: str) -> list[Scenario]:
+    """The scenarios that the campaign profile measures."""
+    return [scenario for scenario in catalogue().values() if profile in scenario.campaigns]

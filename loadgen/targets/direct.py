@@ -1,0 +1,83 @@
+"""Targets without a process of ours: the backend itself, and a URL that the user started."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from loadgen.errors import UsageRefusal
+from loadgen.targets.target import Running, Wiring
+from reports import schema
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """No proxy at all: load goes straight to the first backend. The floor of every figure; shown, never subtracted."""
+
+    name: str = "direct"
+    start_s: float = 0.0
+    verbatim: bool = True
+
+    def describe(self) -> schema.Target:
+        """Its entry in campaign.json."""
+        return schema.Target(name=self.name, kind="floor", label="no proxy")
+
+    def missing(self) -> str | None:
+        """Always there."""
+        return None
+
+    def start(self, wiring: Wiring) -> Running:
+        """Nothing to start."""
+        return Running(url=wiring.backends[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """`--target NAME=URL[,pid=N]`: a proxy the user runs; it must forward to the backends it finds by itself.
+
+    Its CPU and memory are those of the tree below ``pid``, and `not measured` without one. It is not restarted between
+    rounds, so its rounds are no independent process starts; the report's label says so.
+    """
+
+    name: str
+    url: str
+    pid: int | None = None
+    start_s: float = 0.0
+    verbatim: bool = True
+
+    def describe(self) -> schema.Target:
+        """Its entry in campaign.json."""
+        return schema.Target(name=self.name, kind="peer", label=f"{self.url}, started by the user once for all rounds")
+
+    def missing(self) -> str | None:
+        """Whether something listens there now."""
+        parts = urlsplit(self.url)
+        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 80), 2.0):
+            return None
+        return f"nothing listens at {self.url}: start it, then try again"
+
+    def start(self, wiring: Wiring) -> Running:
+        """Nothing to start."""
+        return Running(url=self.url, pid=self.pid)
+
+
+def parse_given(text: str) -> Given:
+    """A `--target` value. Raises UsageRefusal with what is wrong with it."""
+    name, equals, rest = text.partition("=")
+    url, *options = rest.split(",")
+    pid: int | None = None
+    for option in options:
+        key, _, value = option.partition("=")
+        if key.strip() != "pid" or not value.strip().isdecimal():
+            raise UsageRefusal(f"--target {text}: {option!r} is not known; write NAME=URL or NAME=URL,pid=NUMBER")
+        pid = int(value)
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not name or not equals or not fine or "@" in name:
+        raise UsageRefusal(f"--target {text}: must look like NAME=http://HOST:PORT or NAME=http://HOST:PORT,pid=NUMBER")
+    return Given(name=name, url=url, pid=pid)

@@ -1,0 +1,238 @@
+"""A target that is a program with a config file: every proxy there is, ours and others, from a catalogue entry."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import jinja2
+import yaml
+
+from loadgen.child import Child, ChildError
+from loadgen.targets.target import Running, Wiring, hash_of
+from reports import schema
+
+_TEMPLATES = Path(__file__).parent
+_READY_S = 60.0
+_POLL_S = 0.02
+# Rivals with heavy dependencies live in an environment of their own, so that ours stays as it is locked.
+RIVALS_FOLDER = ".rivals"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How to find a program: by an environment variable, in `.rivals/bin`, or on PATH; and how to get it otherwise."""
+
+    name: str
+    get: str
+    env: str = ""
+    version: tuple[str, ...] = ()
+
+    def find(self) -> str | None:
+        """Its absolute path, or None."""
+        stated = os.environ.get(self.env) if self.env else None
+        if stated:
+            return shutil.which(stated)
+        rivals = Path(RIVALS_FOLDER, "bin").resolve()
+        return shutil.which(
+            self.name, path=os.pathsep.join([str(rivals), os.environ.get("PATH", os.defpath), "/usr/sbin"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTarget:
+    """One catalogue entry; see catalogue.yaml for the meaning of each field."""
+
+    name: str
+    kind: Literal["engine", "floor", "peer", "variant", "probe"]
+    label: str
+    command: tuple[str, ...]
+    program: Program | None = None
+    template: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    ready: Literal["line", "listening"] = "listening"
+    path: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    engine: Literal["sherpa", "olla"] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    variant_of: str | None = None
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    start_s: float = 1.0
+    verbatim: bool = True
+    gc_trace: bool = False
+
+    def describe(self) -> schema.Target:
+        """Its entry in campaign.json."""
+        return schema.Target(
+            name=self.name,
+            kind="peer" if self.kind == "probe" else self.kind,
+            label=self.label,
+            engine=self.engine,
+            variant_of=self.variant_of,
+            switches={key.removeprefix("proxy."): value for key, value in self.switches.items()},
+        )
+
+    def as_variant_of(self, name: str, switches: Mapping[str, Any]) -> ProcessTarget:
+        """The same entry, described as `name` with `switches` changed."""
+        return replace(self, variant_of=name, switches=dict(switches))
+
+    def missing(self) -> str | None:
+        """What is not installed and how to get it, or None."""
+        if self.program is None or self.program.find() is not None:
+            return None
+        where = f" or set {self.program.env} to its path" if self.program.env else ""
+        return f"{self.program.name} is not installed: {self.program.get}{where}"
+
+    def start(self, wiring: Wiring) -> Running:
+        """Writes the config, starts the program, waits until it listens. Raises ChildError with its last words."""
+        port = 0 if self.ready == "line" else free_port()
+        config = None
+        if self.template is not None:
+            config = wiring.folder / f"{self.name}{Path(self.template.removesuffix('.j2')).suffix}"
+            config.write_text(self.render(wiring, port, str(wiring.folder)), encoding="utf-8")
+        command = self._command(wiring, port, config)
+        child = Child(self.name, command, wiring.folder, cores=wiring.cores, env=self.env)
+        try:
+            if self.ready == "line":
+                line = child.wait_ready(_READY_S)
+                url, admin, pid = str(line["url"]), line.get("admin"), int(line.get("pid", child.pid))
+            else:
+                url, admin, pid = f"http://127.0.0.1:{port}", None, child.pid
+                _wait_listening(child, port)
+        except BaseException:
+            child.stop(grace_s=0.5)
+            raise
+        return Running(
+            url=url + self.path,
+            admin=admin,
+            pid=pid,
+            child=child,
+            command=" ".join(command),
+            config=None if config is None else config.read_text(encoding="utf-8"),
+            config_hash=self._hash(wiring),
+            versions=self.versions(),
+        )
+
+    def render(self, wiring: Wiring, port: int, folder: str) -> str:
+        """The config text for one start. YAML configs of our own engines take the scenario's settings on top."""
+        assert self.template is not None
+        text = (
+            _environment()
+            .get_template(self.template)
+            .render(
+                port=port,
+                folder=folder,
+                backends=[urlsplit(url) for url in wiring.backends],
+                max_conns=wiring.max_conns,
+                recorders=wiring.recorders,
+                **self.variables,
+            )
+        )
+        settings = {**self.settings, **(wiring.settings if self.engine else {})}
+        return with_settings(text, settings) if settings else text
+
+    def versions(self) -> dict[str, str]:
+        """What the program says about its version; empty for our own, which say it themselves."""
+        found = self.program.find() if self.program else None
+        if self.program is None or found is None or not self.program.version:
+            return {}
+        return {self.program.name: _version(found, self.program.version)}
+
+    def _command(self, wiring: Wiring, port: int, config: Path | None) -> list[str]:
+        found = self.program.find() if self.program else None
+        if self.program is not None and found is None:
+            raise ChildError(self.missing() or "")
+        values = {
+            "python": sys.executable,
+            "program": found or "",
+            "config": str(config or ""),
+            "folder": str(wiring.folder),
+            "port": str(port),
+            "max_conns": str(wiring.max_conns),
+        }
+        words: list[str] = []
+        for word in self.command:
+            if word == "{backends}":  # one word per backend
+                words.extend(wiring.backends)
+            else:
+                words.append(word.format_map(values))
+        return words
+
+    def _hash(self, wiring: Wiring) -> str:
+        """Of command and config with ports and paths that are the same at every start."""
+        neutral = Wiring(
+            backends=tuple(f"http://backend-{number}:1" for number in range(len(wiring.backends))),
+            folder=Path(),
+            max_conns=wiring.max_conns,
+            recorders=wiring.recorders,
+            settings=wiring.settings,
+        )
+        text = "" if self.template is None else self.render(neutral, 0, ".")
+        return hash_of("\n".join([*self.command, text]))
+
+
+def with_settings(text: str, settings: Mapping[str, Any]) -> str:
+    """The YAML `text` with dotted keys set: `{"proxy.pools.buffers": False}`."""
+    data = yaml.safe_load(text)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        place = data
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for programs that cannot choose one themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_listening(child: Child, port: int) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        if not child.alive():
+            raise ChildError(
+                f"{child.name} {child.how_it_ended()} before it listened: {child.last_words() or 'no output'}"
+            )
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(_POLL_S)
+    raise ChildError(f"{child.name} did not listen on port {port} within {_READY_S:g} s: {child.last_words()}")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # config files of proxies, filled with our own ports and paths; no HTML anywhere
+    )
+
+
+@functools.cache
+def _version(program: str, arguments: tuple[str, ...]) -> str:
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    match = re.search(r"\d+\.\d+[\w.+~-]*", done.stdout + done.stderr)
+    return match[0] if match else "unknown"

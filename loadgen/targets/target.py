@@ -1,0 +1,97 @@
+"""What load can be pointed at, and what one start of it needs to know. What differs between proxies is data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from loadgen.child import Child
+from reports import schema
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What one start of a target is told: the same for every target of a round, so that all do equal work.
+
+    - ``backends``: base URLs of the mocks, `http://127.0.0.1:PORT`.
+    - ``folder``: where its config and its output are kept.
+    - ``cores``: the cores it may use, None for all.
+    - ``max_conns``: most connections to one backend, 0 for no limit.
+    - ``recorders``: record GC pauses and loop stalls inside, where the target can.
+    - ``settings``: config keys of our own engines that the scenario asks for (dotted), e.g. `runtime.gc.ballast`.
+    """
+
+    backends: tuple[str, ...]
+    folder: Path
+    cores: tuple[int, ...] | None = None
+    max_conns: int = 0
+    recorders: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A target that answers. ``child`` is None where the process is not ours (direct, a URL the user started).
+
+    - ``url``: where load goes; ``admin``: its `/internal/...` address, None if it has none.
+    - ``pid``: root of the process tree whose CPU counts, None if there is nothing to count.
+    - ``config``: the config text it runs with; ``config_hash``: of the same text without ports and paths.
+    """
+
+    url: str
+    pid: int | None = None
+    admin: str | None = None
+    child: Child | None = None
+    command: str = ""
+    config: str | None = None
+    config_hash: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def alive(self) -> bool:
+        """False once a process of ours has ended."""
+        return self.child is None or self.child.alive()
+
+    def what_happened(self) -> str:
+        """One sentence about the end of a process of ours, with its last words."""
+        if self.child is None:
+            return "the target is not ours to watch"
+        words = self.child.last_words()
+        return f"the target {self.child.how_it_ended()}" + (f": {words}" if words else "")
+
+    def stop(self) -> None:
+        """Ends the process if it is ours."""
+        if self.child is not None:
+            self.child.stop()
+
+
+class Target(Protocol):
+    """Something load can be pointed at."""
+
+    @property
+    def name(self) -> str:
+        """As typed after `--targets`."""
+
+    @property
+    def start_s(self) -> float:
+        """How long a start takes here, in seconds, for the announced duration."""
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether replies pass byte for byte. A target that re-makes them is checked by status and framing only."""
+
+    def describe(self) -> schema.Target:
+        """Its entry in campaign.json."""
+
+    def missing(self) -> str | None:
+        """None if it can be started here; otherwise what is not there and how to get it, one sentence."""
+
+    def start(self, wiring: Wiring) -> Running:
+        """Starts it and returns once it accepts connections. Raises ChildError with its last words if it does not."""
+
+
+def hash_of(text: str) -> str:
+    """A short digest of a config text, for comparing and for reading."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

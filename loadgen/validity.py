@@ -1,0 +1,281 @@
+"""When a run may be believed: each rule a pure function from numbers to a `Check` with its value, limit and blame.
+
+Rules and limits are those of METHODOLOGY.md. A failed check that the bench is to blame for (generator, mocks, machine)
+voids its round of that scenario for every target, because the others were measured on the same bench at the same time;
+a failed check that the target is to blame for voids that target's run only. What was not measured fails nothing: its
+check says so and is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from reports.schema import Check
+
+Floats = npt.NDArray[np.float64]
+Blame = Literal["bench", "target"]
+
+LAG_FLOOR_MS: Final = 1.0
+LAG_SHARE_OF_TTFT: Final = 0.05
+GENERATOR_CPU: Final = 0.70
+BENCH_CPU: Final = 0.85
+SATURATED: Final = 0.95
+MOCK_HEADROOM: Final = 2.0
+STEAL_VOID: Final = 0.05
+STEAL_WARN: Final = 0.01
+RATE: Final = 0.01
+ERRORS: Final = 0.001
+LITTLE: Final = 0.10
+LITTLE_COMPLETIONS: Final = 500
+LITTLE_LEAST_ACTIVE: Final = 4.0
+TREND_RHO: Final = 0.5
+TREND_CHANGE: Final = 0.10
+TREND_BINS: Final = 20
+TREND_PER_BIN: Final = 10
+
+LIMITS: Final = {
+    "generator-lag": f"p99 of sent - intended at most max({LAG_FLOOR_MS:g} ms, {LAG_SHARE_OF_TTFT:.0%} of TTFT p50)",
+    "generator-cpu": f"open loop: driver at most {GENERATOR_CPU:.0%} of a core",
+    "bench-cpu": f"open loop: driver and mocks at most {BENCH_CPU:.0%} of the core they share",
+    "saturation": f"closed loop: target at least {SATURATED:.0%} of its core",
+    "mock-ceiling": f"mocks alone reach {MOCK_HEADROOM:g} x the offered rate",
+    "steal": f"at most {STEAL_VOID:.0%} of CPU time stolen by the hypervisor; a warning above {STEAL_WARN:.0%}",
+    "achieved-rate": f"within {RATE:.0%} of the offered rate, and the edges of the window",
+    "errors": f"unexpected outcomes at most {ERRORS:.1%}",
+    "little": f"active requests within {LITTLE:.0%} of rate x mean time, and three standard errors of the samples",
+    "trend": f"latency over {TREND_BINS} bins: |Spearman rho| to {TREND_RHO:g}, or a change to {TREND_CHANGE:.0%}",
+    "digest": "every reply as the mock stated it and as the scenario pinned it",
+}
+
+
+def _not_measured(check: str, why: str, blame: Blame) -> Check:
+    return Check(check=check, ok=True, blame=blame, text=f"not measured: {why}")
+
+
+def generator_lag(lag_p99_ms: float | None, ttft_p50_ms: float | None) -> Check:
+    """The generator sent on time. `lag_p99_ms`: sent - intended, over the measured requests; None in closed loop."""
+    if lag_p99_ms is None:
+        return _not_measured("generator-lag", "closed loop has no intended times", "bench")
+    limit = max(LAG_FLOOR_MS, LAG_SHARE_OF_TTFT * (ttft_p50_ms or 0.0))
+    return Check(
+        check="generator-lag",
+        value=lag_p99_ms,
+        limit=limit,
+        ok=lag_p99_ms <= limit,
+        unit="ms",
+        text=f"generator lag p99 {lag_p99_ms:.2g} ms, budget {limit:.2g} ms",
+    )
+
+
+def generator_cpu(share: float | None, open_loop: bool) -> Check:
+    """The driver had CPU to spare. `share`: of one core, over the window."""
+    if share is None or not open_loop:
+        return _not_measured("generator-cpu", "no rule in closed loop" if share is not None else "no samples", "bench")
+    return Check(
+        check="generator-cpu",
+        value=share,
+        limit=GENERATOR_CPU,
+        ok=share <= GENERATOR_CPU,
+        text=f"the driver used {share:.0%} of a core, limit {GENERATOR_CPU:.0%}",
+    )
+
+
+def bench_cpu(driver: float | None, mocks: float | None, open_loop: bool, cores: int) -> Check:
+    """Driver and mocks had CPU to spare. Shares of one core each; `cores`: how many they have between them.
+
+    With more than one core each is held to the limit by itself, as each is one thread.
+    """
+    if driver is None or mocks is None or not open_loop:
+        why = "no rule in closed loop" if driver is not None else "no samples"
+        return _not_measured("bench-cpu", why, "bench")
+    share = driver + mocks if cores == 1 else max(driver, mocks)
+    what = "driver and mocks together" if cores == 1 else "the busier of driver and mocks"
+    return Check(
+        check="bench-cpu",
+        value=share,
+        limit=BENCH_CPU,
+        ok=share <= BENCH_CPU,
+        text=f"{what} used {share:.0%} of a core, limit {BENCH_CPU:.0%}",
+    )
+
+
+def saturation(target: float | None, open_loop: bool, has_process: bool) -> Check:
+    """Closed loop measures a target at its limit, so the target must be there. `target`: share of its core(s).
+
+    Blamed on the target although it is the generator that is too slow: the other targets' runs lose nothing by it.
+    """
+    if open_loop:
+        return _not_measured("saturation", "no rule in open loop", "target")
+    if target is None:
+        why = "no samples" if has_process else "the target has no process of its own"
+        return _not_measured("saturation", why, "target")
+    return Check(
+        check="saturation",
+        value=target,
+        limit=SATURATED,
+        ok=target >= SATURATED,
+        blame="target",
+        text=f"the target used {target:.0%} of its core, {SATURATED:.0%} needed: this generator cannot saturate it",
+    )
+
+
+def mock_ceiling(offered: float | None, ceiling: float | None, unit: str) -> Check:
+    """The mocks could serve far more than was asked. Both in `unit` (req/s or events/s)."""
+    if offered is None or ceiling is None:
+        why = "closed loop offers no rate" if ceiling is not None else "the mocks' ceiling is not known"
+        return _not_measured("mock-ceiling", why, "bench")
+    limit = MOCK_HEADROOM * offered
+    return Check(
+        check="mock-ceiling",
+        value=ceiling,
+        limit=limit,
+        ok=ceiling >= limit,
+        unit=unit,
+        text=f"the mocks alone reach {ceiling:,.0f} {unit}, {limit:,.0f} needed",
+    )
+
+
+def steal(share: float) -> Check:
+    """The hypervisor left the machine alone. `share`: of all CPU time while the run lasted, 0..1."""
+    return Check(
+        check="steal",
+        value=share,
+        limit=STEAL_VOID,
+        ok=share <= STEAL_VOID,
+        warn=STEAL_WARN < share <= STEAL_VOID,
+        text=f"{share:.1%} of CPU time was stolen by the hypervisor, limit {STEAL_VOID:.0%}",
+    )
+
+
+def achieved_rate(due_ns: Floats, end_ns: Floats, window_ns: tuple[int, int], duration_s: float) -> Check:
+    """The target kept up: what ended in the window against what was due one median latency earlier.
+
+    `due_ns`, `end_ns`: of all requests of the run, warm-up too (NaN: never ended). Comparing with what was due earlier
+    by the median latency makes the answer exact for a steady target whatever the arrivals are; the allowance of twice
+    the square root of the requests in flight is for those that happen to cross an edge of the window.
+    """
+    inside = (due_ns >= window_ns[0]) & (due_ns < window_ns[1])
+    took = (end_ns - due_ns)[inside & ~np.isnan(end_ns)]
+    if took.size == 0:
+        return Check(
+            check="achieved-rate",
+            value=0.0,
+            limit=RATE,
+            ok=False,
+            blame="target",
+            text="no request of the window ended",
+        )
+    typical = float(np.median(took))
+    due = int(((due_ns >= window_ns[0] - typical) & (due_ns < window_ns[1] - typical)).sum())
+    ended = int(((end_ns >= window_ns[0]) & (end_ns < window_ns[1])).sum())
+    in_flight = due * min(typical / 1e9 / duration_s, 1.0)
+    off = abs(ended / due - 1) if due else 1.0
+    limit = RATE + 2 * np.sqrt(in_flight + 1) / max(due, 1)
+    return Check(
+        check="achieved-rate",
+        value=off,
+        limit=float(limit),
+        ok=off <= limit,
+        blame="target",
+        text=f"{ended:,} of {due:,} requests were finished in their time, off by {off:.1%}, limit {limit:.1%}",
+    )
+
+
+def errors(ratio: float | None) -> Check:
+    """Requests ended as the scenario expects. `ratio`: unexpected outcomes over all."""
+    if ratio is None:
+        return Check(check="errors", ok=False, blame="target", text="no request fell into the measured window")
+    return Check(
+        check="errors",
+        value=ratio,
+        limit=ERRORS,
+        ok=ratio <= ERRORS,
+        blame="target",
+        text=f"{ratio:.2%} of the requests ended unexpectedly, limit {ERRORS:.1%}",
+    )
+
+
+def little(active: Sequence[float], completions: int, rate_rps: float, mean_s: float | None) -> Check:
+    """Little's law: the engine's own count of active requests against rate x mean time.
+
+    `active`: samples of `proxy.active_connections` in the middle 80 % of the window; `mean_s`: from sent to end. A few
+    samples of a small count scatter (Poisson: by its square root), so three standard errors are allowed on top, and
+    below four active requests the client's own share of the time is too large to tell.
+    """
+    expected = rate_rps * (mean_s or 0.0)
+    if mean_s is None or completions < LITTLE_COMPLETIONS:
+        return _not_measured("little", f"needs {LITTLE_COMPLETIONS} completions", "target")
+    if not active:
+        return _not_measured("little", "the target does not count its active requests", "target")
+    if expected < LITTLE_LEAST_ACTIVE:
+        return _not_measured("little", f"only {expected:.1f} requests are active on average", "target")
+    seen = float(np.mean(active))
+    off = abs(seen / expected - 1)
+    limit = LITTLE + 3 * float(np.sqrt(expected / len(active))) / expected
+    return Check(
+        check="little",
+        value=off,
+        limit=limit,
+        ok=off <= limit,
+        blame="target",
+        text=f"the engine counted {seen:.1f} active requests where {expected:.1f} are expected, off by {off:.0%}",
+    )
+
+
+def trend(at_s: Floats, latency_ms: Floats, duration_s: float, steady: bool) -> Check:
+    """Latency did not drift through the run. `steady` false: the scenario itself changes over time."""
+    if not steady:
+        return _not_measured("trend", "the scenario itself changes over time", "target")
+    known = ~np.isnan(latency_ms)
+    at_s, latency_ms = at_s[known], latency_ms[known]
+    if at_s.size < TREND_BINS * TREND_PER_BIN:
+        return _not_measured("trend", f"needs {TREND_BINS * TREND_PER_BIN} replies", "target")
+    bins = np.clip((at_s / duration_s * TREND_BINS).astype(np.int64), 0, TREND_BINS - 1)
+    medians = np.array(
+        [np.median(latency_ms[bins == number]) for number in range(TREND_BINS) if (bins == number).any()]
+    )
+    quarter = max(len(medians) // 4, 1)
+    early, late = float(np.median(medians[:quarter])), float(np.median(medians[-quarter:]))
+    change = late / early - 1 if early > 0 else 0.0
+    rho = float(stats.spearmanr(np.arange(len(medians)), medians).statistic) if np.ptp(medians) > 0 else 0.0
+    return Check(
+        check="trend",
+        value=change,
+        limit=TREND_CHANGE,
+        ok=abs(rho) <= TREND_RHO or abs(change) <= TREND_CHANGE,
+        blame="target",
+        text=f"latency changed by {change:+.0%} from the first to the last quarter (Spearman rho {rho:+.2f})",
+    )
+
+
+def digest(wrong: int, checked: int) -> Check:
+    """Every reply was right, byte for byte. A single wrong one voids the run: a proxy that corrupts is not fast."""
+    return Check(
+        check="digest",
+        value=float(wrong),
+        limit=0.0,
+        ok=wrong == 0,
+        blame="target",
+        text=f"{wrong:,} of {checked:,} checked replies were not what the mock sent"
+        if checked
+        else "no reply had a digest",
+    )
+
+
+def broken(what: str, blame: Blame) -> Check:
+    """The run could not be made or finished: a process ended, a reply was wrong before the start."""
+    return Check(check="completed", ok=False, blame=blame, text=what)
+
+
+def void_reason(checks: Sequence[Check]) -> str | None:
+    """The sentence of the first failed check, the bench's first: its failures explain the target's. None if valid."""
+    failed = [check for check in checks if not check.ok]
+    if not failed:
+        return None
+    first = min(failed, key=lambda check: check.blame != "bench")
+    return first.text or f"{first.check} is {first.value}, limit {first.limit}"
