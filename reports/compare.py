@@ -541,8 +541,12 @@ def visible_text(row: Row) -> str:
     if row.visible is None:
         return "any size"
     if row.basis == "ratio":
-        return f"{row.visible * 100:.2g} %" if row.visible < 10 else "1,000 %"
-    return f"{row.visible:.2g} {row.spec.unit}"
+        return f"{_two_digits(row.visible * 100)} %"
+    return f"{_two_digits(row.visible)} {row.spec.unit}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}" if value < 100 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def main_candidate(campaign: Campaign, comparison: Comparison) -> str | None:

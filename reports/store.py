@@ -86,9 +86,10 @@ def _write_record(path: Path, record: BaseModel) -> None:
         raise ReportError(f"{path}: a value is NaN or infinite; what was not measured must be null") from exc
 
 
-def _as_arrow(kind: str, table: Table, where: Path) -> pa.Table:
-    """`table` with the declared columns in the declared types, then whatever else it had."""
-    declared = TABLES[kind]
+def _as_arrow(kind: str, table: Table, where: Path, only: list[str] | None = None) -> pa.Table:
+    """`table` with the declared columns (or `only` some) in the declared types, then whatever else it had."""
+    whole = TABLES[kind]
+    declared = whole if only is None else pa.schema([whole.field(name) for name in only], metadata=whole.metadata)
     arrow = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
     missing = [name for name in declared.names if name not in arrow.column_names]
     if missing:
@@ -231,12 +232,13 @@ def _read_record(path: Path, model: type[_Model]) -> _Model:
         raise ReportError(f"{path}: {key}: {first['msg']}") from exc
 
 
-def _read_arrow(path: Path, kind: str) -> pa.Table:
-    """A table with the columns of `kind` at least. ReportError if truncated, foreign, newer or huge."""
+def _read_arrow(path: Path, kind: str, columns: list[str] | None = None) -> pa.Table:
+    """A table with the columns of `kind` at least, or just `columns`. ReportError if it is not that."""
     declared = TABLES[kind]
     try:
         with pq.ParquetFile(path) as file:
-            version, stated = table_version(file.schema_arrow), table_kind(file.schema_arrow)
+            found = file.schema_arrow
+            version, stated = table_version(found), table_kind(found)
             if version is not None and version > SCHEMA_VERSION:
                 raise ReportError(
                     f"{path}: written with schema {version}, this version reads up to {SCHEMA_VERSION}; "
@@ -246,14 +248,14 @@ def _read_arrow(path: Path, kind: str) -> pa.Table:
                 raise ReportError(f"{path}: holds a {stated} table where {kind} is expected")
             if file.metadata.num_rows > MAX_ROWS:
                 raise ReportError(f"{path}: {file.metadata.num_rows} rows, more than {MAX_ROWS} in one run")
-            missing = [name for name in declared.names if name not in file.schema_arrow.names]
+            missing = [name for name in declared.names if name not in found.names]
             if missing:
                 raise ReportError(f"{path}: column {missing[0]!r} is missing; not one of our {kind} tables")
-            table = file.read()
+            table = file.read(columns)
     except (pa.ArrowException, OSError, ValueError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise ReportError(f"{path}: not readable as parquet ({reason}); the file is truncated or not ours") from exc
-    return _as_arrow(kind, table, path)
+    return _as_arrow(kind, table, path, columns)
 
 
 _PANDAS_TYPES: Final[dict[pa.DataType, Any]] = {
@@ -264,9 +266,22 @@ _PANDAS_TYPES: Final[dict[pa.DataType, Any]] = {
 }
 
 
+def _as_pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS_TYPES.get)
+    return frame
+
+
+def as_read(kind: str, table: Table) -> pd.DataFrame:
+    """`table` with the types it will have when read back. ReportError if it does not fit the schema of `kind`."""
+    return _as_pandas(_as_arrow(kind, table, Path(kind)))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished run on disk. Tables are read at each call and not kept: a campaign does not fit in memory twice."""
+    """One run on disk. Tables are read at each call and not kept: a campaign does not fit in memory twice.
+
+    A producer may make one before run.json is written, to measure what its workers wrote.
+    """
 
     path: Path
     record: RunRecord
@@ -277,11 +292,8 @@ class Run:
         files = [joined] if joined.exists() else sorted(self.path.glob(f"{kind}-*.parquet"))
         if not files:
             return None
-        table = pa.concat_tables([_read_arrow(file, kind) for file in files], promote_options="default")
-        if columns is not None:
-            table = table.select(columns)
-        frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS_TYPES.get)
-        return frame
+        table = pa.concat_tables([_read_arrow(file, kind, columns) for file in files], promote_options="default")
+        return _as_pandas(table)
 
     @property
     def name(self) -> str:

@@ -16,7 +16,8 @@ A metric that cannot be had carries the reason instead. Pure: tables in, numbers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -24,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reports.schema import METRICS, RunRecord, Scenario
+from reports import store
+from reports.schema import METRICS, ROLES, RunRecord, Scenario
 from reports.store import Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -157,10 +159,16 @@ class Facts:
 
 Tables: TypeAlias = "Mapping[str, pd.DataFrame | None]"
 
+_NO_STREAM: Final = "the scenario does not stream"
+_FEW_STREAMS: Final = 20
+"""Memory per stream from fewer would be the rounding of a page."""
+
+_REQUEST_CLOCKS: Final = (
+    "intended_ns", "sent_ns", "first_byte_ns", "first_event_ns", "end_ns", "mock_recv_ns", "mock_sent_ns",
+)  # fmt: skip
 _COLUMNS: Final = {
     "requests": [
-        "request_id", "endpoint", "intended_ns", "sent_ns", "first_byte_ns", "first_event_ns", "end_ns", "outcome",
-        "bytes_in", "events", "digest_ok", "mock_recv_ns", "mock_sent_ns", "warmup",
+        *_REQUEST_CLOCKS, "request_id", "endpoint", "outcome", "bytes_in", "events", "digest_ok", "warmup",
     ],
     "events": ["request_id", "seq", "mock_ns", "read_ns", "read_index"],
     "runtime": ["kind", "start_ns", "end_ns", "generation", "cause"],
@@ -175,8 +183,17 @@ def measure_run(run: Run, scenario: Scenario) -> Facts:
 
 
 def run_metrics(record: RunRecord, scenario: Scenario, tables: Tables) -> dict[str, Any]:
-    """What belongs into run.json's `summary`: the metrics by id (null where not measured) and the extras."""
-    facts = measure(record, scenario, tables)
+    """What belongs into run.json's `summary`: the metrics by id (null where not measured) and the extras.
+
+    `tables` may hold any frames that `store.write_run` would accept. Where the tables are on disk already, use
+    `measure_run(Run(folder, record), scenario)`.
+    """
+    typed = {kind: None if table is None else store.as_read(kind, table) for kind, table in tables.items()}
+    return summary_of(measure(record, scenario, typed))
+
+
+def summary_of(facts: Facts) -> dict[str, Any]:
+    """The facts as run.json's `summary` holds them."""
     metrics = {name: facts.metrics[name].value for name in METRICS}
     return {**metrics, **facts.extras}
 
@@ -214,29 +231,44 @@ def _stored(record: RunRecord, name: str, reason: str) -> Value:
 
 
 def _window_of(rows: pd.DataFrame) -> tuple[int, int] | None:
-    counted = rows[~rows["warmup"].fillna(False).astype(bool)]
+    counted = rows[~_flags(rows["warmup"])]
     starts, ends = counted["sent_ns"].dropna(), counted["end_ns"].dropna()
     if starts.empty or ends.empty or int(ends.max()) <= int(starts.min()):
         return None
     return int(starts.min()), int(ends.max()) + 1
 
 
-def _floats(series: pd.Series[Any], scale: float = 1.0) -> Floats:
-    """A nullable integer column as floats, NaN for null. Subtract in integers first: floats lose nanoseconds."""
-    return series.to_numpy(dtype=np.float64, na_value=np.nan) * scale
+_NULL: Final = np.iinfo(np.int64).min
 
 
-def _objects(series: pd.Series[Any]) -> npt.NDArray[np.object_]:
-    return series.astype(object).where(series.notna(), None).to_numpy(dtype=object)
+def _clock(series: pd.Series[Any], origin: int) -> Floats:
+    """A column of nanoseconds as nanoseconds since `origin`, NaN for null; exact within 104 days of `origin`."""
+    stamps = series.to_numpy(dtype=np.int64, na_value=_NULL)
+    since = (stamps - origin).astype(np.float64)
+    since[stamps == _NULL] = np.nan
+    return since
 
 
-def _between(series: pd.Series[Any], window: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    inside = (series >= window[0]) & (series < window[1])
-    return inside.to_numpy(dtype=bool, na_value=False)
+def _numbers(series: pd.Series[Any]) -> Floats:
+    return series.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _flags(series: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    """A boolean column; null is False."""
+    return series.to_numpy(dtype=bool, na_value=False)
+
+
+def _texts(series: pd.Series[Any]) -> npt.NDArray[np.object_]:
+    """A text column as Python strings, None for null."""
+    return np.array([None if text is pd.NA or text != text else text for text in series.tolist()], dtype=np.object_)
+
+
+def _known(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
 
 
 class _Measurement:
-    """One pass over the tables of one run."""
+    """One pass over the tables of one run. All times are nanoseconds since the start of the window, NaN for never."""
 
     def __init__(
         self,
@@ -247,66 +279,72 @@ class _Measurement:
         window: tuple[int, int],
         stored: Mapping[str, Any],
     ) -> None:
-        self.record, self.scenario, self.tables, self.window = record, scenario, tables, window
-        self.stored = stored
-        self.seconds = (window[1] - window[0]) / 1e9
-        self.all_rows = rows
-        open_loop = scenario.loop == "open" and bool(rows["intended_ns"].notna().any())
-        begun = rows["intended_ns"].fillna(rows["sent_ns"]) if open_loop else rows["sent_ns"]
-        # A refused connection in closed loop may have no sent_ns: it still is a request, and an error.
-        begun = begun.fillna(rows["end_ns"])
-        chosen = begun if open_loop else rows["end_ns"].fillna(begun)
-        counted = ~rows["warmup"].to_numpy(dtype=bool, na_value=False) & _between(chosen, window)
-        self.rows = rows[counted]
-        self.begun = begun[counted]
-        wrong = self.rows["digest_ok"].eq(False).to_numpy(dtype=bool, na_value=False)
-        self.outcome = _objects(self.rows["outcome"])
-        self.outcome[(self.outcome == "ok") & wrong] = "wrong_reply"
-        self.ok = self.outcome == "ok"
+        self.record, self.scenario, self.tables, self.origin = record, scenario, tables, window[0]
+        self.length = float(window[1] - window[0])
+        self.seconds = self.length / 1e9
         self.values: dict[str, Value] = {}
         self.extras: dict[str, Any] = dict(stored)
+        times = {name: _clock(rows[name], self.origin) for name in _REQUEST_CLOCKS}
+        self.open_loop = scenario.loop == "open" and not bool(np.isnan(times["intended_ns"]).all())
+        begun = times["sent_ns"]
+        if self.open_loop:
+            begun = np.where(np.isnan(times["intended_ns"]), begun, times["intended_ns"])
+        # A refused connection in closed loop may never have been sent: it still is a request, and an error.
+        begun = np.where(np.isnan(begun), times["end_ns"], begun)
+        belongs = begun if self.open_loop else np.where(np.isnan(times["end_ns"]), begun, times["end_ns"])
+        counted = ~_flags(rows["warmup"]) & self._inside(belongs)
+        outcome = _texts(rows["outcome"])
+        outcome[(outcome == "ok") & _flags(rows["digest_ok"].eq(False))] = "wrong_reply"
+        self.sent, self.end = times["sent_ns"], times["end_ns"]
+        self.bytes_in, self.event_counts = _numbers(rows["bytes_in"]), _numbers(rows["events"])
+        self.ids = rows["request_id"].to_numpy(dtype=np.int64)
+        endpoint = _texts(rows["endpoint"])
+        self.outcomes = Outcomes(begun[counted] * 1e-9, outcome[counted], endpoint[counted])
+        self.right = counted & (outcome == "ok")
+        self.times = {name: values[self.right] for name, values in times.items()}
+        self.times["begun"] = begun[self.right]
+        self.endpoint = endpoint[self.right]
+
+    def _inside(self, times: Floats) -> npt.NDArray[np.bool_]:
+        return (times >= 0) & (times < self.length)
 
     def facts(self) -> Facts:
         requests = self._requests()
         self._latency(requests)
-        transit = self._events()
-        self._rates(requests)
+        tpot = self._tpot()
+        transit = self._events(tpot)
+        self._rates(requests, tpot)
         self._errors()
-        active_peak = self._active_peak()
-        usage = self._usage(active_peak)
+        usage = self._usage(self._active_peak())
         gc, stalls = self._runtime()
-        metrics = {name: self.values.get(name) or _stored(self.record, name, "not recorded") for name in METRICS}
-        for name, found in metrics.items():
-            if not found.measured:
-                metrics[name] = _stored(self.record, name, found.reason)
-        outcomes = Outcomes(self._seconds(self.begun), self.outcome, _objects(self.rows["endpoint"]))
-        join = None if gc is None else self._join(requests, gc)
+        metrics = {}
+        for name in METRICS:
+            found = self.values.get(name, Value(None, "not recorded"))
+            metrics[name] = found if found.measured else _stored(self.record, name, found.reason)
+        join = None if gc is None else _join(requests, gc)
         return Facts(
-            self.record, metrics, self.extras, requests, outcomes, transit, gc, stalls, join, usage, self.seconds
+            self.record, metrics, self.extras, requests, self.outcomes, transit, gc, stalls, join, usage, self.seconds
         )
 
-    def _seconds(self, times: pd.Series[Any]) -> Floats:
-        return _floats(times - self.window[0], 1e-9)
+    def _missing(self, names: Iterable[str], reason: str) -> None:
+        self.values |= {name: Value(None, reason) for name in names}
 
     # -------------------------------------------------------------------------------------------------- requests
     def _requests(self) -> Requests:
-        right = self.rows[self.ok]
-        begun = self.begun[self.ok]
-        to_mock = right["mock_recv_ns"] - right["sent_ns"]
-        from_mock = right["first_byte_ns"] - right["mock_sent_ns"]
-        first = right["first_event_ns"] if self.scenario.kind == "stream" else right["first_byte_ns"]
+        t = self.times
+        first = t["first_event_ns"] if self.scenario.kind == "stream" else t["first_byte_ns"]
         return Requests(
-            at_s=self._seconds(begun),
-            added_us=_floats(to_mock + from_mock, 1e-3),
-            ttft_ms=_floats(first - begun, 1e-6),
-            e2e_ms=_floats(right["end_ns"] - begun, 1e-6),
-            sent_to_end_ms=_floats(right["end_ns"] - right["sent_ns"], 1e-6),
-            lag_ms=_floats(right["sent_ns"] - right["intended_ns"], 1e-6),
-            endpoint=_objects(right["endpoint"]),
+            at_s=t["begun"] * 1e-9,
+            added_us=(t["mock_recv_ns"] - t["sent_ns"] + t["first_byte_ns"] - t["mock_sent_ns"]) * 1e-3,
+            ttft_ms=(first - t["begun"]) * 1e-6,
+            e2e_ms=(t["end_ns"] - t["begun"]) * 1e-6,
+            sent_to_end_ms=(t["end_ns"] - t["sent_ns"]) * 1e-6,
+            lag_ms=(t["sent_ns"] - t["intended_ns"]) * 1e-6,
+            endpoint=self.endpoint,
         )
 
     def _percentiles(self, values: Floats, names: Mapping[float, str], what: str) -> None:
-        present = values[~np.isnan(values)]
+        present = _known(values)
         for percent, name in names.items():
             if enough(present.size, percent):
                 self.values[name] = Value(float(np.percentile(present, percent)))
@@ -321,186 +359,165 @@ class _Measurement:
         if self.scenario.kind == "stream":
             self._percentiles(requests.ttft_ms, {50: "ttft_p50_ms", 99: "ttft_p99_ms"}, "streams")
         else:
-            for name in ("ttft_p50_ms", "ttft_p99_ms"):
-                self.values[name] = Value(None, "the scenario does not stream")
-        added = requests.added_us[~np.isnan(requests.added_us)]
-        lag = requests.lag_ms[~np.isnan(requests.lag_ms)]
-        wall = requests.sent_to_end_ms[~np.isnan(requests.sent_to_end_ms)]
-        if added.size:
+            self._missing(("ttft_p50_ms", "ttft_p99_ms"), _NO_STREAM)
+        if (added := _known(requests.added_us)).size:
             self.extras["added_under_1ms"] = float(np.mean(added < 1000.0))
-        if lag.size:
+        if (lag := _known(requests.lag_ms)).size:
             self.extras["lag_p99_ms"] = float(np.percentile(lag, 99))
-        if wall.size:
+        if (wall := _known(requests.sent_to_end_ms)).size:
             self.extras["wall_mean_ms"] = float(np.mean(wall))
-
-    def _rates(self, requests: Requests) -> None:
-        whole = int(np.isin(self.outcome, ("ok", "wrong_reply")).sum())
-        good = np.ones(requests.at_s.size, dtype=bool)
-        for key, limit in self.scenario.slo.items():
-            measured = {"ttft_ms": requests.ttft_ms, "e2e_ms": requests.e2e_ms, "tpot_ms": self._tpot()}.get(key)
-            if measured is not None:
-                good &= ~(measured > limit)
-        self.values["throughput_rps"] = Value(whole / self.seconds)
-        self.values["goodput_rps"] = Value(float(good.sum()) / self.seconds)
 
     def _tpot(self) -> Floats:
         """Per right reply: milliseconds per event after the first; NaN for replies of one event."""
-        right = self.rows[self.ok]
-        gaps = _floats(right["events"] - 1)
+        gaps = self.event_counts[self.right] - 1
         gaps[gaps < 1] = np.nan
-        spread: Floats = _floats(right["end_ns"] - right["first_event_ns"], 1e-6) / gaps
+        spread: Floats = (self.times["end_ns"] - self.times["first_event_ns"]) * 1e-6 / gaps
         return spread
+
+    def _rates(self, requests: Requests, tpot: Floats) -> None:
+        whole = int(np.isin(self.outcomes.outcome, ("ok", "wrong_reply")).sum())
+        good = np.ones(requests.at_s.size, dtype=bool)
+        for key, values in (("ttft_ms", requests.ttft_ms), ("e2e_ms", requests.e2e_ms), ("tpot_ms", tpot)):
+            if key in self.scenario.slo:
+                good &= ~(values > self.scenario.slo[key])
+        self.values["throughput_rps"] = Value(whole / self.seconds)
+        self.values["goodput_rps"] = Value(float(good.sum()) / self.seconds)
 
     def _errors(self) -> None:
         expected = {"ok", *self.scenario.expected_outcomes}
-        total = self.outcome.size
-        names, counts = np.unique(self.outcome.astype(str), return_counts=True)
+        counts = Counter(str(name) for name in self.outcomes.outcome)
+        total = counts.total()
         self.extras["requests"] = total
-        self.extras["outcomes"] = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
-        unexpected = sum(int(count) for name, count in zip(names, counts, strict=True) if str(name) not in expected)
-        if total:
-            self.values["error_ratio"] = Value(unexpected / total)
-        else:
-            self.values["error_ratio"] = Value(None, "no request fell into the measured window")
+        self.extras["outcomes"] = dict(sorted(counts.items()))
+        unexpected = sum(count for name, count in counts.items() if name not in expected)
+        nothing = "no request fell into the measured window"
+        self.values["error_ratio"] = Value(unexpected / total) if total else Value(None, nothing)
 
     def _active_peak(self) -> int:
-        """The most requests that were open at once within the window."""
-        starts = self.all_rows["sent_ns"].dropna().to_numpy(dtype=np.int64)
-        ends = self.all_rows["end_ns"].dropna().to_numpy(dtype=np.int64)
+        """The most requests that were open at once within the window, warm-up included."""
+        starts, ends = _known(self.sent), _known(self.end)
         times = np.concatenate([starts, ends])
         steps = np.concatenate([np.ones(starts.size, np.int64), -np.ones(ends.size, np.int64)])
         order = np.lexsort((steps, times))
-        active = np.cumsum(steps[order])
-        inside = (times[order] >= self.window[0]) & (times[order] < self.window[1])
-        peak = int(active[inside].max()) if inside.any() else 0
+        inside = self._inside(times[order])
+        peak = int(np.cumsum(steps[order])[inside].max()) if inside.any() else 0
         self.extras["active_peak"] = peak
         return peak
 
     # ---------------------------------------------------------------------------------------------------- events
-    def _events(self) -> Histogram | None:
-        names = (
-            "transit_event_p50_us", "transit_event_p99_us", "itl_p50_ms", "itl_p99_ms", "tpot_p50_ms", "coalescing",
-        )  # fmt: skip
+    def _events(self, tpot: Floats) -> Histogram | None:
+        per_event = ("transit_event_p50_us", "transit_event_p99_us", "itl_p50_ms", "itl_p99_ms", "coalescing")
         if self.scenario.kind != "stream":
-            self.values |= {name: Value(None, "the scenario does not stream") for name in names}
+            self._missing((*per_event, "tpot_p50_ms"), _NO_STREAM)
             return None
-        self._percentiles(self._tpot(), {50: "tpot_p50_ms"}, "streams of two events or more")
+        self._percentiles(tpot, {50: "tpot_p50_ms"}, "streams of two events or more")
         events = self.tables.get("events")
         if events is None or events.empty:
-            missing = Value(None, "no event rows were kept")
-            self.values |= {name: missing for name in names if name != "tpot_p50_ms"}
+            self._missing(per_event, "no event rows were kept")
             return None
-        ended = events["read_ns"].to_numpy(dtype=np.int64)
-        self.extras["events_in_window"] = int(((ended >= self.window[0]) & (ended < self.window[1])).sum())
-        right = events[events["request_id"].isin(self.rows["request_id"][self.ok])]
-        right = right.sort_values(["request_id", "seq"], kind="stable")
-        request = right["request_id"].to_numpy(dtype=np.int64)
-        read = right["read_ns"].to_numpy(dtype=np.int64)
-        index = right["read_index"].to_numpy(dtype=np.int64)
-        transit = _floats(right["read_ns"] - right["mock_ns"], 1e-3)
-        same = request[1:] == request[:-1]
-        gaps = (read[1:] - read[:-1])[same] * 1e-6
+        request = events["request_id"].to_numpy(dtype=np.int64)
+        read, written = _clock(events["read_ns"], self.origin), _clock(events["mock_ns"], self.origin)
+        self.extras["events_in_window"] = int(self._inside(read).sum())
+        order = np.lexsort((events["seq"].to_numpy(dtype=np.int64), request))
+        order = order[np.isin(request[order], self.ids[self.right])]
+        request, read, written = request[order], read[order], written[order]
+        index = events["read_index"].to_numpy(dtype=np.int64)[order]
+        transit = (read - written) * 1e-3
+        same_stream = request[1:] == request[:-1]
         self._percentiles(transit, {50: "transit_event_p50_us", 99: "transit_event_p99_us"}, "events")
-        self._percentiles(gaps, {50: "itl_p50_ms", 99: "itl_p99_ms"}, "gaps")
-        if request.size:
-            reads = 1 + int((~(same & (index[1:] == index[:-1]))).sum())
-            self.values["coalescing"] = Value(request.size / reads)
-            mib = float(self.rows["bytes_in"][self.ok].sum()) / 2**20
-            if mib > 0:
-                self.extras["reads_per_mib"] = reads / mib
-        else:
-            self.values["coalescing"] = Value(None, "no event belongs to a right reply")
-        return Histogram.of(transit[~np.isnan(transit)])
+        self._percentiles(np.diff(read)[same_stream] * 1e-6, {50: "itl_p50_ms", 99: "itl_p99_ms"}, "gaps")
+        if not request.size:
+            self._missing(("coalescing",), "no event belongs to a right reply")
+            return None
+        reads = 1 + int((~(same_stream & (index[1:] == index[:-1]))).sum())
+        self.values["coalescing"] = Value(request.size / reads)
+        mib = float(self.bytes_in[self.right].sum()) / 2**20
+        if mib > 0:
+            self.extras["reads_per_mib"] = reads / mib
+        return Histogram.of(_known(transit))
 
     # ----------------------------------------------------------------------------------------------------- usage
     def _usage(self, active_peak: int) -> dict[str, Usage]:
         table = self.tables.get("usage")
-        samples: dict[str, pd.DataFrame] = {}
-        if table is not None:
-            for role, part in table.groupby("role", observed=True):
-                # One sample of a role is one t_ns: adding its processes keeps the CPU of exited children, which their
-                # parent's counter took over, from being counted twice.
-                samples[str(role)] = part.groupby("t_ns", sort=True)[["cpu_ns", "rss_bytes"]].sum(min_count=1)
-        self._cpu(samples.get("target"))
-        self._memory(samples.get("target"), active_peak)
-        shown = {}
-        for role, sums in samples.items():
-            times = sums.index.to_numpy(dtype=np.int64)
-            cpu = sums["cpu_ns"].to_numpy(dtype=np.float64, na_value=np.nan)
-            share = np.full(times.size, np.nan)
-            if times.size > 1:
-                share[1:] = np.diff(cpu) / np.maximum(np.diff(times), 1)
-            rss = sums["rss_bytes"].to_numpy(dtype=np.float64, na_value=np.nan) / 2**20
-            at_s = (times - self.window[0]).astype(np.float64) * 1e-9
-            shown[role] = Usage(at_s, share, rss)
-        return shown
+        sums: dict[str, _Samples] = {}
+        if table is not None and len(table):
+            role = _texts(table["role"])
+            at, cpu, rss = _clock(table["t_ns"], self.origin), _numbers(table["cpu_ns"]), _numbers(table["rss_bytes"])
+            for name in ROLES:
+                chosen = role == name
+                if chosen.any():
+                    sums[name] = _Samples.of(at[chosen], cpu[chosen], rss[chosen])
+        target = sums.get("target")
+        self._cpu(target)
+        self._memory(target, active_peak)
+        return {name: samples.shown() for name, samples in sums.items()}
 
-    def _cpu(self, sums: pd.DataFrame | None) -> None:
+    def _cpu(self, samples: _Samples | None) -> None:
         names = ("cpu_us_per_request", "cpu_us_per_event", "cpu_us_per_mib", "capacity_rps_per_core")
-        if sums is None or len(sums) < 2:
-            self.values |= {name: Value(None, "no CPU samples of the target") for name in names}
+        if samples is None or samples.at.size < 2:
+            self._missing(names, "no CPU samples of the target")
             return
-        times = sums.index.to_numpy(dtype=np.int64)
-        start, end = self.window
-        uncovered = max(times[0] - start, 0) + max(end - times[-1], 0)
-        if uncovered > 0.1 * (end - start):
-            reason = f"CPU samples leave {uncovered / (end - start):.0%} of the window uncovered"
-            self.values |= {name: Value(None, reason) for name in names}
+        uncovered = max(samples.at[0], 0.0) + max(self.length - samples.at[-1], 0.0)
+        if uncovered > 0.1 * self.length:
+            self._missing(names, f"CPU samples leave {uncovered / self.length:.0%} of the window uncovered")
             return
-        at = np.interp([start, end], times, sums["cpu_ns"].to_numpy(dtype=np.float64, na_value=np.nan))
-        covered = (end - start - uncovered) / 1e9
-        gross = float(at[1] - at[0]) * (self.seconds / covered)
+        used = np.interp([0.0, self.length], samples.at, samples.cpu_ns)
+        gross = float(used[1] - used[0]) * self.length / (self.length - uncovered)
         net = gross - (self.record.idle_cpu_ns_per_s or 0.0) * self.seconds
-        utilisation = gross / (self.seconds * 1e9)
+        utilisation = gross / self.length
         self.extras["utilisation"] = utilisation
-        ended = self.all_rows[_between(self.all_rows["end_ns"], self.window)]
-        self.extras["cpu_us_per_request_gross"] = gross / 1e3 / len(ended) if len(ended) else None
-        events = self.extras.get("events_in_window") or int(ended["events"].fillna(0).sum())
-        mib = float(ended["bytes_in"].sum()) / 2**20
-        for name, work, what in (
-            ("cpu_us_per_request", len(ended), "no request ended in the window"),
-            ("cpu_us_per_event", events if self.scenario.kind == "stream" else 0, "the scenario does not stream"),
+        ended = self._inside(self.end)
+        requests = int(ended.sum())
+        if requests:
+            self.extras["cpu_us_per_request_gross"] = gross / 1e3 / requests
+        stream = self.scenario.kind == "stream"
+        events = self.extras.get("events_in_window") or float(np.nansum(self.event_counts[ended]))
+        mib = float(np.nansum(self.bytes_in[ended])) / 2**20
+        for name, work, nothing in (
+            ("cpu_us_per_request", requests, "no request ended in the window"),
+            ("cpu_us_per_event", events if stream else 0, _NO_STREAM if not stream else "no event in the window"),
             ("cpu_us_per_mib", mib if mib >= 1 else 0, "less than 1 MiB of replies in the window"),
         ):
             if net <= 0:
-                self.values[name] = Value(None, "the target used no more CPU under load than idle")
+                self._missing((name,), "the target used no more CPU under load than idle")
             elif work <= 0:
-                self.values[name] = Value(None, what)
+                self._missing((name,), nothing)
             else:
                 self.values[name] = Value(net / 1e3 / work)
-        throughput = self.values["goodput_rps"].value or 0.0
-        if self.scenario.loop == "closed" and utilisation >= SATURATED and throughput > 0:
-            self.values["capacity_rps_per_core"] = Value(throughput / utilisation)
+        goodput = self.values["goodput_rps"].value or 0.0
+        if self.scenario.loop == "closed" and utilisation >= SATURATED and goodput > 0:
+            self.values["capacity_rps_per_core"] = Value(goodput / utilisation)
         else:
-            said = f"the target used {utilisation:.0%} of a core; capacity is measured at saturation in closed loop"
-            self.values["capacity_rps_per_core"] = Value(None, said)
+            said = f"capacity is measured at saturation in closed loop; the target used {utilisation:.0%} of a core"
+            self._missing(("capacity_rps_per_core",), said)
 
-    def _memory(self, sums: pd.DataFrame | None, active_peak: int) -> None:
+    def _memory(self, samples: _Samples | None, active_peak: int) -> None:
         idle = self.record.idle_rss_bytes
-        known = None if sums is None else sums["rss_bytes"].dropna()
-        if idle is None and known is not None:
-            first_sent = self.all_rows["sent_ns"].min()
-            before = known[known.index < first_sent] if pd.notna(first_sent) else known
-            idle = int(before.iloc[-1]) if len(before) else None
-        self.values["rss_idle_mib"] = (
-            Value(idle / 2**20) if idle is not None else Value(None, "no memory sample before load")
-        )
-        inside = None if known is None else known[(known.index >= self.window[0]) & (known.index <= self.window[1])]
-        if inside is None or inside.empty:
-            self.values["rss_peak_mib"] = Value(None, "no memory samples of the target in the window")
-            self.values["rss_kib_per_stream"] = Value(None, "no memory samples of the target in the window")
+        at, rss = (np.empty(0), np.empty(0)) if samples is None else (samples.at, samples.rss_bytes)
+        at, rss = at[~np.isnan(rss)], _known(rss)
+        first_sent = _known(self.sent)
+        before = rss[at < (first_sent.min() if first_sent.size else 0.0)]
+        if idle is None and before.size:
+            idle = int(before[-1])
+        if idle is None:
+            self._missing(("rss_idle_mib",), "no memory sample before load")
+        else:
+            self.values["rss_idle_mib"] = Value(idle / 2**20)
+        inside = rss[(at >= 0) & (at <= self.length)]
+        if not inside.size:
+            self._missing(("rss_peak_mib", "rss_kib_per_stream"), "no memory samples of the target in the window")
             return
         peak = float(inside.max())
         self.values["rss_peak_mib"] = Value(peak / 2**20)
-        half = len(inside) // 2
-        if half >= 2:
-            early, late = float(inside.iloc[:half].mean()), float(inside.iloc[half:].mean())
+        if inside.size >= 4:
+            early, late = (float(part.mean()) for part in np.array_split(inside, 2))
             self.extras["rss_growth"] = (late - early) / early if early > 0 else None
-        if self.scenario.kind != "stream" or active_peak < 20:
-            reason = "the scenario does not stream" if self.scenario.kind != "stream" else "needs 20 streams at once"
-            self.values["rss_kib_per_stream"] = Value(None, reason)
+        if self.scenario.kind != "stream":
+            self._missing(("rss_kib_per_stream",), _NO_STREAM)
+        elif active_peak < _FEW_STREAMS:
+            self._missing(("rss_kib_per_stream",), f"needs {_FEW_STREAMS} streams open at once, had {active_peak}")
         elif idle is None:
-            self.values["rss_kib_per_stream"] = Value(None, "no memory sample before load")
+            self._missing(("rss_kib_per_stream",), "no memory sample before load")
         else:
             self.values["rss_kib_per_stream"] = Value(max(peak - idle, 0.0) / 1024 / active_peak)
 
@@ -508,10 +525,18 @@ class _Measurement:
     def _runtime(self) -> tuple[Pauses | None, Pauses | None]:
         table = self.tables.get("runtime")
         if table is None:
-            for name in ("gc_count", "gc_total_ms", "gc_max_ms", "stall_max_ms"):
-                self.values[name] = Value(None, "no recorder ran inside the target")
+            self._missing(("gc_count", "gc_total_ms", "gc_max_ms", "stall_max_ms"), "no recorder ran inside the target")
             return None, None
-        gc, stalls = (self._pauses(table, kind) for kind in ("gc", "stall"))
+        kind, cause = _texts(table["kind"]), _texts(table["cause"])
+        start, end = _clock(table["start_ns"], self.origin), _clock(table["end_ns"], self.origin)
+        generation = _numbers(table["generation"])
+
+        def pauses(name: str) -> Pauses:
+            chosen = (kind == name) & self._inside(start)
+            ms = (end - start)[chosen] * 1e-6
+            return Pauses(start[chosen] * 1e-9, ms, generation[chosen], cause[chosen])
+
+        gc, stalls = pauses("gc"), pauses("stall")
         self.values["gc_count"] = Value(float(gc.ms.size))
         self.values["gc_total_ms"] = Value(float(gc.ms.sum()))
         self.values["gc_max_ms"] = Value(float(gc.ms.max(initial=0.0)))
@@ -519,28 +544,48 @@ class _Measurement:
         self.extras["gc_share"] = float(gc.ms.sum()) / 1e3 / self.seconds
         return gc, stalls
 
-    def _pauses(self, table: pd.DataFrame, kind: str) -> Pauses:
-        part = table[(table["kind"] == kind).to_numpy(dtype=bool) & _between(table["start_ns"], self.window)]
-        return Pauses(
-            at_s=self._seconds(part["start_ns"]),
-            ms=_floats(part["end_ns"] - part["start_ns"], 1e-6),
-            generation=_floats(part["generation"]),
-            cause=_objects(part["cause"]),
-        )
 
-    def _join(self, requests: Requests, gc: Pauses) -> Join:
-        # `at_s` is the intended time; a request is on the wire from its sent time, lag later.
-        starts = requests.at_s + np.nan_to_num(requests.lag_ms) / 1e3
-        ends = starts + requests.sent_to_end_ms / 1e3
-        order = np.argsort(gc.at_s)
-        pause_start, pause_end = gc.at_s[order], (gc.at_s + gc.ms / 1e3)[order]
-        # The pause that could overlap a request is any that starts before the request's end and ends after its start.
-        hit = np.searchsorted(pause_start, ends, "left") > np.searchsorted(np.maximum.accumulate(pause_end), starts)
-        added, known = requests.added_us, ~np.isnan(requests.added_us)
-        with_pause, without = added[hit & known], added[~hit & known]
-        return Join(
-            with_pause=int(hit.sum()),
-            without=int((~hit).sum()),
-            added_with_us=float(np.median(with_pause)) if with_pause.size else None,
-            added_without_us=float(np.median(without)) if without.size else None,
-        )
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """CPU and memory of one role: the sum over its processes at each sample, in time order.
+
+    All processes of a role share one t_ns per sample. So the CPU of a child that exited, which its parent's counter
+    takes over, is never counted twice.
+    """
+
+    at: Floats
+    cpu_ns: Floats
+    rss_bytes: Floats
+
+    @classmethod
+    def of(cls, at: Floats, cpu_ns: Floats, rss_bytes: Floats) -> _Samples:
+        times, where = np.unique(at, return_inverse=True)
+        cpu, rss = np.zeros(times.size), np.zeros(times.size)
+        np.add.at(cpu, where, cpu_ns)
+        np.add.at(rss, where, rss_bytes)
+        return cls(times, cpu, rss)
+
+    def shown(self) -> Usage:
+        share = np.full(self.at.size, np.nan)
+        share[1:] = np.diff(self.cpu_ns) / np.maximum(np.diff(self.at), 1.0)
+        return Usage(self.at * 1e-9, share, self.rss_bytes / 2**20)
+
+
+def _join(requests: Requests, gc: Pauses) -> Join:
+    # `at_s` is the intended time; a request is on the wire from its sent time, lag later.
+    starts = requests.at_s + np.nan_to_num(requests.lag_ms) / 1e3
+    ends = starts + requests.sent_to_end_ms / 1e3
+    order = np.argsort(gc.at_s)
+    pause_start, pause_end = gc.at_s[order], (gc.at_s + gc.ms / 1e3)[order]
+    # A pause lies inside if one that starts before the request's end has not ended before its start.
+    begun_before_end = np.searchsorted(pause_start, ends, "left")
+    over_before_start = np.searchsorted(np.maximum.accumulate(pause_end), starts, "right")
+    hit = begun_before_end > over_before_start
+    known = ~np.isnan(requests.added_us)
+    inside, outside = requests.added_us[hit & known], requests.added_us[~hit & known]
+    return Join(
+        with_pause=int(hit.sum()),
+        without=int((~hit).sum()),
+        added_with_us=float(np.median(inside)) if inside.size else None,
+        added_without_us=float(np.median(outside)) if outside.size else None,
+    )
