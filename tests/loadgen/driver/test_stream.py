@@ -25,7 +25,8 @@ from loadgen.driver.stream import (
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: mock\r\nX-Mock-Digest: sha256=00ff\r\nx-mock-events:3\r\n"
-    b"X-MOCK-RECV-NS: 00000000000000000005\r\nX-Mock-Sent-Ns: 00000000000000000007 \r\nX-Mock-Endpoint: mock-0\r\nContent-Type: text/event-stream\r\n"
+    b"X-MOCK-RECV-NS: 00000000000000000005\r\n"
+    b"X-Mock-Sent-Ns: 00000000000000000007 \r\nX-Mock-Endpoint: mock-0\r\nContent-Type: text/event-stream\r\n"
 )
 
 
