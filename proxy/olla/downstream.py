@@ -1,0 +1,384 @@
+"""One client connection: cuts the byte stream into requests, one at a time, and hands each to an exchange.
+
+States, in the order a request passes them: HEAD (waiting for one, or for the rest of it), BODY (the rest of its body),
+BUSY (answered by the exchange), then HEAD again; CLOSING (what is written drains) and LINGERING (an error was sent
+while the client still talks: read and forget for a moment, because closing with unread bytes resets the connection
+and the client may never see the answer).
+
+One `deadline` per connection, compared by the service's tick: the keep-alive, header, body or write timeout,
+whichever runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import cast
+
+from httptools import HttpParserError
+
+from proxy.core.errors import ErrorKind, ProxyError, error_body
+from proxy.olla.exchange import NEVER, Engine, Exchange
+from proxy.olla.wire import (
+    CHUNKED,
+    CONTINUE,
+    HEAD_END,
+    LAST_CHUNK,
+    BodyReader,
+    Request,
+    RequestReader,
+    check_partial_head,
+    encode_chunk,
+)
+
+HEAD, BODY, BUSY, CLOSING, LINGERING = range(5)
+
+GATHERED_BODY = 64 * 1024  # a body up to this size is awaited whole, then sent in one write and can be sent again
+MAX_PENDING = 64 * 1024  # pipelined bytes kept while busy; then the client is read no further
+PROGRESS = 16 * 1024  # a timeout on a transfer is renewed by this many bytes, so that a dribble does not renew it
+LINGER = 2.0
+
+
+class ClientConnection(asyncio.Protocol):
+    """A client's TCP connection."""
+
+    __slots__ = ("address", "deadline", "decoder", "engine", "exchange", "left", "mark", "owner", "parts", "pending",
+                 "read_paused", "reader", "requests", "state", "streaming", "transport", "upload_paused",
+                 "write_paused")  # fmt: skip
+
+    transport: asyncio.Transport
+    reader: RequestReader
+
+    def __init__(self, engine: Engine, owner: set[ClientConnection]) -> None:
+        self.engine = engine
+        self.owner = owner
+        self.exchange: Exchange | None = None
+        self.state = HEAD
+        self.pending = b""  # bytes that are not part of the present request
+        self.parts: list[bytes] = []  # a small body that is still arriving
+        self.left = 0  # bytes of body to come
+        self.streaming = False  # the body is passed on as it arrives
+        self.decoder: BodyReader | None = None
+        self.deadline = NEVER
+        self.mark = 0  # where the progress of a transfer was last seen
+        self.requests = 0
+        self.write_paused = False
+        self.read_paused = False
+        self.upload_paused = False
+        self.address = ""
+
+    # -- called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        engine = self.engine
+        settings = engine.settings
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if peer else ""
+        shown = f'"[{self.address}]"' if ":" in self.address else self.address
+        self.reader = RequestReader(
+            settings.limits, shown.encode() or b"unknown", engine.via, settings.strip_credentials
+        )
+        self.owner.add(self)
+        if settings.max_connections and len(self.owner) > settings.max_connections:
+            self._refuse(ProxyError("too_many_requests_in_flight", "connections"))
+            return
+        self.deadline = engine.horizon + settings.keep_alive_timeout
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state == HEAD:
+            self._read_head(self.pending + data if self.pending else data)
+        elif state == BODY:
+            self._read_body(data)
+        elif state == BUSY:
+            self.pending += data
+            if len(self.pending) > MAX_PENDING:
+                self.read_paused = True
+                self._apply_pause()
+
+    def eof_received(self) -> None:
+        """The client will send nothing more; like nginx we take that for leaving. The loop closes the transport."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.owner.discard(self)
+        self.state = CLOSING
+        self.deadline = NEVER
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+        self._end_body()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self.mark = self.transport.get_write_buffer_size()
+        if self.state == BUSY:
+            self.deadline = self.engine.horizon + self.engine.settings.write_timeout
+        if self.exchange is not None:
+            self.exchange.writing_paused(True)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.state == BUSY:
+            self.deadline = NEVER
+        if self.exchange is not None:
+            self.exchange.writing_paused(False)
+
+    # -- requests
+
+    def _read_head(self, data: bytes) -> None:
+        if data[0] in b"\r\n":
+            data = self._skip_empty_lines(data)
+            if not data:
+                return
+        end = data.find(HEAD_END) + 4
+        if end == 3:
+            self._wait_for_head(data)
+            return
+        try:
+            request = self.reader.read(data[:end])
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        self.requests += 1
+        self.deadline = NEVER
+        self.exchange = exchange = self.engine.contexts.get()
+        exchange.open(self, request)
+        length = request.length
+        rest = data[end:]
+        size = len(rest)
+        if size == length:
+            self.state = BUSY
+            self.pending = b""
+            exchange.start(rest, True)
+        elif 0 <= length < size:
+            self.state = BUSY
+            self.pending = rest[length:]
+            exchange.start(rest[:length], True)
+        else:
+            self.pending = b""
+            self._begin_body(request, exchange, rest)
+
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        """Up to two empty lines before a request line are forgiven (RFC 9112 2.2 asks for one)."""
+        stripped = data
+        for _ in range(2):
+            stripped = stripped.removeprefix(b"\r\n")
+        if stripped in (b"", b"\r"):
+            self._wait_for_head(stripped)
+            return b""
+        if stripped[0] in b"\r\n":
+            self._refuse(ProxyError("bad_request", "empty lines"))
+            return b""
+        return stripped
+
+    def _wait_for_head(self, data: bytes) -> None:
+        engine = self.engine
+        try:
+            check_partial_head(data, engine.settings.limits)
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        if not self.pending:  # the time for the whole head starts at its first byte and is not renewed
+            self.deadline = engine.horizon + engine.settings.header_timeout if engine.settings.header_timeout else NEVER
+        self.pending = data
+
+    def _begin_body(self, request: Request, exchange: Exchange, first: bytes) -> None:
+        length = request.length
+        settings = self.engine.settings
+        if settings.max_body and length > settings.max_body:
+            exchange.body_failed(ProxyError("body_too_large"))
+            return
+        self.state = BODY
+        self.left = length
+        self.mark = 0
+        self.deadline = self.engine.horizon + settings.body_timeout
+        if request.expects_continue and not first:
+            self.transport.write(CONTINUE)
+        if length == CHUNKED:
+            self.decoder = BodyReader()
+        self.streaming = length == CHUNKED or length > GATHERED_BODY
+        if self.streaming:
+            exchange.start(b"", False)
+        if first and self.state == BODY:
+            self._read_body(first)
+
+    def _read_body(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        self.mark += len(data)
+        if self.mark >= PROGRESS:
+            self.mark = 0
+            self.deadline = self.engine.horizon + self.engine.settings.body_timeout
+        if self.decoder is not None:
+            self._read_chunks(data, self.decoder, exchange)
+            return
+        if len(data) > self.left:
+            self.pending = data[self.left :]
+            data = data[: self.left]
+        self.left -= len(data)
+        complete = self.left == 0
+        if complete:
+            self.state = BUSY
+            self.deadline = NEVER
+        if self.streaming:
+            exchange.upload(data, complete)
+        else:
+            self.parts.append(data)
+            if complete:
+                body = b"".join(self.parts)
+                self.parts.clear()
+                exchange.start(body, True)
+
+    def _read_chunks(self, data: bytes, decoder: BodyReader, exchange: Exchange) -> None:
+        try:
+            pieces = decoder.feed(data)
+        except ProxyError as error:
+            exchange.body_failed(error)
+            return
+        except HttpParserError as exc:
+            # Surplus bytes after the body are the next request and this reader cannot tell where it starts.
+            exchange.body_failed(ProxyError("bad_request", f"chunk framing: {exc}"))
+            return
+        limit = self.engine.settings.max_body
+        self.left -= sum(map(len, pieces))  # left counts from CHUNKED (-1) downwards
+        if limit and CHUNKED - self.left > limit:
+            exchange.body_failed(ProxyError("body_too_large"))
+            return
+        if decoder.done:
+            self.state = BUSY
+            self.deadline = NEVER
+            self._end_body()
+        framed = b"".join([encode_chunk(piece) for piece in pieces])
+        exchange.upload(framed + LAST_CHUNK if decoder.done else framed, decoder.done)
+
+    def _end_body(self) -> None:
+        if self.decoder is not None:
+            self.decoder.close()
+            self.decoder = None
+        if self.parts:
+            self.parts.clear()
+
+    # -- called by the exchange
+
+    def exchange_done(self, keep_alive: bool) -> None:
+        """The answer is written. Wait for the next request, or close."""
+        self.exchange = None
+        engine = self.engine
+        if not keep_alive or engine.stopping:
+            self._close(unread=self.state == BODY)
+            return
+        self.state = HEAD
+        self.deadline = engine.horizon + engine.settings.keep_alive_timeout
+        if self.pending or self.read_paused:
+            engine.loop.call_soon(self._next_request)
+
+    def answer(self, error: ProxyError, request_id: bytes, keep_alive: bool) -> None:
+        """Send an error of our own and go on, or close."""
+        self._send_error(error.kind, request_id, keep_alive)
+        self.exchange_done(keep_alive)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.exchange = None
+        self.state = CLOSING
+        self.transport.abort()
+
+    def pause_upload(self, paused: bool) -> None:
+        """Read no more of the request body (True), or read on (False)."""
+        self.upload_paused = paused
+        self.deadline = NEVER if paused else self.engine.horizon + self.engine.settings.body_timeout
+        self._apply_pause()
+
+    # -- called by the service
+
+    def expire(self, now: float) -> None:
+        """The deadline passed."""
+        settings = self.engine.settings
+        state = self.state
+        if self.write_paused:
+            waiting = self.transport.get_write_buffer_size()
+            if self.mark - waiting >= PROGRESS:
+                self.mark = waiting
+                self.deadline = now + settings.write_timeout
+            elif self.exchange is not None:
+                self.exchange.client_stalled()
+            else:
+                self.abort()
+        elif state == HEAD and self.pending:
+            self._refuse(ProxyError("request_timeout", "head"))
+        elif state == BODY and self.exchange is not None:
+            self.exchange.body_failed(ProxyError("request_timeout", "body"))
+        elif state == HEAD:
+            self._close(unread=False)
+        else:
+            self.abort()
+
+    def close_now(self) -> None:
+        """The engine's grace is over."""
+        if not self.transport.is_closing():
+            self._close(unread=False)
+
+    def stop(self) -> None:
+        """The engine stops: an idle connection closes now, a busy one after its answer."""
+        if self.state == HEAD and not self.pending:
+            self._close(unread=False)
+
+    # -- inside
+
+    def _next_request(self) -> None:
+        if self.state != HEAD:
+            return
+        if self.read_paused:
+            self.read_paused = False
+            self._apply_pause()
+        data, self.pending = self.pending, b""
+        if data:
+            self._read_head(data)
+
+    def _refuse(self, error: ProxyError) -> None:
+        """A head that never parsed: answered, counted apart, and the connection closes."""
+        self.engine.stats.record_refused()
+        self._send_error(error.kind, self.engine.request_ids.make(), keep_alive=False)
+        self._close(unread=True)
+
+    def _send_error(self, kind: ErrorKind, request_id: bytes, keep_alive: bool) -> None:
+        head, body = self.engine.rendered_error(kind)
+        connection = b"" if keep_alive else b"Connection: close\r\n"
+        self.transport.write(b"".join((head, connection, b"X-Olla-Request-ID: ", request_id, HEAD_END, body)))
+
+    def _close(self, unread: bool) -> None:
+        engine = self.engine
+        self.pending = b""
+        if unread and not self.transport.is_closing():
+            self.state = LINGERING
+            self.deadline = engine.horizon + LINGER
+            self.upload_paused = self.read_paused = False
+            self._apply_pause()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        else:
+            self.state = CLOSING
+            self.deadline = engine.horizon + engine.settings.write_timeout
+            self.transport.close()
+
+    def _apply_pause(self) -> None:
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if self.upload_paused or self.read_paused:
+            if transport.is_reading():
+                transport.pause_reading()
+        elif not transport.is_reading():
+            transport.resume_reading()
+
+
+def render_error(kind: ErrorKind) -> tuple[bytes, bytes]:
+    """An error's head up to its last fields, and its body."""
+    body = error_body(kind)
+    phrase = HTTPStatus(kind.status).phrase
+    retry = f"Retry-After: {kind.retry_after}\r\n" if kind.retry_after is not None else ""
+    head = (
+        f"HTTP/1.1 {kind.status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{retry}"
+    )
+    return head.encode(), body

@@ -1,0 +1,307 @@
+"""OllaProxy: the fast engine as a ProxyService. Wires the parts, listens, ticks, reloads, stops.
+
+Cold by design: nothing here runs for a request. What does: `downstream` (bytes to requests), `exchange` (a request's
+way) and `upstream` (bytes to exchanges), with `wire`, `breaker`, `flush` and `buffers` deciding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import socket
+import sys
+from functools import cache
+from secrets import token_hex
+from typing import Any, ClassVar
+
+from proxy.config import Config
+from proxy.control.access import AccessLog
+from proxy.core.balancing import make_balancer
+from proxy.core.discovery import DiscoveryService
+from proxy.core.endpoint import Endpoint
+from proxy.core.service import Instance
+from proxy.core.stats import Snapshot, StatsCollector
+from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
+from proxy.olla.buffers import ObjectPool
+from proxy.olla.downstream import ClientConnection, render_error
+from proxy.olla.exchange import Engine, Exchange, RequestIds, Route, Settings
+from proxy.olla.pool import Budget, EndpointPool
+from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection
+from proxy.olla.wire import Limits
+
+log = logging.getLogger("proxy.olla")
+
+TICK = 0.1  # seconds between looks at the deadlines: a timeout fires up to two ticks late, never early
+TRIM_AFTER = 5.0  # seconds without a request after which freed memory is given back to the system
+KEPT_CONTEXTS = 4096
+KEPT_BUFFERS = 64
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class OllaProxy:
+    """The performance engine: raw asyncio protocols, per-endpoint pools, circuit breakers, object pools."""
+
+    engine: ClassVar[str] = "olla"
+
+    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance) -> None:
+        self._config = config
+        self._discovery = discovery
+        self._clients: set[ClientConnection] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None
+        self._shared_budget: Budget | None = None
+
+        size = config.proxy.read_buffer(self.engine)
+        pools = config.proxy.pools
+        self._buffers: ObjectPool[memoryview] = ObjectPool(
+            lambda: memoryview(bytearray(size)), KEPT_BUFFERS, enabled=pools.buffers
+        )
+        self._state = state = Engine()
+        state.settings = _settings(config, self.engine)
+        state.stats = stats
+        state.discovery = discovery
+        state.balancer = make_balancer(config.proxy.load_balancer)
+        state.via = instance.via.encode()
+        state.request_ids = RequestIds(token_hex(6).encode())
+        state.access_log = AccessLog(self.engine) if config.server.access_log else None
+        state.rendered_error = cache(render_error) if pools.errors else render_error
+        state.contexts = ObjectPool(lambda: Exchange(state), KEPT_CONTEXTS, enabled=pools.contexts)
+        state.routes = {}
+        state.probes = []
+        state.stopping = False
+        state.unsettled = 0
+        state.now = state.horizon = 0.0
+
+    # -- ProxyService
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on a bound, listening socket."""
+        loop = asyncio.get_running_loop()
+        state = self._state
+        state.loop = loop
+        keep_freed_memory()
+        self._tick()
+        self._rebuild_routes()
+        self._discovery.on_change(self._rebuild_routes)
+        pools = self._config.proxy.pools
+        if pools.prewarm:
+            state.contexts.prewarm(pools.prewarm)
+            self._buffers.prewarm(pools.prewarm)
+            for route in state.routes.values():
+                route.pool.prewarm(pools.prewarm)
+        self._server = await loop.create_server(lambda: ClientConnection(state, self._clients), sock=sock, backlog=4096)
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, let exchanges finish for up to `grace` seconds, cut the rest."""
+        state = self._state
+        state.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for client in list(self._clients):
+            client.stop()
+        ends = state.loop.time() + grace
+        # Polled: an event would cost every request a check to save one loop at the end.
+        while any(client.exchange is not None for client in self._clients) and state.loop.time() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        for client in list(self._clients):
+            if client.exchange is not None:
+                client.exchange.client_stalled()
+            client.close_now()
+        for route in state.routes.values():
+            route.pool.close()
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        await asyncio.sleep(0)  # let the loop report what was closed
+
+    def stats(self) -> Snapshot:
+        """The counts now."""
+        state = self._state
+        routes = state.routes.values()
+        gauges = {
+            "proxy.client_connections": len(self._clients),
+            "proxy.circuit_breaker.open": sum(1 for r in routes if r.breaker is not None and r.breaker.state == OPEN),
+            "proxy.pool.buffer.active": self._buffers.active,
+            "proxy.pool.buffer.created": self._buffers.created,
+            "proxy.pool.context.active": state.contexts.active,
+            "proxy.pool.context.created": state.contexts.created,
+            "proxy.transport.connections.active": sum(r.pool.open - len(r.pool.idle) for r in routes),
+            "proxy.transport.connections.idle": sum(len(r.pool.idle) for r in routes),
+            "proxy.transport.connections.created": sum(r.pool.created for r in routes),
+        }
+        return state.stats.snapshot(self.engine, self._discovery.endpoints, gauges)
+
+    def status(self) -> dict[str, Any]:
+        """Pools and breakers per endpoint."""
+        now = self._state.loop.time()
+        return {"endpoints": {e.name: _route_status(self._state.routes[e], now) for e in self._discovery.endpoints}}
+
+    def update_config(self, config: Config) -> None:
+        """Take endpoints, balancer, breaker settings and timeouts; streams go on undisturbed."""
+        state = self._state
+        old, self._config = self._config, config
+        state.settings = _settings(config, self.engine)
+        if config.proxy.load_balancer != old.proxy.load_balancer:
+            state.balancer = make_balancer(config.proxy.load_balancer)
+        breaker = config.proxy.circuit_breaker
+        for route in state.routes.values():
+            if not breaker.enabled:
+                route.breaker = None
+            elif route.breaker is None:
+                route.breaker = self._make_breaker()
+            else:
+                route.breaker.configure(breaker.failure_threshold, breaker.timeout, breaker.half_open_requests)
+        if self._shared_budget is not None:
+            self._shared_budget.max_conns = config.proxy.max_conns_per_host
+            self._shared_budget.max_idle = config.proxy.max_idle_conns
+        self._rebuild_routes()
+
+    # -- inside
+
+    def _rebuild_routes(self) -> None:
+        state = self._state
+        known = state.routes
+        wanted = self._discovery.endpoints
+        state.routes = {endpoint: known.get(endpoint) or self._make_route(endpoint) for endpoint in wanted}
+        for endpoint, route in known.items():
+            if endpoint not in state.routes:
+                route.pool.close()
+        state.settle()
+
+    def _make_route(self, endpoint: Endpoint) -> Route:
+        proxy = self._config.proxy
+        if proxy.pools.per_endpoint:
+            budget = Budget(endpoint.spec.max_conns, endpoint.spec.max_idle)
+        else:
+            budget = self._shared_budget = self._shared_budget or Budget(proxy.max_conns_per_host, proxy.max_idle_conns)
+        pool = EndpointPool(endpoint.spec, budget, self._state.loop, self._make_connection)
+        return Route(endpoint, pool, self._make_breaker() if proxy.circuit_breaker.enabled else None)
+
+    def _make_breaker(self) -> CircuitBreaker:
+        breaker = self._config.proxy.circuit_breaker
+        return CircuitBreaker(breaker.failure_threshold, breaker.timeout, breaker.half_open_requests)
+
+    def _make_connection(self, keeper: Keeper) -> UpstreamConnection:
+        if self._buffers.enabled:
+            return BufferedUpstreamConnection(keeper, self._buffers)
+        return UpstreamConnection(keeper)
+
+    def _tick(self) -> None:
+        """Look at every deadline. O(connections) at about 0.1 us each, ten times a second."""
+        state = self._state
+        loop = state.loop
+        state.now = now = loop.time()
+        state.horizon = now + TICK
+        self._tick_handle = loop.call_at(now + TICK, self._tick)
+        capped = bool(state.settings.max_duration)
+        for client in list(self._clients):
+            exchange = client.exchange
+            if exchange is not None and (exchange.deadline <= now or (capped and exchange.ends_at <= now)):
+                exchange.expire(now)
+            if client.deadline <= now:
+                client.expire(now)
+        if state.probes:
+            self._look_at_probes(now)
+        idle = self._config.proxy.idle_conn_timeout
+        if idle:
+            for route in state.routes.values():
+                if route.pool.idle:
+                    route.pool.expire(now - idle)
+        self._trim(now)
+
+    def _look_at_probes(self, now: float) -> None:
+        state = self._state
+        still = []
+        for exchange, started, due in state.probes:
+            if exchange.started != started or exchange.route is None:
+                continue  # it ended, and told the breaker itself
+            if now >= due:
+                exchange.probe_due()
+            else:
+                still.append((exchange, started, due))
+        state.probes = still
+
+    def _trim(self, now: float) -> None:
+        """After a while without work give freed memory back: `keep_freed_memory` made the allocator hold on to it."""
+        if self._state.stats.active:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif self._idle_since != _TRIMMED and now - self._idle_since > TRIM_AFTER:
+            self._idle_since = _TRIMMED
+            _libc_call("malloc_trim", 0)
+
+
+_TRIMMED = float("inf")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks: giving them back is a `brk` per two reads, 35 % of the CPU per MiB."""
+    _libc_call("mallopt", _M_TRIM_THRESHOLD, 64 * 2**20)
+    _libc_call("mallopt", _M_MMAP_THRESHOLD, 32 * 2**20)
+
+
+def _libc_call(name: str, *args: int) -> None:
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # musl has neither: nothing to tune there
+        getattr(ctypes.CDLL("libc.so.6"), name)(*args)
+
+
+def _settings(config: Config, engine: str) -> Settings:
+    """The config's values as the data path wants them: a timeout of 0 (no limit) becomes one that never comes."""
+    server, proxy = config.server, config.proxy
+
+    def wait(seconds: float) -> float:
+        return seconds or float("inf")
+
+    s = Settings()
+    s.adaptive_flush = proxy.flush.policy == "adaptive"
+    s.body_timeout = wait(server.body_timeout)
+    s.connect_timeout = wait(proxy.connect_timeout)
+    s.count_5xx = proxy.circuit_breaker.count_5xx
+    s.flush_limit = proxy.read_buffer(engine)
+    s.flush_small = proxy.flush.small
+    s.head_wait = wait(proxy.head_wait)
+    s.header_timeout = wait(server.header_timeout)
+    s.idle_wait = wait(proxy.idle_wait)
+    s.keep_alive_timeout = wait(server.keep_alive_timeout)
+    s.limits = Limits(server.max_header_size, server.max_headers, server.max_target_size, server.max_field_size)
+    s.max_body = server.max_body_size
+    s.max_connections = server.max_connections
+    s.max_duration = proxy.max_duration or 0.0
+    s.max_in_flight = server.max_in_flight
+    s.max_replay = proxy.max_replay_body
+    s.pool_wait = wait(proxy.pool_wait_timeout)
+    s.retry_all = proxy.retry_non_idempotent
+    s.server_timing = proxy.server_timing
+    s.strip_credentials = proxy.strip_credentials
+    s.write_timeout = wait(server.write_timeout)
+    return s
+
+
+def _route_status(route: Route, now: float) -> dict[str, Any]:
+    pool, breaker = route.pool, route.breaker
+    status: dict[str, Any] = {
+        "active": route.endpoint.active,
+        "pool": {
+            "open": pool.open,
+            "idle": len(pool.idle),
+            "created": pool.created,
+            "waiting": sum(waiting is pool for waiting, _ in pool.budget.waiting),
+            "max_conns": pool.budget.max_conns,
+            "max_idle": pool.budget.max_idle,
+        },
+    }
+    if breaker is not None:
+        status["circuit_breaker"] = {
+            "state": STATE_NAMES[breaker.state],
+            "failures": breaker.failures,
+            "opened": breaker.opened_count,
+            "probes": breaker.probes,
+            "half_open_in_s": max(0.0, breaker.opened_at + breaker.timeout - now) if breaker.state == OPEN else None,
+        }
+    return status

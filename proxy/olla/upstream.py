@@ -1,0 +1,159 @@
+"""One connection to an endpoint: who is using it, and whether it may be used again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+from proxy.olla.buffers import ObjectPool
+from proxy.olla.wire import ChunkReader, ResponseReader
+
+
+class Consumer(Protocol):
+    """The exchange that a connection works for at the moment."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the response arrived. They are immutable and may be kept."""
+
+    def upstream_lost(self, clean: bool) -> None:
+        """The connection is gone; `clean` when the upstream ended it properly (FIN), not by a reset."""
+
+    def upload_paused(self, paused: bool) -> None:
+        """The upstream takes the request body too slowly (True), or takes it again (False)."""
+
+
+class Keeper(Protocol):
+    """The pool that a connection belongs to."""
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """The connection can no longer be used."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A TCP (or TLS) connection to one endpoint. `exchange` is None while it idles in its pool."""
+
+    __slots__ = ("chunks", "ended", "exchange", "heads", "idle_since", "keeper", "reading_paused", "transport", "used")
+
+    transport: asyncio.Transport
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.exchange: Consumer | None = None
+        self.heads = ResponseReader()
+        self.chunks: ChunkReader | None = None
+        self.used = 0  # exchanges before the present one: a fresh connection has 0
+        self.ended = False  # the upstream sent FIN
+        self.idle_since = 0.0
+        self.reading_paused = False
+
+    # -- called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.received(data)
+        else:
+            self.abort()  # an answer nobody asked for must never become the answer of the next request
+
+    def eof_received(self) -> None:
+        self.ended = True
+        if self.exchange is None:
+            self.keeper.lost(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.keeper.lost(self)
+        if self.chunks is not None:
+            self.chunks.close()
+            self.chunks = None
+        if exchange is not None:
+            exchange.upstream_lost(exc is None and self.ended)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.upload_paused(True)
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.upload_paused(False)
+
+    # -- called by pool and exchange
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be written to it."""
+        return not self.ended and not self.transport.is_closing()
+
+    def chunk_reader(self) -> ChunkReader:
+        """This connection's reader of chunked bodies, expecting a body."""
+        if self.chunks is None:
+            self.chunks = ChunkReader()
+        self.chunks.begin()
+        return self.chunks
+
+    def pause_reading(self) -> None:
+        """Read nothing more until `resume_reading`: the client takes too slowly."""
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; nothing that is buffered is sent, and nobody is told."""
+        self.exchange = None
+        self.keeper.lost(self)
+        self.transport.abort()
+
+
+class BufferedUpstreamConnection(UpstreamConnection, asyncio.BufferedProtocol):
+    """The same, reading into pooled buffers (`pools.buffers`) instead of into a fresh `bytes` from the loop.
+
+    The buffer is lent from `get_buffer` to `buffer_updated` only: a loop reads one socket at a time, so an idle stream
+    holds none. `bytes` are made of it before anyone sees the data (see `buffers`: who owns the bytes).
+    """
+
+    __slots__ = ("_buffers", "_lent")
+
+    def __init__(self, keeper: Keeper, buffers: ObjectPool[memoryview]) -> None:
+        super().__init__(keeper)
+        self._buffers = buffers
+        self._lent: memoryview | None = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        lent = self._lent
+        if lent is None:
+            lent = self._lent = self._buffers.get()
+        return lent
+
+    def buffer_updated(self, nbytes: int) -> None:
+        lent = self._lent
+        assert lent is not None  # the loop calls get_buffer first
+        data = bytes(lent[:nbytes])
+        self._lent = None
+        self._buffers.put(lent)
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.received(data)
+        else:
+            self.abort()
+
+    def eof_received(self) -> None:
+        self._give_back()
+        super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._give_back()
+        super().connection_lost(exc)
+
+    def _give_back(self) -> None:
+        lent, self._lent = self._lent, None
+        if lent is not None:  # the loop asked for a buffer and then read an end or nothing
+            self._buffers.put(lent)
