@@ -174,7 +174,7 @@ class ScriptWriter:
         )
 
 
-def _shares(tokens: int, per_event: Sampler, rng: Random) -> Sequence[int]:
+def _shares(tokens: int, per_event: Sampler, rng: Random) -> list[int]:
     """`tokens` dealt out to events; the last one may get less than its draw."""
     if per_event.constant is not None:
         size = max(1, per_event.constant)
