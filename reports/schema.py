@@ -43,6 +43,9 @@ VERDICT_SCHEMA_VERSION: Final = 1
 AA_SUFFIX: Final = "@aa"
 """The second arm of the baseline against itself is a target of its own: `sherpa@aa`."""
 
+ENGINES: Final = ("sherpa", "olla")
+"""The two engines this project studies; `Target.engine` is one of them or None."""
+
 FLOOR_TARGETS: Final = ("direct", "relay")
 """Targets that decide nothing: shown as lines beside the engines, never chosen as baseline by default."""
 
@@ -196,6 +199,10 @@ class Scenario(_Record):
     """One workload of the campaign and the question it answers. Scenarios of the same `group` form one figure."""
 
     question: str = ""
+    answer: str = ""
+    """What would count as an answer, written before measuring."""
+    hash: str = ""
+    """Of the whole scenario as its maker knows it."""
     kind: Literal["request", "stream"] = "request"
     loop: Literal["open", "closed"] = "open"
     rate_rps: float | None = Field(default=None, gt=0)

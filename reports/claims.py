@@ -1,0 +1,686 @@
+"""The claims ledger: what has been said about the engines, each with a rule written before measuring.
+
+A claim is a sentence, where it was said, a rule with its metric and threshold, and a function that applies the rule to
+a campaign. The answer is `holds`, `does-not-hold` or `not-testable`; the last says what would have to be measured. A
+threshold is met when the whole 95 % interval over rounds is on its side, missed when all of it is on the other, and
+undecided between; a claim about several scenarios holds when it holds in each. Claims find their scenarios by tag
+(schema.SCENARIO_TAGS) and their targets by engine and switch, never by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from reports.compare import Comparison, estimate
+from reports.schema import METRICS, Scenario, Target
+from reports.store import Campaign
+from reports.summarise import Facts, enough
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+ClaimWord = Literal["holds", "does-not-hold", "not-testable"]
+Reader: TypeAlias = "Callable[[Facts], float | None]"
+
+
+class _Untestable(Exception):
+    """This campaign cannot answer; the text says what would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule found: the numbers in words, the word, and the runs that say so."""
+
+    measured: str
+    verdict: ClaimWord
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A published sentence and the rule that tests it."""
+
+    id: str
+    sentence: str
+    source: str
+    rule: str
+    judge: Callable[[Evidence], Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A claim with its finding."""
+
+    claim: Claim
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An estimate over rounds with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Evidence:
+    """What a campaign has to say, asked for by engine, tag and switch."""
+
+    def __init__(self, campaign: Campaign, comparison: Comparison) -> None:
+        self.campaign, self.comparison = campaign, comparison
+
+    # ------------------------------------------------------------------------------------------- targets, scenarios
+    def engine(self, name: str) -> str:
+        """The target that is this engine unchanged."""
+        for target in self.campaign.header.targets:
+            if target.engine == name and target.kind == "engine":
+                return target.name
+        raise _Untestable(f"{name} is not among the targets of this campaign")
+
+    def variants(self, engine: str, switch: str) -> list[Target]:
+        """Targets that are this engine with `switch` changed, and nothing else."""
+        found = (t for t in self.campaign.header.targets if t.kind == "variant" and t.variant_of == engine)
+        return [target for target in found if any(key.endswith(switch) for key in target.switches)]
+
+    def tagged(self, tag: str) -> list[str]:
+        """Scenarios with this tag that were run."""
+        ran = {scenario for scenario, _ in self.comparison.valid}
+        return [
+            name for name, scenario in self.campaign.header.scenarios.items() if tag in scenario.tags and name in ran
+        ]
+
+    def ordinary(self, target: str) -> list[str]:
+        """Scenarios at a fixed rate, without faults, that this target ran: what `typically` is about."""
+        special = {"saturation", "cold-start", "slow-endpoint", "failing-endpoint"}
+        return [
+            name
+            for name, scenario in self.campaign.header.scenarios.items()
+            if scenario.loop == "open" and not scenario.faults and not special & set(scenario.tags)
+            and self.runs(name, target)
+        ]  # fmt: skip
+
+    def scenario(self, name: str) -> Scenario:
+        """The scenario called `name`."""
+        return self.campaign.scenario(name)
+
+    # ------------------------------------------------------------------------------------------------------ numbers
+    def runs(self, scenario: str, target: str) -> tuple[Facts, ...]:
+        """The valid runs of a target in a scenario."""
+        return self.comparison.valid.get((scenario, target), ())
+
+    def values(self, scenario: str, target: str, read: Reader) -> Floats:
+        """One number from each valid run that has it."""
+        found = (read(facts) for facts in self.runs(scenario, target))
+        return np.array([value for value in found if value is not None], dtype=np.float64)
+
+    def span(self, scenario: str, target: str, read: Reader) -> Span | None:
+        """Mean over rounds and its interval; None with fewer than two rounds."""
+        values = self.values(scenario, target, read)
+        if values.size < 2:
+            return None
+        return _span(values)
+
+    def pairs(self, over: tuple[str, str], under: tuple[str, str], read: Reader) -> list[tuple[float, float]]:
+        """One number from both (scenario, target) in each round that has both."""
+        top = {facts.record.round: read(facts) for facts in self.runs(*over)}
+        bottom = {facts.record.round: read(facts) for facts in self.runs(*under)}
+        both = [(top[n], bottom[n]) for n in sorted(top.keys() & bottom.keys())]
+        return [(a, b) for a, b in both if a is not None and b is not None]
+
+    def ratio(self, scenario: str, over: str, under: str, read: Reader) -> Span | None:
+        """Geometric mean over rounds of target `over` / `under`; None where it cannot be had."""
+        return _ratio_span(self.pairs((scenario, over), (scenario, under), read))
+
+    def difference(self, scenario: str, target: str, minus: str, read: Reader) -> Span | None:
+        """Mean over rounds of `target` - `minus`; None where it cannot be had."""
+        pairs = self.pairs((scenario, target), (scenario, minus), read)
+        return None if len(pairs) < 2 else _span(np.array([a - b for a, b in pairs]))
+
+    def names(self, *pairs: tuple[str, str]) -> tuple[str, ...]:
+        """The run folders of (scenario, target) pairs, written short: `r01..r06-chat-olla`."""
+        return tuple(name for scenario, target in pairs for name in shortened(self.runs(scenario, target)))
+
+
+def _span(values: Floats) -> Span:
+    found = estimate(values)
+    half = found.half_width or 0.0
+    return Span(found.mean, found.mean - half, found.mean + half)
+
+
+def _ratio_span(pairs: Sequence[tuple[float, float]]) -> Span | None:
+    if len(pairs) < 2 or any(a <= 0 or b <= 0 for a, b in pairs):
+        return None
+    found = _span(np.log(np.array([a / b for a, b in pairs])))
+    return Span(math.exp(found.mean), math.exp(found.low), math.exp(found.high))
+
+
+def shortened(runs: Iterable[Facts]) -> list[str]:
+    """Run folders of one scenario and target as one pattern each where rounds follow each other."""
+    names = [facts.record.run for facts in runs]
+    if len(names) < 3:
+        return names
+    parts = [re.match(r"r(\d+)-(.*)", name) for name in names]
+    rounds = [int(part.group(1)) for part in parts if part]
+    rest = {part.group(2) for part in parts if part}
+    if len(rounds) == len(names) and len(rest) == 1 and rounds == list(range(rounds[0], rounds[0] + len(rounds))):
+        return [f"r{rounds[0]:02d}..r{rounds[-1]:02d}-{rest.pop()}"]
+    return names
+
+
+def _metric(name: str) -> Reader:
+    if name not in METRICS:
+        raise KeyError(name)
+    return lambda facts: facts.value(name)
+
+
+def _extra(name: str) -> Reader:
+    def read(facts: Facts) -> float | None:
+        value = facts.extras.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    return read
+
+
+def _need(what: str) -> NoReturn:
+    raise _Untestable(what)
+
+
+def _word(condition: bool) -> ClaimWord:
+    return "holds" if condition else "does-not-hold"
+
+
+def _under(span: Span, limit: float) -> ClaimWord:
+    """Whether the whole interval is at or below `limit`; not-testable where it crosses."""
+    if span.low > limit:
+        return "does-not-hold"
+    return "holds" if span.high <= limit else "not-testable"
+
+
+def _over(span: Span, limit: float) -> ClaimWord:
+    """Whether the whole interval is at or above `limit`; not-testable where it crosses."""
+    if span.high < limit:
+        return "does-not-hold"
+    return "holds" if span.low >= limit else "not-testable"
+
+
+def _all(words: Sequence[ClaimWord]) -> ClaimWord:
+    """One failure decides; otherwise one doubt does."""
+    if "does-not-hold" in words:
+        return "does-not-hold"
+    return "not-testable" if "not-testable" in words else "holds"
+
+
+def _found(words: str, verdict: ClaimWord, runs: tuple[str, ...]) -> Finding:
+    if verdict == "not-testable":
+        words += "; the interval crosses the threshold: more rounds would tell"
+    return Finding(words, verdict, runs)
+
+
+def _change(span: Span) -> str:
+    return f"{span.mean - 1:+.1%} (95 % CI {span.low - 1:+.1%}..{span.high - 1:+.1%})"
+
+
+# ------------------------------------------------------------------------------------------------------- the rules
+def _every(
+    evidence: Evidence,
+    target: str,
+    read: Reader,
+    passes: Callable[[Span], ClaimWord],
+    say: Callable[[Span], str],
+    missing: str,
+) -> Finding:
+    """One threshold in every ordinary scenario."""
+    spans = {name: evidence.span(name, target, read) for name in evidence.ordinary(target)}
+    known = {name: span for name, span in spans.items() if span is not None}
+    if not known:
+        _need(missing)
+    words = "; ".join(f"{name}: {say(span)}" for name, span in known.items())
+    verdict = _all([passes(span) for span in known.values()])
+    return _found(words, verdict, evidence.names(*((name, target) for name in known)))
+
+
+def _typically_under_1ms(evidence: Evidence) -> Finding:
+    return _every(
+        evidence,
+        evidence.engine("sherpa"),
+        _metric("added_p50_us"),
+        lambda span: _under(span, 1000),
+        lambda span: f"added p50 {span.mean:,.0f} us (95 % CI {span.low:,.0f}..{span.high:,.0f})",
+        "needs two rounds or more of a scenario at a fixed rate with mock and client clocks",
+    )
+
+
+def _mostly_under_1ms(evidence: Evidence) -> Finding:
+    return _every(
+        evidence,
+        evidence.engine("olla"),
+        _extra("added_under_1ms"),
+        lambda span: _over(span, 0.9),
+        lambda span: f"{span.mean:.1%} of requests under 1 ms",
+        "needs two rounds or more of a scenario at a fixed rate with mock and client clocks",
+    )
+
+
+def _rate(engine: str, floor: float) -> Callable[[Evidence], Finding]:
+    def judge(evidence: Evidence) -> Finding:
+        target = evidence.engine(engine)
+        spans = {name: evidence.span(name, target, _metric("goodput_rps")) for name in evidence.tagged("saturation")}
+        known = {name: span for name, span in spans.items() if span is not None}
+        if not known:
+            _need("needs a closed-loop scenario tagged `saturation` (`--profile standard` or above)")
+        # The claim is about the engine's best case: one scenario that reaches the rate proves it.
+        best = max(known, key=lambda name: known[name].mean)
+        span = known[best]
+        generator = evidence.runs(best, target)[0].record.generator
+        workers = next(t.workers for t in evidence.campaign.header.targets if t.name == target)
+        words = (
+            f"{best}: {span.mean:,.0f} req/s (95 % CI {span.low:,.0f}..{span.high:,.0f}), "
+            f"{workers} worker{'s' if workers > 1 else ''}, generator {generator}"
+        )
+        return _found(words, _over(span, floor), evidence.names((best, target)))
+
+    return judge
+
+
+def _memory_linear(evidence: Evidence) -> Finding:
+    target = evidence.engine("sherpa")
+    points: dict[int, float] = {}
+    used = []
+    for name in evidence.tagged("sweep-connections"):
+        connections, values = (
+            evidence.scenario(name).connections,
+            evidence.values(name, target, _metric("rss_peak_mib")),
+        )
+        if connections is not None and values.size:
+            points[connections] = float(values.mean())
+            used.append((name, target))
+    if len(points) < 3:
+        _need("needs three scenarios tagged `sweep-connections` with different `connections` (`--profile full`)")
+    x, y = np.array(sorted(points)), np.array([points[c] for c in sorted(points)])
+    slope, intercept = np.polyfit(x, y, 1)
+    rise = abs(slope) * (x[-1] - x[0])
+    residual = float(np.abs(y - (slope * x + intercept)).max() / rise) if rise else 0.0
+    words = (
+        f"{slope * 1024:.1f} KiB per connection over {x[0]}..{x[-1]} connections, "
+        f"largest residual {residual:.1%} of the rise"
+    )
+    return Finding(words, _word(residual < 0.10), evidence.names(*used))
+
+
+def _mostly_io(evidence: Evidence) -> Finding:
+    def share(facts: Facts) -> float | None:
+        cpu, wall = facts.value("cpu_us_per_request"), _extra("wall_mean_ms")(facts)
+        return None if cpu is None or not wall else cpu / 1000 / wall
+
+    return _every(
+        evidence,
+        evidence.engine("sherpa"),
+        share,
+        lambda span: _under(span, 0.5),
+        lambda span: f"{span.mean:.1%} of a request's wall time on the CPU",
+        "needs CPU samples and request rows in two rounds or more",
+    )
+
+
+def _memory_higher_and_stable(evidence: Evidence) -> Finding:
+    olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in evidence.ordinary(olla):
+        idle = evidence.ratio(name, olla, sherpa, _metric("rss_idle_mib"))
+        growth = evidence.span(name, olla, _extra("rss_growth"))
+        if idle is None or growth is None:
+            continue
+        parts.append(f"{name}: idle {idle.mean - 1:+.1%} against sherpa, growth under load {growth.mean:+.1%}")
+        verdicts += [_over(idle, 1), _under(growth, 0.10)]
+        used += [(name, olla), (name, sherpa)]
+    if not parts:
+        _need("needs memory samples before and during load for both engines in two rounds or more")
+    return _found("; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _gc_reduced(evidence: Evidence) -> Finding:
+    scenarios = evidence.tagged("gc-load")
+    if not scenarios:
+        _need("needs a scenario tagged `gc-load`: equal high load, equal GC settings, a declared ballast")
+    olla = evidence.engine("olla")
+    off = evidence.variants(olla, "pools.contexts") or evidence.variants(olla, "pools.buffers")
+    against = off[0].name if off else evidence.engine("sherpa")
+    what = "pools on against off" if off else f"engine against engine ({olla} against {against}), not pooling alone"
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in scenarios:
+        said = []
+        for metric in ("gc_count", "gc_total_ms", "gc_max_ms"):
+            span = evidence.ratio(name, olla, against, _metric(metric))
+            if span is None:
+                ours, theirs = (evidence.values(name, t, _metric(metric)) for t in (olla, against))
+                if ours.size and theirs.size and theirs.mean() > 0:
+                    said.append(f"{metric} {ours.mean():.3g} against {theirs.mean():.3g}")
+                    if metric == "gc_total_ms":
+                        # A round without any pause has no ratio; none at all is a reduction of 100 %.
+                        verdicts.append(_word(bool(ours.mean() <= 0.4 * theirs.mean())))
+                continue
+            said.append(f"{metric} {_change(span)}")
+            if metric == "gc_total_ms":
+                verdicts.append(_under(span, 0.4))
+        if said:
+            parts.append(f"{name}: " + ", ".join(said))
+            used += [(name, olla), (name, against)]
+    if not verdicts:
+        _need("no collection happened in either target, or no recorder ran; needs a higher load or a larger ballast")
+    return _found(f"{what}: " + "; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _healthy_p99(evidence: Evidence, fault: str) -> Reader:
+    """p99 of time to first byte at the endpoints that the fault scenario leaves healthy."""
+    faulty = {one.endpoint for one in evidence.scenario(fault).faults}
+
+    def read(facts: Facts) -> float | None:
+        if facts.requests is None:
+            return _extra("healthy_ttft_p99_ms")(facts)
+        healthy = ~np.isin(facts.requests.endpoint.astype(str), list(faulty))
+        values = facts.requests.ttft_ms[healthy & ~np.isnan(facts.requests.ttft_ms)]
+        return float(np.percentile(values, 99)) if enough(values.size, 99) else None
+
+    return read
+
+
+def _isolation(evidence: Evidence) -> Finding:
+    olla = evidence.engine("olla")
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in evidence.tagged("slow-endpoint"):
+        twin = evidence.scenario(name).healthy
+        pairs = evidence.pairs((name, olla), (twin, olla), _healthy_p99(evidence, name)) if twin else []
+        span = _ratio_span(pairs)
+        if span is not None:
+            parts.append(f"{name}: healthy endpoints' p99 {_change(span)}")
+            verdicts.append(_under(span, 1.10))
+            used += [(name, olla), (twin, olla)]
+    if not parts:
+        _need(
+            "needs a scenario tagged `slow-endpoint` with its `faults`, and its twin without them named as `healthy`, "
+            "with 1,000 requests or more to the healthy endpoints in each run"
+        )
+    return _found("; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _fails_fast(evidence: Evidence) -> Finding:
+    olla = evidence.engine("olla")
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in evidence.tagged("failing-endpoint"):
+        opened = evidence.values(name, olla, _extra("breaker_failures_before_open"))
+        lasted = evidence.values(name, olla, _extra("breaker_open_for_s"))
+        if not opened.size or not lasted.size:
+            continue
+        lost = evidence.values(name, olla, _extra("lost_requests"))
+        cascade = f", {lost.max():.0f} requests lost at most" if lost.size else ""
+        parts.append(f"{name}: open after {opened.max():.0f} failures for {lasted.mean():.1f} s{cascade}")
+        verdicts.append(_word(bool(opened.max() <= 5 and abs(lasted - 30).max() <= 1.0)))
+        used.append((name, olla))
+    if not parts:
+        _need(
+            "needs a scenario tagged `failing-endpoint` longer than 30 s whose runs carry "
+            "`breaker_failures_before_open` and `breaker_open_for_s` in their summary"
+        )
+    return _found("; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _buffers(evidence: Evidence) -> Finding:
+    olla = evidence.engine("olla")
+    small = [t for t in evidence.variants(olla, "buffer_size") if t.switches.get("proxy.buffer_size") == 8192]
+    if not small:
+        _need("needs a variant of olla with `proxy.buffer_size: 8192` in a scenario tagged `large-response`")
+    other = small[0].name
+
+    def mib_per_second(facts: Facts) -> float | None:
+        cpu = facts.value("cpu_us_per_mib")
+        return None if not cpu else 1e6 / cpu
+
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in evidence.tagged("large-response"):
+        span = evidence.ratio(name, olla, other, mib_per_second)
+        if span is not None:
+            parts.append(f"{name}: MiB per CPU second at 64 against 8 KiB {_change(span)}")
+            verdicts.append(_over(span, 1.03))
+            used += [(name, olla), (name, other)]
+    if not parts:
+        _need("needs a scenario tagged `large-response` run with both buffer sizes, two rounds or more")
+    return _found("; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _flushing(evidence: Evidence) -> Finding:
+    olla = evidence.engine("olla")
+    every = [t for t in evidence.variants(olla, "flush.policy") if "every-read" in map(str, t.switches.values())]
+    if not every:
+        _need("needs a variant of olla with `proxy.flush.policy: every-read` in a streaming scenario")
+    other = every[0].name
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in evidence.ordinary(olla):
+        later = evidence.difference(name, olla, other, _metric("transit_event_p99_us"))
+        writes = evidence.ratio(name, olla, other, _extra("writes_per_mib"))
+        counted = "writes"
+        if writes is None:
+            writes, counted = evidence.ratio(name, olla, other, _extra("reads_per_mib")), "reads at the client"
+        if later is None or writes is None:
+            continue
+        parts.append(
+            f"{name}: event transit p99 {later.mean / 1000:+.2f} ms against every-read, "
+            f"{counted} per MiB {writes.mean - 1:+.1%}"
+        )
+        verdicts += [_under(later, 1000), _under(writes, 1.0)]
+        used += [(name, olla), (name, other)]
+    if not parts:
+        _need("needs event rows of both flush policies in a streaming scenario, two rounds or more")
+    return _found("; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _prewarm(evidence: Evidence) -> Finding:
+    olla = evidence.engine("olla")
+    warmed = evidence.variants(olla, "pools.prewarm")
+    if not warmed:
+        _need("needs a variant of olla with `proxy.pools.prewarm` in a scenario tagged `cold-start`")
+    other = warmed[0].name
+
+    def first_second(facts: Facts) -> float | None:
+        if facts.requests is None:
+            return _extra("first_second_p99_ms")(facts)
+        early = facts.requests.sent_to_end_ms[facts.requests.at_s < 1.0]
+        # A single second seldom holds the 1,000 requests of an honest p99: the rounds carry the interval instead.
+        return float(np.percentile(early, 99)) if early.size >= 100 else None
+
+    parts: list[str] = []
+    verdicts: list[ClaimWord] = []
+    used: list[tuple[str, str]] = []
+    for name in evidence.tagged("cold-start"):
+        span = evidence.ratio(name, other, olla, first_second)
+        if span is not None:
+            parts.append(f"{name}: first-second p99 with prewarm {_change(span)}")
+            verdicts.append(_under(span, 1.0))
+            used += [(name, other), (name, olla)]
+    if not parts:
+        _need("needs a scenario tagged `cold-start` with 100 requests or more in its first second")
+    return _found("; ".join(parts), _all(verdicts), evidence.names(*used))
+
+
+def _ten_endpoints(evidence: Evidence) -> Finding:
+    olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
+    better: dict[int, bool] = {}
+    parts, used = [], []
+    for name in evidence.tagged("sweep-endpoints"):
+        scenario = evidence.scenario(name)
+        span = evidence.ratio(name, olla, sherpa, _metric(scenario.primaries()[1]))
+        if span is not None and scenario.endpoints is not None:
+            better[scenario.endpoints] = span.high < 0.97
+            parts.append(f"{scenario.endpoints} endpoints: olla's CPU {span.mean - 1:+.0%}")
+            used += [(name, olla), (name, sherpa)]
+    if not (any(n < 10 for n in better) and any(n >= 10 for n in better)):
+        _need("needs scenarios tagged `sweep-endpoints` below and above 10 endpoints, e.g. 2, 10 and 50")
+    few, many = ([won for n, won in better.items() if (n >= 10) is above] for above in (False, True))
+    words = "; ".join(parts)
+    if all(few):
+        words += "; olla costs less at every number of endpoints: no break-even at 10"
+    return Finding(words, _word(all(many) and not any(few)), evidence.names(*used))
+
+
+def _buffer_delays_first_token(evidence: Evidence) -> Finding:
+    return _every(
+        evidence,
+        evidence.engine("olla"),
+        _metric("added_p50_us"),
+        lambda span: _over(span, 75_000),
+        lambda span: f"first bytes {span.mean / 1000:.2f} ms later with 64 KiB buffers",
+        "needs two rounds or more of olla with its 64 KiB buffers at a fixed rate",
+    )
+
+
+def _ten_times(evidence: Evidence) -> Finding:
+    olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
+    for name in evidence.tagged("saturation"):
+        spans = [evidence.span(name, target, _metric("goodput_rps")) for target in (sherpa, olla)]
+        if all(spans):
+            found = [span for span in spans if span is not None]
+            near = all(
+                published / 2 <= span.mean <= published * 2
+                for span, published in zip(found, (1000, 10_000), strict=True)
+            )
+            words = f"{name}: sherpa {found[0].mean:,.0f} req/s, olla {found[1].mean:,.0f} req/s"
+            return Finding(words, _word(near), evidence.names((name, sherpa), (name, olla)))
+    _need("needs a scenario tagged `saturation` with both engines, two rounds or more")
+
+
+def _cost_per_request(evidence: Evidence) -> Finding:
+    olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
+    for name in evidence.ordinary(olla):
+        ratio = evidence.ratio(name, olla, sherpa, _metric("cpu_us_per_request"))
+        if ratio is not None and evidence.scenario(name).kind == "request":
+            ours, theirs = (evidence.values(name, t, _metric("cpu_us_per_request")).mean() for t in (sherpa, olla))
+            words = (
+                f"{name}: sherpa {ours:.1f} us, olla {theirs:.1f} us of CPU per request, "
+                f"ratio {ratio.mean:.2f} (95 % CI {ratio.low:.2f}..{ratio.high:.2f}) against 0.85 published"
+            )
+            near = ratio.high >= 0.85 * 0.9 and ratio.low <= 0.85 * 1.1
+            return Finding(words, _word(near), evidence.names((name, sherpa), (name, olla)))
+    _need("needs a non-streaming scenario at a fixed rate with both engines, two rounds or more")
+
+
+_SEED: Final = "the product's engine guide"
+_PUBLISHED: Final = "published elsewhere for the product"
+
+CLAIMS: Final[tuple[Claim, ...]] = (
+    Claim(
+        "C1", "Sherpa typically adds less than 1 ms", f"{_SEED}, Sherpa: Performance Characteristics",
+        "added_p50_us of sherpa: 95 % interval below 1,000 us in every scenario at a fixed rate without faults",
+        _typically_under_1ms,
+    ),
+    Claim(
+        "C2", "Sherpa handles 5,000-10,000 req/s comfortably", f"{_SEED}, Sherpa: Performance Characteristics",
+        "goodput_rps of sherpa at saturation: 95 % interval above 5,000 in its best scenario",
+        _rate("sherpa", 5_000),
+    ),
+    Claim(
+        "C3", "Sherpa's memory is stable and grows linearly with connections",
+        f"{_SEED}, Sherpa: Performance Characteristics",
+        "rss_peak_mib over three or more `connections`: largest residual of a straight line under 10 % of its rise",
+        _memory_linear,
+    ),
+    Claim(
+        "C4", "Sherpa: most time is spent in I/O", f"{_SEED}, Sherpa: Performance Characteristics",
+        "CPU per request / mean wall time of a request: 95 % interval below 50 % in every scenario at a fixed rate",
+        _mostly_io,
+    ),
+    Claim(
+        "C5", "Olla adds less than a millisecond in most cases", f"{_SEED}, Olla: Performance Characteristics",
+        "share of requests with added time under 1 ms: interval at 90 % or above in every scenario at a fixed rate",
+        _mostly_under_1ms,
+    ),
+    Claim(
+        "C6", "Olla handles 20,000-50,000 req/s", f"{_SEED}, Olla: Performance Characteristics",
+        "goodput_rps of olla at saturation: 95 % interval above 20,000 in its best scenario",
+        _rate("olla", 20_000),
+    ),
+    Claim(
+        "C7", "Olla's memory: higher baseline, stable under load", f"{_SEED}, Olla: Performance Characteristics",
+        "rss_idle_mib of olla above sherpa's, and RSS of the window's second half less than 10 % above its first half",
+        _memory_higher_and_stable,
+    ),
+    Claim(
+        "C8", "Pooling reduces GC pauses by 60-80 % under high load", f"{_SEED}, Olla: Object Pooling",
+        "gc_total_ms at equal load and GC settings, pools on / off (else olla / sherpa): 95 % interval at 0.4 or below",
+        _gc_reduced,
+    ),
+    Claim(
+        "C9", "Per-endpoint pools keep a slow endpoint from affecting fast ones", f"{_SEED}, Olla: Connection Pooling",
+        "p99 of time to first byte at healthy endpoints, one slow / none slow: 95 % interval at 1.10 or below",
+        _isolation,
+    ),
+    Claim(
+        "C10", "After 5 failures an endpoint is open for 30 s; requests fail fast, cascades are prevented",
+        f"{_SEED}, Olla: Circuit Breakers",
+        "at most 5 failures before the breaker opens, open for 30 +- 1 s, in every run",
+        _fails_fast,
+    ),
+    Claim(
+        "C11", "64 KB against 8 KB buffers: more throughput for large responses", f"{_SEED}, Quick Comparison",
+        "MiB per CPU second of olla with 64 / 8 KiB buffers on large responses: 95 % interval above 1.03",
+        _buffers,
+    ),
+    Claim(
+        "C12", "Adaptive flushing keeps tokens prompt while cutting flushes", f"{_SEED}, Olla: Optimised Streaming",
+        "event transit p99 at most 1 ms above every-read, and fewer writes per MiB, in every streaming scenario",
+        _flushing,
+    ),
+    Claim(
+        "C13", "Pre-warmed pools help predictable traffic", f"{_SEED}, Performance Tuning",
+        "p99 of the first second after a cold start, with / without prewarm: 95 % interval below 1",
+        _prewarm,
+    ),
+    Claim(
+        "C14", "Choose Sherpa below 10 endpoints and moderate traffic, Olla above", f"{_SEED}, When to Use",
+        "CPU per unit, olla / sherpa: below 0.97 from 10 endpoints on and not below it under 10",
+        _ten_endpoints,
+    ),
+    Claim(
+        "P1", "First token by buffer size: 2 KB about 5 ms, 64 KB about 150 ms", _PUBLISHED,
+        "added_p50_us of olla with 64 KiB buffers at least half of 150 ms in every scenario at a fixed rate",
+        _buffer_delays_first_token,
+    ),
+    Claim(
+        "P2", "About 1,000 req/s (Sherpa) against about 10,000 req/s (Olla)", _PUBLISHED,
+        "goodput_rps at saturation within a factor of two of both figures",
+        _ten_times,
+    ),
+    Claim(
+        "P3", "115.6 (Sherpa) against 98.5 (Olla) microseconds per request", _PUBLISHED,
+        "the 95 % interval of CPU per request, olla / sherpa, reaches within 10 % of 0.85",
+        _cost_per_request,
+    ),
+)  # fmt: skip
+
+
+def ledger(campaign: Campaign, comparison: Comparison) -> tuple[Judged, ...]:
+    """Every claim with what this campaign says of it."""
+    evidence = Evidence(campaign, comparison)
+    judged = []
+    for claim in CLAIMS:
+        try:
+            judged.append(Judged(claim, claim.judge(evidence)))
+        except _Untestable as exc:
+            judged.append(Judged(claim, Finding(str(exc), "not-testable")))
+    return tuple(judged)

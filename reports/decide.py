@@ -1,0 +1,360 @@
+"""From verdicts to a decision: which engine, because of what, unless what.
+
+The rule is written down here and nowhere else:
+
+1. An engine that answers fewer requests rightly (goodput or errors `slower`) is out.
+2. Otherwise the engine with a `faster` primary and no `slower` one is recommended.
+3. Where each wins something, there is no general answer: the reasons say which workload wants which engine.
+4. Where every primary is `equivalent`, the simpler engine (Sherpa) is recommended: a tie is no reason for complexity.
+5. Where the campaign cannot tell, it says so and recommends nothing.
+
+`choose` answers for one deployment by a cost model fitted to stored campaigns, only inside the range they measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from reports.compare import Comparison, Row, estimate
+from reports.schema import ENGINES, METRICS, Scenario
+from reports.store import Campaign
+from reports.words import display, number, sentence
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+NEGLIGIBLE_CORE: Final = 0.05
+"""A saving below this share of one core changes nobody's bill: under it, simplicity decides."""
+COMFORT: Final = 0.7
+"""Share of its core a worker is planned for; above it queues grow steeply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """An engine or None, the reasons, and when the opposite is right."""
+
+    engine: str | None
+    because: tuple[str, ...]
+    unless: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------- recommendation
+def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
+    """The engine this campaign speaks for, by the rule above."""
+    names = {str(t.engine): t.name for t in campaign.header.targets if t.kind == "engine" and t.engine}
+    if not all(engine in names for engine in ENGINES):
+        missing = " and ".join(engine for engine in ENGINES if engine not in names)
+        return Recommendation(None, (f"the campaign did not compare both engines: {missing} is missing",), ())
+    if comparison.baseline not in names.values():
+        said = f"the baseline is {comparison.baseline}; engines are recommended against each other only"
+        return Recommendation(None, (said,), ("repeat the report with --baseline sherpa",))
+    baseline = "sherpa" if comparison.baseline == names["sherpa"] else "olla"
+    other = "olla" if baseline == "sherpa" else "sherpa"
+    rows = [row for row in comparison.rows if row.candidate.target == names[other]]
+    primaries = [row for row in rows if row.primary]
+    service = [row for row in rows if row.metric in ("goodput_rps", "error_ratio")]
+    broken = [row for row in service if row.verdict == "slower"]
+    rescued = [row for row in service if row.verdict == "faster"]
+    won = [row for row in primaries if row.verdict == "faster"]
+    lost = [row for row in primaries if row.verdict == "slower"]
+    if broken and not rescued:
+        return Recommendation(baseline, tuple(map(_reason, broken)), ())
+    if rescued and not broken:
+        return Recommendation(other, tuple(map(_reason, rescued + won)), _unless(campaign, comparison, other, lost))
+    if won and not lost:
+        return Recommendation(other, tuple(map(_reason, won)), _unless(campaign, comparison, other, lost))
+    if lost and not won:
+        return Recommendation(baseline, tuple(map(_reason, lost)), _unless(campaign, comparison, baseline, won))
+    if won and lost:
+        because = [f"each engine wins something: {_reason(row)}" for row in won + lost]
+        return Recommendation(
+            None, tuple(because), ("your workload is like one of the scenarios above: take its winner",)
+        )
+    if primaries and all(row.verdict == "equivalent" for row in primaries):
+        tie = ("every primary metric is equivalent, and Sherpa is the simpler engine",)
+        return Recommendation("sherpa", tie, ("you need circuit breakers or per-endpoint pools",))
+    return Recommendation(
+        None, ("no primary metric of this campaign decides between the engines",), ("repeat with more rounds",)
+    )
+
+
+def _reason(row: Row) -> str:
+    return f"{row.scenario}: {sentence(row)}"
+
+
+def _unless(campaign: Campaign, comparison: Comparison, engine: str, against: Iterable[Row]) -> tuple[str, ...]:
+    said = [f"{_reason(row)} matters more to you" for row in against]
+    if engine != "olla":
+        return tuple(said)
+    for name, scenario in campaign.header.scenarios.items():
+        load = _measured_load(comparison, name, scenario, campaign)
+        if load is not None:
+            said.append(load)
+            break
+    said.append("you value code that is read in an hour above what is measured here: Sherpa is the simpler engine")
+    return tuple(said)
+
+
+def _measured_load(comparison: Comparison, name: str, scenario: Scenario, campaign: Campaign) -> str | None:
+    """What both engines use at the measured rate; below it nothing is made up: CPU per request is not constant."""
+    shares = []
+    for engine in ENGINES:
+        target = next((t.name for t in campaign.header.targets if t.kind == "engine" and t.engine == engine), "")
+        used = [f.extras.get("utilisation") for f in comparison.valid.get((name, target), ())]
+        known = [float(share) for share in used if isinstance(share, int | float)]
+        if not known:
+            return None
+        shares.append(sum(known) / len(known))
+    if scenario.rate_rps is None or shares[0] - shares[1] <= 0:
+        return None
+    small = shares[0] - shares[1] < NEGLIGIBLE_CORE
+    return (
+        f"your load stays near or under that of {name} ({scenario.rate_rps:g} req/s), where Sherpa uses "
+        f"{shares[0]:.0%} of one core and Olla {shares[1]:.0%}: "
+        f"{'a difference nobody is billed for' if small else 'one core carries either'}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ choose
+class OutsideRange(Exception):
+    """The question lies outside of what was measured; the text says where the range ends and what to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What somebody wants to run."""
+
+    rate_rps: float
+    endpoints: int
+    streams: int | None = None
+    """Streams open at once."""
+    tokens: float | None = None
+    """Output tokens (events) per request; None: plain replies."""
+    slo: Mapping[str, float] | None = None
+    """Metric id -> the value it must not exceed (fall under, where higher is better)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured place of the cost model: an engine in a scenario, means over its valid rounds."""
+
+    campaign: str
+    scenario: str
+    rate_rps: float
+    events: float
+    endpoints: int
+    cpu_us_per_request: float
+    spread: float
+    """Relative half-width of its 95 % interval over rounds."""
+    utilisation: float
+    rss_idle_mib: float | None
+    kib_per_stream: float | None
+    active_peak: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an engine is expected to need."""
+
+    engine: str
+    cores: float
+    error: float
+    """Relative: the larger of the fit's worst residual and the points' own spread."""
+    workers: int
+    memory_mib: float | None
+    meets_slo: bool | None
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The answer of `choose`."""
+
+    engine: str
+    because: tuple[str, ...]
+    costs: tuple[Cost, ...]
+    break_even_rps: float | None
+    """Rate at which Olla saves NEGLIGIBLE_CORE of a core; None where the fitted costs do not differ."""
+    break_even_measured: bool
+    """Whether that rate lies inside the measured range; otherwise it is an extrapolation and said to be one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `choose --json`."""
+        return {
+            "engine": self.engine,
+            "because": list(self.because),
+            "break_even_rps": self.break_even_rps,
+            "break_even_measured": self.break_even_measured,
+            "costs": [
+                {
+                    "engine": cost.engine,
+                    "cores": cost.cores,
+                    "error": cost.error,
+                    "workers": cost.workers,
+                    "memory_mib": cost.memory_mib,
+                    "meets_slo": cost.meets_slo,
+                    "evidence": list(cost.evidence),
+                }
+                for cost in self.costs
+            ],
+        }
+
+
+def points_of(campaign: Campaign, comparison: Comparison) -> dict[str, list[Point]]:
+    """The cost model's points of one campaign, by engine: scenarios at a fixed rate without faults."""
+    points: dict[str, list[Point]] = {engine: [] for engine in ENGINES}
+    engines = {t.name: t.engine for t in campaign.header.targets if t.kind == "engine" and t.engine in ENGINES}
+    for (name, target), runs in comparison.valid.items():
+        scenario, engine = campaign.scenario(name), engines.get(target)
+        if engine is None or scenario.loop != "open" or scenario.faults or scenario.rate_rps is None or not runs:
+            continue
+
+        def mean(metric: str, rounds: Sequence[Any] = runs) -> float | None:
+            known = [value for value in (facts.value(metric) for facts in rounds) if value is not None]
+            return sum(known) / len(known) if known else None
+
+        def extra(key: str, rounds: Sequence[Any] = runs) -> float:
+            known = [float(f.extras[key]) for f in rounds if isinstance(f.extras.get(key), int | float)]
+            return sum(known) / len(known) if known else 0.0
+
+        costs = comparison.values(name, "cpu_us_per_request", target)
+        if not costs.size:
+            continue
+        found = estimate(costs)
+        points[engine].append(
+            Point(
+                campaign=campaign.header.id,
+                scenario=name,
+                rate_rps=scenario.rate_rps,
+                events=float(scenario.events_per_request or 0) if scenario.kind == "stream" else 0.0,
+                endpoints=scenario.endpoints or 1,
+                cpu_us_per_request=found.mean,
+                spread=(found.half_width or 0.0) / found.mean,
+                utilisation=extra("utilisation"),
+                rss_idle_mib=mean("rss_idle_mib"),
+                kib_per_stream=mean("rss_kib_per_stream"),
+                active_peak=extra("active_peak"),
+                metrics={metric: value for metric in METRICS if (value := mean(metric)) is not None},
+            )
+        )
+    return points
+
+
+def choose(points: Mapping[str, Sequence[Point]], wanted: Deployment) -> Advice:
+    """The engine for a deployment, from measured points. OutsideRange where they do not reach it."""
+    for engine in ENGINES:
+        if not points.get(engine):
+            raise OutsideRange(f"no campaign measured {engine} at a fixed rate; run: proxy-engines compare")
+        _check_range(points[engine], wanted)
+    fits = {engine: _fit(points[engine]) for engine in ENGINES}
+    costs = tuple(_cost(engine, points[engine], fits[engine], wanted) for engine in ENGINES)
+    sherpa, olla = costs
+    saved = sherpa.cores - olla.cores
+    each = saved / wanted.rate_rps if wanted.rate_rps else 0.0
+    break_even = NEGLIGIBLE_CORE / each if each > 0 else None
+    top = max(point.rate_rps for point in points["olla"])
+    unsure = sherpa.cores * sherpa.error + olla.cores * olla.error
+    because = [_cost_words(cost) for cost in costs]
+    if olla.meets_slo is False and sherpa.meets_slo is not False:
+        engine, why = "sherpa", "only Sherpa meets the stated limits"
+    elif sherpa.meets_slo is False and olla.meets_slo is not False:
+        engine, why = "olla", "only Olla meets the stated limits"
+    elif saved > max(NEGLIGIBLE_CORE, unsure):
+        engine, why = "olla", f"Olla saves {saved:.2f} of a core at this load"
+    elif sherpa.workers > olla.workers:
+        engine, why = "olla", f"Sherpa needs {sherpa.workers} workers where Olla needs {olla.workers}"
+    else:
+        engine = "sherpa"
+        why = f"Olla would save {max(saved, 0.0):.2f} of a core (+-{unsure:.2f}): not worth its complexity"
+    return Advice(engine, (why, *because), costs, break_even, break_even is not None and break_even <= top)
+
+
+def _check_range(points: Sequence[Point], wanted: Deployment) -> None:
+    def inside(name: str, value: float, known: Iterable[float], lowest: float | None = None) -> None:
+        values = list(known)
+        low, high = (min(values) if lowest is None else lowest), max(values)
+        if not low <= value <= high:
+            raise OutsideRange(
+                f"{name} {value:g} is outside the measured range {low:g}..{high:g}; "
+                f"measure it first: proxy-engines compare with a scenario at {name} {value:g}"
+            )
+
+    streams = [point for point in points if point.events > 0]
+    if wanted.tokens is None and (wanted.streams is None):
+        # Plain replies: the cost of a request is known from request scenarios alone.
+        inside("--rate", wanted.rate_rps, (p.rate_rps for p in points), lowest=0.0)
+    else:
+        if not streams:
+            raise OutsideRange("no streaming scenario was measured; run: proxy-engines compare --scenarios chat-stream")
+        inside("--rate", wanted.rate_rps, (p.rate_rps for p in points), lowest=0.0)
+    if wanted.tokens is not None:
+        inside("--tokens", wanted.tokens, (p.events for p in points))
+    if wanted.streams is not None:
+        inside("--streams", wanted.streams, (p.active_peak for p in streams), lowest=0.0)
+    inside("--endpoints", wanted.endpoints, (p.endpoints for p in points))
+
+
+def _fit(points: Sequence[Point]) -> tuple[float, float, float]:
+    """(us per request, us per event, worst relative residual), by non-negative least squares on relative errors."""
+    y = np.array([point.cpu_us_per_request for point in points])
+    events = np.array([point.events for point in points])
+    columns = [np.ones(y.size)] + ([events] if np.unique(events).size > 1 else [])
+    design = np.column_stack(columns) / y[:, None]
+    found, _ = optimize.nnls(design, np.ones(y.size))
+    residual = float(np.abs(design @ found - 1).max())
+    per_event = float(found[1]) if found.size > 1 else 0.0
+    return float(found[0]), per_event, residual
+
+
+def _cost(engine: str, points: Sequence[Point], fit: tuple[float, float, float], wanted: Deployment) -> Cost:
+    per_request, per_event, residual = fit
+    cores = wanted.rate_rps * (per_request + per_event * (wanted.tokens or 0.0)) / 1e6
+    workers = max(1, math.ceil(cores / COMFORT))
+    idle = [point.rss_idle_mib for point in points if point.rss_idle_mib is not None]
+    each = [point.kib_per_stream for point in points if point.kib_per_stream is not None]
+    memory = workers * max(idle) if idle else None
+    if memory is not None and wanted.streams:
+        memory = memory + wanted.streams * max(each) / 1024 if each else None
+    return Cost(
+        engine,
+        cores,
+        max(residual, max(point.spread for point in points)),
+        workers,
+        memory,
+        _meets(points, wanted),
+        tuple(f"{point.campaign}/{point.scenario} at {point.utilisation:.0%} of a core" for point in points),
+    )
+
+
+def _meets(points: Sequence[Point], wanted: Deployment) -> bool | None:
+    """Whether the measured values at the next higher rate keep every stated limit; None without limits."""
+    if not wanted.slo:
+        return None
+    kind = [p for p in points if (p.events > 0) == (wanted.tokens is not None)] or list(points)
+    nearest = min(
+        (p for p in kind if p.rate_rps >= wanted.rate_rps), key=lambda p: p.rate_rps, default=max(kind, key=_rate)
+    )
+    for metric, limit in wanted.slo.items():
+        value = nearest.metrics.get(metric)
+        if value is None:
+            raise OutsideRange(f"--slo {metric}: not measured in {nearest.scenario}; measure a scenario that has it")
+        if (value < limit) if METRICS[metric].higher_is_better else (value > limit):
+            return False
+    return True
+
+
+def _rate(point: Point) -> float:
+    return point.rate_rps
+
+
+def _cost_words(cost: Cost) -> str:
+    memory = "" if cost.memory_mib is None else f", {number(cost.memory_mib)} {display('MiB')}"
+    workers = f"{cost.workers} worker{'' if cost.workers == 1 else 's'}"
+    return f"{cost.engine.capitalize()}: {cost.cores:.2f} cores (+-{cost.error:.0%}), {workers}{memory}"

@@ -1,0 +1,114 @@
+"""The fixed words of every report: verdict sentences, units, digits. One home, so that no page says it differently.
+
+`Olla is faster: CPU per request -78 % (95 % CI -79..-77), 6 rounds` · `Equivalent within 5 %: ...` ·
+`Too noisy to tell: ... effects under 12 % are not visible here` · `Void: ...` · `Not measured: ...`.
+Never `faster` with an interval that crosses 1, never a bare percentage, never a rank by mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from reports.compare import Row, margin
+from reports.schema import ENGINES
+
+
+def display(unit: str) -> str:
+    """A unit as people write it."""
+    return {"us": "µs", "ratio": "", "count": ""}.get(unit, unit)
+
+
+def number(value: float) -> str:
+    """Three honest digits, thousands separated."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100 or value == 0:
+        return f"{value:.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A signed change in percent: `-78 %`, `+0.4 %`; above tenfold as a factor."""
+    if share >= 9:
+        return f"×{number(share + 1)}"
+    points = share * 100
+    if abs(points) < 0.05:
+        return "0 %"
+    return f"{points:+.0f} %" if abs(points) >= 9.95 else f"{points:+.1f} %"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of shares in percent, short: `-79..-77`."""
+    if high >= 9:
+        return f"×{number(low + 1)}..×{number(high + 1)}"
+    digits = 0 if min(abs(low), abs(high)) >= 0.0995 and high - low >= 0.01 else 1
+    return f"{low * 100:+.{digits}f}..{high * 100:+.{digits}f}"
+
+
+def change(row: Row) -> str:
+    """The row's effect with its interval: `-78 % (95 % CI -79..-77)`; empty where there is none."""
+    effect = row.effect
+    if effect is None:
+        return ""
+    if row.basis == "ratio":
+        return f"{percent(effect[0])} (95 % CI {interval(effect[1], effect[2])})"
+    unit = display(row.spec.unit)
+    numbers = [f"{'+' if value > 0 else ''}{number(value)}" for value in effect]
+    return f"{numbers[0]} {unit}".rstrip() + f" (95 % CI {numbers[1]}..{numbers[2]})"
+
+
+def sentence(row: Row) -> str:
+    """The verdict of a row in the fixed words of the report. Never a bare percentage."""
+    rounds = f"{row.rounds} round{'' if row.rounds == 1 else 's'}"
+    label = row.spec.label
+    label = label if label.isupper() or label.split()[0].isupper() else label[0].lower() + label[1:]
+    name = title(row.candidate.target)
+    better, worse = row.spec.words
+    match row.verdict:
+        case "faster":
+            return f"{name} is {better}: {label} {change(row)}, {rounds}"
+        case "slower":
+            return f"{name} is {worse}: {label} {change(row)}, {rounds}"
+        case "equivalent":
+            return f"Equivalent within {_margin(row)}: {label} {change(row)}, {rounds}"
+        case "too-noisy":
+            return f"Too noisy to tell: {label}, {row.reason}"
+        case "void":
+            return f"Void: {row.reason}"
+        case _:
+            return f"Not measured: {label}, {row.reason}"
+
+
+def _margin(row: Row) -> str:
+    allowed = margin(row)
+    if row.basis == "ratio":
+        return f"{allowed * 100:g} %"
+    return f"{number(allowed)} {display(row.spec.unit)}".rstrip()
+
+
+def title(target: str) -> str:
+    """An engine's name as a proper noun; other targets as they are written."""
+    return target.capitalize() if target in ENGINES else target
+
+
+def headline(rows: Sequence[Row]) -> Row | None:
+    """The row that answers a use case: the strongest decided primary, CPU first; else the first primary."""
+    primaries = [row for row in rows if row.primary]
+    order = {"cpu": 0, "latency": 1, "throughput": 2}
+    decided = [row for row in primaries if row.verdict in ("faster", "slower")]
+    worse_service = [row for row in decided if row.verdict == "slower" and row.spec.family == "throughput"]
+    if worse_service:
+        return worse_service[0]
+    for words in (("faster", "slower"), ("equivalent",), ("too-noisy",), ("void",), ("not-measured",)):
+        found = sorted((r for r in primaries if r.verdict in words), key=lambda r: order.get(r.spec.family, 3))
+        if found:
+            return found[0]
+    return None
