@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from proxy import config, worker
-from proxy.control import logs
-from proxy.control.listen import CannotListen, listen, url_of
-from proxy.engines import ENGINES
+from proxy import config, supervisor, worker
+from proxy.control import effective, logs
+from proxy.control.listen import CannotListen, listen, listen_again, url_of
+from proxy.engines import ENGINES, UNUSED_KEYS
+
+log = logging.getLogger("proxy.serve")
 
 USAGE, BAD_CONFIG, UNAVAILABLE, INTERNAL, INTERRUPTED = 64, 65, 69, 70, 130
 
@@ -30,10 +33,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `python -m proxy`."""
     top = _Parser(prog="proxy", description="An LLM proxy with two engines.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="serve")
+    # What the supervisor starts; not for people, so without help.
+    verbs.add_parser("worker").add_argument("channel", type=int)
     serve = verbs.add_parser("serve", help="run an engine", description="Run an engine until SIGTERM or Ctrl-C.")
     serve.add_argument("--config", required=True, metavar="FILE", help="the YAML config file")
     serve.add_argument("--engine", choices=list(ENGINES), help="instead of proxy.engine")
     serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="instead of server.port; 0 takes a free one")
+    serve.add_argument("--admin-port", type=_whole(0, 65535), metavar="N", help="instead of admin.port")
     serve.add_argument("--workers", type=_whole(1, 256), metavar="N", help="instead of server.workers")
     serve.add_argument("--debug", action="store_true", help="debug logs, and tracebacks of internal errors")
     only = serve.add_mutually_exclusive_group()
@@ -46,32 +52,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parser().parse_args(argv)
     try:
-        return _serve(args)
+        return worker.run_supervised(args.channel) if args.verb == "worker" else _serve(args)
     except config.ConfigError as exc:
         return _fail(str(exc), BAD_CONFIG)
     except (CannotListen, worker.MissingPart) as exc:
         return _fail(str(exc), UNAVAILABLE)
+    except supervisor.WorkerFailed as exc:
+        return _fail(str(exc), exc.code if exc.code > 0 else INTERNAL)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:
-        if args.debug:
+        if args.verb == "worker" or args.debug:
             raise
         return _fail(f"internal error: {type(exc).__name__}: {exc} (--debug shows where)", INTERNAL)
 
 
 def _serve(args: argparse.Namespace) -> int:
     loaded = config.load(args.config, _overrides(args))
+    settings = loaded.config
+    unused = UNUSED_KEYS[settings.proxy.engine]
     if args.check_config:
         print(f"{args.config}: OK")
         return 0
-    settings = loaded.config
+    if args.print_config:
+        print(effective.printed(loaded, unused), end="")
+        return 0
     logs.set_up(settings.server.log_level)
-    sock = listen(settings.server.host, settings.server.port, key="server")
+    for key in effective.unused(loaded, unused):
+        log.warning("%s is written in %s and not used by %s", key, loaded.source, settings.proxy.engine)
+    worker.require_loop(settings.server.loop)
+    several = settings.server.workers > 1
+    sock = listen(settings.server.host, settings.server.port, key="server", shared=several)
+    admin_sock = listen(settings.admin.host, settings.admin.port, key="admin")
 
     def ready() -> None:
-        print(json.dumps({"ready": True, "url": url_of(sock), "admin": None, "pid": os.getpid()}), flush=True)
+        line = {"ready": True, "url": url_of(sock), "admin": url_of(admin_sock), "pid": os.getpid()}
+        print(json.dumps(line), flush=True)
 
-    return worker.run_on_loop(lambda: worker.serve(loaded, sock, ready), settings.server.loop)
+    if not several:
+        return worker.run_on_loop(lambda: worker.serve_alone(loaded, sock, admin_sock, ready), settings.server.loop)
+    sockets = [sock, *(listen_again(sock) for _ in range(1, settings.server.workers))]
+
+    async def supervise() -> int:
+        return await supervisor.Supervisor(loaded, sockets).run(admin_sock, ready)
+
+    return worker.run_on_loop(supervise, "asyncio")
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -79,6 +104,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
         "proxy.engine": args.engine,
         "server.port": args.port,
         "server.workers": args.workers,
+        "admin.port": args.admin_port,
         "server.log_level": "debug" if args.debug else None,
     }
     return {key: value for key, value in given.items() if value is not None}

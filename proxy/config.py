@@ -7,15 +7,29 @@ seconds; sizes like `64KiB` become bytes. 0 is "no limit" for limits and timeout
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from proxy.core.balancing import BALANCERS
 from proxy.core.endpoint import EndpointSpec, parse_url
@@ -26,6 +40,25 @@ _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
 _SIZE_UNITS = {None: 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _LONGEST = 7 * 24 * 3600.0  # a longer wait than a week is a typing error
 _LARGEST = 2**40
+_LARGEST_FILE = 2**20
+_DEEPEST = 16
+_MOST_VALUES = 100_000
+_MOST_SENTENCES = 20
+
+# What a running proxy cannot change: the sockets, the processes and what is built once at start.
+FIXED_KEYS = (
+    "server.host",
+    "server.port",
+    "server.workers",
+    "server.loop",
+    "server.access_log",
+    "admin",
+    "proxy.engine",
+    "proxy.buffer_size",
+    "proxy.pools",
+    "runtime",
+    "canary",
+)
 
 
 class ConfigError(Exception):
@@ -41,7 +74,7 @@ def parse_duration(value: object) -> float:
         if seconds <= _LONGEST:
             return seconds
         raise ValueError("longer than a week; write 0 for no limit")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         raise ValueError(f"a duration needs a unit: write {value}s or {value}ms")
     raise ValueError("not a duration; write it like 300s, 50ms, 5m or 1h")
 
@@ -59,16 +92,63 @@ def parse_size(value: object) -> int:
     return size
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Size = Annotated[int, BeforeValidator(parse_size)]
+def show_duration(seconds: float) -> str | int:
+    """How a config writes it: `300s`, `50ms`, 0. `parse_duration` reads back exactly this value."""
+    if not seconds:
+        return 0
+    if seconds < 1 and (ms := round(seconds * 1000)) and parse_duration(f"{ms}ms") == seconds:
+        return f"{ms}ms"
+    return f"{Decimal(repr(seconds)).normalize():f}s"
+
+
+def show_size(size: int) -> str | int:
+    """How a config writes it: `64KiB`, `100MiB`, or bytes."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZE_UNITS[unit] == 0:
+            return f"{size // _SIZE_UNITS[unit]}{unit}"
+    return size
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be longer than 0; switch checks off with enabled: false")
+    return value
+
+
+def _health_path(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable() or " " in value or not value.isascii():
+        raise ValueError("a path starts with / and holds no blanks")
+    return value
+
+
+def _ca_file(value: str) -> str:
+    if not Path(value).is_file():
+        raise ValueError("not a file that can be read")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(show_duration, when_used="json")]
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(show_size, when_used="json")]
 Count = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
 AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+Wait = Annotated[Duration, AfterValidator(_positive)]
+HealthPath = Annotated[str, AfterValidator(_health_path)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any) -> Any:
+        """`key:` with nothing after it means the default, for a value as for a section."""
+        if value is None:
+            return {}
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if v is not None or k not in cls.model_fields}
+        return value
 
 
 class ServerConfig(_Section):
@@ -182,39 +262,31 @@ class ProxyConfig(_Section):
             return self.buffer_size
         return 8 * 2**10 if engine == "sherpa" else 64 * 2**10
 
+    def connection_limit(self, engine: str) -> int:
+        """Connections at once to one endpoint, 0 without limit. Sherpa has a limit only if the file asks for one."""
+        if engine == "sherpa" and "max_conns_per_host" not in self.model_fields_set:
+            return 0
+        return self.max_conns_per_host
+
 
 class HealthConfig(_Section):
     """Active checks, for every endpoint that does not say otherwise."""
 
     enabled: Flag = True
-    path: str = "/health"
-    interval: Duration = 5.0
-    timeout: Duration = 2.0
+    path: HealthPath = "/health"
+    interval: Wait = 5.0
+    timeout: Wait = 2.0
     unhealthy_after: AtLeastOne = 3
     healthy_after: AtLeastOne = 1
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        if not value.startswith("/") or not value.isprintable() or " " in value or not value.isascii():
-            raise ValueError("a path starts with / and holds no blanks")
-        return value
-
-    @field_validator("interval", "timeout")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if value <= 0:
-            raise ValueError("must be longer than 0; switch checks off with enabled: false")
-        return value
 
 
 class EndpointHealthConfig(_Section):
     """What an endpoint says otherwise."""
 
     enabled: Flag | None = None
-    path: str | None = None
-    interval: Duration | None = None
-    timeout: Duration | None = None
+    path: HealthPath | None = None
+    interval: Wait | None = None
+    timeout: Wait | None = None
     unhealthy_after: AtLeastOne | None = None
     healthy_after: AtLeastOne | None = None
 
@@ -223,7 +295,7 @@ class TlsConfig(_Section):
     """How an https endpoint is trusted."""
 
     verify: Flag = True
-    ca_file: str | None = None
+    ca_file: Annotated[str, AfterValidator(_ca_file)] | None = None
 
 
 class EndpointConfig(_Section):
@@ -250,6 +322,10 @@ class GcConfig(_Section):
     freeze_after_start: Flag | None = None
     thresholds: tuple[Count, Count, Count] | None = None
     ballast: Annotated[int, Field(ge=0, le=5_000_000, strict=True)] = 0
+
+    def freezes(self, engine: str) -> bool:
+        """Whether everything alive after start is moved out of the collector's sight: Olla's default, not Sherpa's."""
+        return engine == "olla" if self.freeze_after_start is None else self.freeze_after_start
 
 
 class RuntimeConfig(_Section):
@@ -289,6 +365,21 @@ class Config(_Section):
             raise ValueError(f"canary.workers: {self.canary.workers} of {self.server.workers} server.workers")
         return self
 
+    def as_written(self) -> str:
+        """YAML from which `parse` makes an equal config, with the same keys written and the same left to defaults."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        return text
+
+    def digest(self) -> str:
+        """SHA-256 over every value but the addresses: equal for proxies that differ only in where they are."""
+        data = self.model_dump(mode="json")
+        for section in ("server", "admin"):
+            del data[section]["host"], data[section]["port"]
+        for endpoint in data["endpoints"]:
+            scheme, _, _, prefix = parse_url(endpoint["url"])
+            endpoint["url"] = f"{scheme}://{prefix}"
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
     def endpoint_specs(self) -> list[EndpointSpec]:
         """The endpoints with every inherited value filled in."""
         return [self._spec(e) for e in self.endpoints]
@@ -321,27 +412,54 @@ class Config(_Section):
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A config and where each of its values came from: `default`, the file's name, or `command line`."""
+    """A config, and `origins`: for each key that is no default, the file's name or `command line`."""
 
     config: Config
     source: str
     origins: Mapping[str, str]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def explain(self) -> Iterator[tuple[str, Any, str]]:
-        """Every effective value as (dotted key, value, origin)."""
-        for key, value in _flatten(self.config.model_dump(mode="json")):
-            yield key, value, self.origins.get(key, "default")
+    def again(self) -> LoadedConfig:
+        """Read the same file once more, with the same command line. Raises ConfigError."""
+        return load(self.source, self.overrides)
+
+
+def taken_over(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """`new` as a proxy that runs with `old` can take it, and one sentence for each value it cannot."""
+    refused = []
+    for key in FIXED_KEYS:
+        *sections, last = key.split(".")
+        before, after = old, new
+        for section in sections:
+            before, after = getattr(before, section), getattr(after, section)
+        if getattr(before, last) != getattr(after, last):
+            new = _replaced(new, [*sections, last], getattr(before, last))
+            refused.append(f"{key} cannot change while the proxy runs; it keeps its value until a restart")
+    return new, refused
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _replaced(model: ModelT, path: list[str], value: Any) -> ModelT:
+    first, *rest = path
+    if rest:
+        value = _replaced(getattr(model, first), rest, value)
+    return model.model_copy(update={first: value})
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:
     """Read and check a config file. `overrides`: dotted keys to values from the command line. Raises ConfigError."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: is not UTF-8 text") from exc
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as exc:
+        what = "is not UTF-8 text" if isinstance(exc, UnicodeError) else f"cannot be read: {_strerror(exc)}"
+        raise ConfigError(f"{path}: {what}") from exc
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError(f"{path}: is larger than 1 MiB; this cannot be a config")
     return parse(text, source=str(path), overrides=overrides)
 
 
@@ -353,29 +471,37 @@ def parse(text: str, source: str = "config", overrides: Mapping[str, Any] | None
         mark = exc.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}{where}: not valid YAML: {exc.problem or exc}") from exc
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ConfigError(f"{source}: not valid YAML: {exc}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{source}: is nested deeper than any config") from exc
+    except (yaml.YAMLError, ValueError, OverflowError) as exc:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: a config is a mapping of sections like `proxy:` and `endpoints:`")
-    # `proxy:` with nothing under it means the defaults, as it would for any single key.
-    data = {key: value for key, value in data.items() if value is not None}
-    origins = {key: source for key, _ in _flatten(data)}
+    _check_extent(source, data)
+    origins = {key: source for key, value in flatten(data) if value is not None}
     for key, value in (overrides or {}).items():
-        *sections, last = key.split(".")
-        place = data
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{source}: {section}: is a section, not a value")
-        place[last] = value
-        origins[key] = "command line"
+        if _override(data, key.split("."), value):
+            origins[key] = "command line"
     try:
         config = Config.model_validate(data)
     except ValidationError as exc:
         raise ConfigError("\n".join(_sentences(source, exc))) from exc
-    return LoadedConfig(config, source, origins)
+    return LoadedConfig(config, source, origins, dict(overrides or {}))
+
+
+def _override(data: dict[str, Any], path: list[str], value: object) -> bool:
+    """Put a value from the command line in place; False where the file has something else than a section."""
+    *sections, last = path
+    for section in sections:
+        if data.get(section) is None:
+            data[section] = {}
+        data = data[section]
+        if not isinstance(data, dict):
+            return False
+    data[last] = value
+    return True
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -397,52 +523,127 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def _flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _check_extent(source: str, data: object) -> None:
+    """Refuse what aliases can blow up: a value that contains itself, or one that is a million times in itself."""
+    places = [(data, 0)]
+    seen = 0
+    while places:
+        value, depth = places.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            raise ConfigError(f"{source}: is nested deeper, or holds more values, than any config")
+        if isinstance(value, Mapping):
+            places.extend((inner, depth + 1) for inner in value.values())
+        elif isinstance(value, list):
+            places.extend((inner, depth + 1) for inner in value)
+
+
+def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted key, like `endpoints[0].tls.verify`; a list of plain values is one value."""
     if isinstance(data, Mapping) and data:
         for key, value in data.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(data, list) and data and isinstance(data[0], Mapping):
         for i, value in enumerate(data):
-            yield from _flatten(value, f"{prefix}[{i}]")
+            yield from flatten(value, f"{prefix}[{i}]")
     else:
         yield prefix, data
 
 
 def _sentences(source: str, exc: ValidationError) -> Iterator[str]:
-    for error in exc.errors():
+    errors = exc.errors()
+    # An element that is wrong also makes its list too short; only the element is worth a word.
+    places = {error["loc"][:1] for error in errors if len(error["loc"]) > 1}
+    errors = [e for e in errors if not (e["type"] == "too_short" and e["loc"] in places)]
+    for error in errors[:_MOST_SENTENCES]:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
-        value = error["input"]
-        match error["type"]:
-            case "extra_forbidden":
-                yield f"{source}: {key}: unknown key{_nearest(error['loc'])}"
-            case "missing":
-                yield f"{source}: {key}: is missing"
-            case "value_error" if not key:
-                yield f"{source}: {error['ctx']['error']}"
-            case "value_error":
-                yield f"{source}: {key}: {_shown(value)} is {_article(str(error['ctx']['error']))}"
-            case _:
-                yield f"{source}: {key}: {_shown(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        yield f"{source}: {key}: {_problem(error)}" if key else f"{source}: {_problem(error)}"
+    if len(errors) > _MOST_SENTENCES:
+        yield f"{source}: ... and {len(errors) - _MOST_SENTENCES} more"
 
 
-def _article(sentence: str) -> str:
-    return sentence if sentence.startswith(("not ", "longer", "more ")) else f"refused: {sentence}"
+def _problem(error: ErrorDetails) -> str:
+    value, context = _shown(error["input"]), error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key{_nearest(error['loc'])}"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            sentence = str(context["error"])
+            if not error["loc"]:
+                return sentence
+            return f"{value} is {sentence if sentence.startswith('not ') else f'refused: {sentence}'}"
+        case "model_type" | "model_attributes_type":
+            keys = ", ".join(_keys_at(error["loc"])[:3])
+            return f"{value} is not a section; write its keys ({keys} ...) indented below it"
+        case "tuple_type" | "list_type":
+            return f"{value} is not a list"
+        case "bool_type":
+            return f"{value} is not true or false"
+        case "int_type":
+            return f"{value} is not a whole number"
+        case "string_type":
+            return f"{value} is not text; put it in quotes"
+        case "literal_error":
+            return f"{value} is not one of {', '.join(map(str, _choices(error['loc'])))}"
+        case "greater_than_equal":
+            return f"{value} is less than {context['ge']}"
+        case "less_than_equal":
+            return f"{value} is more than {context['le']}"
+        case "string_pattern_mismatch":
+            return f"{value} is not a name; use letters, digits and . _ -, at most 63, a letter or digit first"
+        case "too_short":
+            return "at least one is needed"
+        case "too_long":
+            return f"more than {context['max_length']} are too many"
+        case "invalid_key":
+            return f"{value} is not a key; keys are words"
+        case _:
+            return f"{value}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    text = repr(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = _USERINFO.sub("//***@", repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _nearest(loc: tuple[int | str, ...]) -> str:
+_USERINFO = re.compile(r"//[^/@\s]*@")
+
+
+def _strerror(exc: Exception) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+
+
+def _model_at(loc: tuple[int | str, ...]) -> Any:
+    """The model, or another annotation, that stands at a place in Config."""
     model: Any = Config
-    for part in loc[:-1]:
+    for part in loc:
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(part)
-        model = EndpointConfig if part == "endpoints" else getattr(field, "annotation", None)
-    known = list(getattr(model, "model_fields", {}))
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known here are {', '.join(known)}"
+        found = getattr(model, "model_fields", {}).get(part)
+        model = EndpointConfig if part == "endpoints" else getattr(found, "annotation", None)
+    return model
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    return list(getattr(_model_at(loc), "model_fields", {}))
+
+
+def _choices(loc: tuple[int | str, ...]) -> list[object]:
+    """The values of a Literal, also of an optional one."""
+    found: list[object] = []
+    for arg in get_args(_model_at(loc)):
+        found.extend(get_args(arg) or ([arg] if isinstance(arg, str) else []))
+    return found
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    known, key = _keys_at(loc[:-1]), str(loc[-1])
+    if close := difflib.get_close_matches(key, known, n=1):
+        return f"; did you mean {close[0]}?"
+    if elsewhere := [section for section in Config.model_fields if key in _keys_at((section,))]:
+        return f"; it belongs to {' or '.join(elsewhere)}"
+    return f"; known here are {', '.join(known)}"

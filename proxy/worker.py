@@ -8,15 +8,23 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import secrets
 import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
-from proxy.config import Config, LoadedConfig
+from proxy.config import Config, ConfigError, LoadedConfig, parse, taken_over
+from proxy.control import heap, logs, runtime
+from proxy.control.channel import Channel, Message, open_channel, receive_first
+from proxy.control.checks import HealthChecker
+from proxy.control.recorders import Recorders
+from proxy.control.tls import tls_context
 from proxy.core.discovery import DiscoveryService
+from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.engines import ENGINES
@@ -45,24 +53,49 @@ class Worker:
 
     def __init__(self, config: Config, instance: Instance, index: int = 0) -> None:
         self.index = index
+        self.instance = instance
         self.engine = engine_of(config, index)
+        self._file_config = config
         self.config = _as_run(config, self.engine)
-        self.discovery = DiscoveryService(self.config.endpoint_specs(), time.monotonic())
+        self._started_at = time.monotonic()
+        self.discovery = DiscoveryService(self.config.endpoint_specs(), self._started_at)
         self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance)
+        self._checker = HealthChecker(self.discovery)
+        self._recorders = Recorders(self.config.runtime.recorders)
+        self._heap: heap.Heap | None = None
+        self._about: dict[str, Any] = {}
 
     async def start(self, sock: socket.socket) -> None:
-        """Serve on `sock`, a listening socket."""
+        """Serve on `sock`, a listening socket. Raises MissingPart."""
+        load_certificates(self.config)
         await self.service.start(sock)
+        self._checker.start()
+        settings = self.config.runtime.gc
+        # Last, so that everything that lives as long as the worker is alive by now.
+        self._heap = heap.settle(
+            ballast=settings.ballast, thresholds=settings.thresholds, freeze=settings.freezes(self.engine)
+        )
+        self._about = {"module_hash": runtime.module_hash(), "versions": runtime.versions()}
+        self._recorders.start()
 
     async def stop(self) -> None:
         """Stop accepting, let exchanges finish for up to `server.shutdown_timeout`, then cut the rest."""
         await self.service.stop(self.config.server.shutdown_timeout)
+        await self._checker.stop()
+        self._recorders.stop()
 
-    def reload(self, config: Config) -> None:
-        """Take a new config (whose unchangeable keys are the old ones); no stream is cut."""
-        self.config = _as_run(config, self.engine)
+    def reload(self, config: Config) -> list[str]:
+        """Take a new config without cutting a stream; returns a sentence for each value that has to wait.
+
+        Raises MissingPart before anything is changed.
+        """
+        load_certificates(config)
+        self._file_config, refused = taken_over(self._file_config, config)
+        self.config = _as_run(self._file_config, self.engine)
         self.discovery.update(self.config.endpoint_specs(), time.monotonic())
         self.service.update_config(self.config)
+        logging.getLogger("proxy").setLevel(self.config.server.log_level.upper())
+        return refused
 
     def snapshot(self) -> Snapshot:
         """The counts now."""
@@ -70,16 +103,99 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """What an operator asks of this worker beyond counts."""
-        return {"worker": self.index, "engine": self.engine, **self.service.status()}
+        status = self.service.status()
+        of_engine = status.get("endpoints", {})
+        now = time.monotonic()
+        return {
+            **status,
+            "worker": self.index,
+            "pid": os.getpid(),
+            "engine": self.engine,
+            "uptime_seconds": round(now - self._started_at, 3),
+            "endpoints": {
+                e.name: {**self._endpoint_status(e, now), **of_engine.get(e.name, {})} for e in self.discovery.endpoints
+            },
+        }
+
+    def runtime(self, since_ns: int | None) -> dict[str, Any]:
+        """What this interpreter is and did since then (None: only totals); times are CLOCK_MONOTONIC ns."""
+        return {
+            "worker": self.index,
+            "pid": os.getpid(),
+            "engine": self.engine,
+            "config_hash": self.config.digest(),
+            **self._about,
+            "heap": self._heap.as_json() if self._heap else {},
+            "rss_bytes": runtime.rss_bytes(),
+            "now_ns": time.monotonic_ns(),
+            **self._recorders.as_json(since_ns),
+        }
+
+    def _endpoint_status(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
+        health = self.discovery.health_of(endpoint)
+        checked = endpoint.spec.health_enabled
+        return {
+            "url": endpoint.spec.url,
+            "priority": endpoint.spec.priority,
+            "healthy": endpoint.healthy,
+            "active": endpoint.active,
+            "checks": {
+                "enabled": checked,
+                "failures_in_a_row": health.failures,
+                "successes_in_a_row": health.successes,
+                "next_in_seconds": round(max(health.due_at - now, 0), 3) if checked else None,
+            },
+        }
+
+
+class Alone:
+    """The admin listener's source when there is one worker and no supervisor."""
+
+    def __init__(self, worker: Worker, source: str) -> None:
+        self._worker = worker
+        self._source = source
+        self.stopping = False
+
+    def health(self) -> dict[str, Any]:
+        """Ok until a stop was asked for; that no endpoint is healthy is the endpoints' illness, and said beside it."""
+        discovery = self._worker.discovery
+        return {
+            "status": "stopping" if self.stopping else "ok",
+            "endpoints": {"configured": len(discovery.endpoints), "healthy": len(discovery.routable)},
+        }
+
+    async def snapshots(self) -> list[Snapshot]:
+        """The worker's counts."""
+        return [self._worker.snapshot()]
+
+    async def status(self) -> dict[str, Any]:
+        """The worker's status and what is the proxy's."""
+        return {
+            "engine": self._worker.engine,
+            "instance": self._worker.instance.via,
+            "config": {"source": self._source, "hash": self._worker.config.digest()},
+            "workers": [self._worker.status()],
+        }
+
+    async def runtime(self, since_ns: int | None) -> dict[str, Any]:
+        """The worker's view."""
+        return self._worker.runtime(since_ns)
+
+
+def load_certificates(config: Config) -> None:
+    """Make the TLS contexts of all endpoints now, not while requests wait. Raises MissingPart."""
+    for spec in config.endpoint_specs():
+        try:
+            tls_context(spec)
+        except OSError as exc:
+            raise MissingPart(f"endpoint {spec.name}: tls.ca_file: {spec.tls_ca_file} cannot be used: {exc}") from exc
 
 
 def run_on_loop(main: Callable[[], Coroutine[Any, Any, int]], loop: str) -> int:
     """Run `main` on uvloop or on asyncio's own loop; its result is the exit code. Raises MissingPart."""
-    if loop == "asyncio":
-        factory = asyncio.new_event_loop
-    elif importlib.util.find_spec("uvloop") is None:
-        raise MissingPart("server.loop: uvloop is not installed; pip install uvloop, or write `loop: asyncio`")
-    else:
+    require_loop(loop)
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if loop == "uvloop":
         import uvloop
 
         factory = uvloop.new_event_loop
@@ -87,19 +203,27 @@ def run_on_loop(main: Callable[[], Coroutine[Any, Any, int]], loop: str) -> int:
         return runner.run(main())
 
 
+def require_loop(loop: str) -> None:
+    """Raises MissingPart if that loop is not installed."""
+    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise MissingPart("server.loop: uvloop is not installed; pip install uvloop, or write `loop: asyncio`")
+
+
 class Stop:
-    """A stop asked for by a signal: `code` is the exit code it means. A second signal of either kind stops at once."""
+    """A stop asked for: `code` is the exit code it means. Asked a second time, nobody waits for streams any longer."""
 
     def __init__(self) -> None:
         self.code = 0
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.ask, 0)
-        loop.add_signal_handler(signal.SIGINT, self.ask, 130)
+
+    def listen(self, *signals: tuple[signal.Signals, int]) -> None:
+        """Let signals ask, each with its exit code."""
+        for number, code in signals:
+            asyncio.get_running_loop().add_signal_handler(number, self.ask, code)
 
     def ask(self, code: int) -> None:
-        """Stop; asked twice, without waiting for anyone."""
+        """Stop; asked twice, at once."""
         if self.asked.is_set():
             self.at_once.set()
         else:
@@ -107,27 +231,113 @@ class Stop:
             self.asked.set()
 
     async def graceful(self, stopping: Coroutine[Any, Any, None]) -> None:
-        """Wait until `stopping` is done or a second signal says at once."""
+        """Wait until `stopping` is done or someone asks again."""
         work = asyncio.ensure_future(stopping)
-        hurry = asyncio.ensure_future(self.at_once.wait())
-        await asyncio.wait((work, hurry), return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
+        again = asyncio.ensure_future(self.at_once.wait())
+        await asyncio.wait((work, again), return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
         if work.done():
             work.result()
         else:
-            log.warning("second signal: not waiting for exchanges in flight")
+            log.warning("asked twice to stop: not waiting for streams in flight")
             work.cancel()
 
 
-async def serve(loaded: LoadedConfig, sock: socket.socket, ready: Callable[[], None]) -> int:
-    """Run one worker without a supervisor until a signal ends it. Returns the exit code."""
+async def serve_alone(
+    loaded: LoadedConfig, sock: socket.socket, admin_sock: socket.socket, ready: Callable[[], None]
+) -> int:
+    """Run one worker and the admin listener until a signal ends it. Returns the exit code."""
+    # Here and not above: a worker under a supervisor has no admin listener, and prometheus_client takes 2.3 MiB.
+    from proxy.control.admin import AdminListener
+
     stop = Stop()
+    stop.listen((signal.SIGTERM, 0), (signal.SIGINT, 130))
     worker = Worker(loaded.config, new_instance())
+    source = Alone(worker, loaded.source)
+    admin = AdminListener(source)
+
+    def hang_up() -> None:
+        reload_logged(lambda: worker.reload(loaded.again().config))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     await worker.start(sock)
+    await admin.start(admin_sock)
     ready()
     await stop.asked.wait()
+    source.stopping = True
+    log.info("stopping: waiting up to %gs for streams in flight", worker.config.server.shutdown_timeout)
     await stop.graceful(worker.stop())
+    admin.close()
     return stop.code
+
+
+def reload_logged(reload: Callable[[], list[str]]) -> None:
+    """Do a reload asked for by SIGHUP and log how it went; a config that cannot be used changes nothing."""
+    try:
+        refused = reload()
+    except (ConfigError, MissingPart) as exc:
+        for sentence in str(exc).splitlines():
+            log.error("config refused, the old one stays: %s", sentence)
+        return
+    for sentence in refused:
+        log.warning("%s", sentence)
+    log.info("config reloaded")
+
+
+def run_supervised(channel_fd: int) -> int:
+    """A worker started by the supervisor, which sends its task over the channel. Returns the exit code."""
+    sock = socket.socket(fileno=channel_fd)
+    task = receive_first(sock)
+    if task is None:
+        return 0
+    config = parse(task["config"], task["source"]).config
+    logs.set_up(config.server.log_level, worker=task["worker"], pid=os.getpid())
+    listener = socket.socket(fileno=task["listener"])
+    worker = Worker(config, Instance(via=task["via"]), task["worker"])
+    return run_on_loop(lambda: _serve_supervised(worker, listener, sock), config.server.loop)
+
+
+async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socket.socket) -> int:
+    stop = Stop()
+    stop.listen((signal.SIGTERM, 0))
+    channel = await open_channel(sock)
+    obeying = asyncio.ensure_future(_obey(worker, channel, stop))
+    await worker.start(listener)
+    channel.send({"ready": True})
+    await stop.asked.wait()
+    await stop.graceful(worker.stop())
+    channel.send({"last": worker.snapshot().as_wire()})
+    await channel.drain()
+    obeying.cancel()
+    channel.close()
+    return stop.code
+
+
+async def _obey(worker: Worker, channel: Channel, stop: Stop) -> None:
+    """Answer the supervisor. Its end is an order, too: a worker does not outlive it."""
+    while message := await channel.receive():
+        match message:
+            case {"do": "stop"}:
+                stop.ask(0)
+            case {"do": "reload", "config": text, "source": source}:
+                reload_logged(partial(worker.reload, parse(text, source).config))
+            case {"ask": _, "id": number}:
+                channel.send({"id": number, "answer": _answer(worker, message)})
+    if not stop.asked.is_set():
+        log.warning("the supervisor is gone: stopping")
+        stop.ask(0)
+
+
+def _answer(worker: Worker, question: Message) -> Message:
+    match question["ask"]:
+        case "snapshot":
+            return worker.snapshot().as_wire()
+        case "status":
+            return worker.status()
+        case "runtime":
+            return worker.runtime(question["since_ns"])
+        case other:
+            raise ValueError(f"a question nobody knows: {other}")
 
 
 def _as_run(config: Config, engine: str) -> Config:

@@ -6,8 +6,8 @@ import errno
 import os
 import socket
 
-# The kernel caps it at net.core.somaxconn (4096 since Linux 5.4). asyncio's own default of 100 drops a burst's SYNs, and
-# `create_server(sock=...)` listens once more with that default: engines pass this to it.
+# The kernel caps it at net.core.somaxconn (4096 since Linux 5.4). asyncio's own default of 100 drops a burst's SYNs,
+# and `create_server(sock=...)` listens once more with that default: engines pass this to it.
 BACKLOG = 4096
 
 
@@ -75,9 +75,7 @@ def _sentence(address: tuple[str, int], key: str, exc: OSError) -> str:
     host, port = address[:2]
     match exc.errno:
         case errno.EADDRINUSE:
-            return (
-                f"{key}.port: {port} on {host} is in use; stop the other program or take another port (0: a free one)"
-            )
+            return f"{key}.port: {port} on {host} is in use; stop that program or take another port (0: a free one)"
         case errno.EACCES:
             return f"{key}.port: {port} on {host} needs more rights than this user has; choose a port above 1023"
         case errno.EADDRNOTAVAIL:

@@ -21,11 +21,16 @@ class DiscoveryService:
         self.routable: tuple[Endpoint, ...] = ()
         self._health: dict[Endpoint, HealthState] = {}
         self._on_change: list[Callable[[], None]] = []
+        self._on_hurry: list[Callable[[], None]] = []
         self.update(specs, now)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change of `endpoints` or `routable`."""
         self._on_change.append(listener)
+
+    def on_hurry(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when traffic brought a check forward."""
+        self._on_hurry.append(listener)
 
     def update(self, specs: Iterable[EndpointSpec], now: float) -> None:
         """Take a new list. Endpoints whose spec did not change keep their object, health and counts."""
@@ -62,10 +67,15 @@ class DiscoveryService:
         return True
 
     def report_failure(self, endpoint: Endpoint, now: float) -> None:
-        """Traffic to `endpoint` failed: the next check is due now (a passive failure never decides by itself)."""
+        """Traffic to `endpoint` failed: the next check is due at once (a passive failure never decides by itself)."""
         state = self._health.get(endpoint)
-        if state is not None:
-            state.hurry(now)
+        if state is not None and state.hurry(now):
+            for listener in self._on_hurry:
+                listener()
+
+    def health_of(self, endpoint: Endpoint) -> HealthState:
+        """The checks of an endpoint of `endpoints`, to look at."""
+        return self._health[endpoint]
 
     def _rebuild(self) -> None:
         self.routable = tuple(e for e in self.endpoints if e.healthy)

@@ -46,7 +46,8 @@ def parse_url(url: str) -> tuple[str, str, int, str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as exc:
-        raise ValueError(f"not a URL: {exc}") from exc
+        # Its own words may quote what stands before an @.
+        raise ValueError("not a URL with a host and a port from 1 to 65535") from exc
     if parts.scheme not in ("http", "https"):
         raise ValueError("an endpoint's URL starts with http:// or https://")
     if not parts.hostname:

@@ -5,6 +5,10 @@ from __future__ import annotations
 # An endpoint that answers "who are you?" or "not so fast" is alive: credentials and quotas are the client's business.
 ALIVE_STATUSES = frozenset({401, 403, 429})
 
+# However fast traffic fails, an endpoint is not checked more often than this, in seconds. So a dead endpoint under load
+# is left out after `unhealthy_after` - 1 of these, and a live one that fails requests is not flooded with checks.
+HURRY_GAP = 0.1
+
 
 def alive(status: int) -> bool:
     """Whether a health check's HTTP status means that the endpoint lives."""
@@ -14,7 +18,16 @@ def alive(status: int) -> bool:
 class HealthState:
     """Counts checks in a row and knows when the next one is due. Times are monotonic seconds."""
 
-    __slots__ = ("_healthy_after", "_interval", "_unhealthy_after", "due_at", "failures", "healthy", "successes")
+    __slots__ = (
+        "_healthy_after",
+        "_interval",
+        "_started_at",
+        "_unhealthy_after",
+        "due_at",
+        "failures",
+        "healthy",
+        "successes",
+    )
 
     def __init__(self, interval: float, unhealthy_after: int, healthy_after: int, now: float) -> None:
         self._interval = interval
@@ -23,6 +36,7 @@ class HealthState:
         self.healthy = True
         self.failures = 0
         self.successes = 0
+        self._started_at = now - interval
         self.due_at = now
 
     def due(self, now: float) -> bool:
@@ -31,11 +45,16 @@ class HealthState:
 
     def started(self, now: float) -> None:
         """A check starts: the next one is one interval away, unless `hurry` is called meanwhile."""
+        self._started_at = now
         self.due_at = now + self._interval
 
-    def hurry(self, now: float) -> None:
-        """Traffic failed: check at once instead of at the next tick of the schedule."""
-        self.due_at = min(self.due_at, now)
+    def hurry(self, now: float) -> bool:
+        """Traffic failed: check at once, or HURRY_GAP after the last check; True when that is sooner than planned."""
+        soonest = max(now, self._started_at + HURRY_GAP)
+        if soonest >= self.due_at:
+            return False
+        self.due_at = soonest
+        return True
 
     def record(self, ok: bool) -> bool:
         """Take one check's result; True when it changed `healthy`."""

@@ -46,8 +46,8 @@ class ProxyService(Protocol[ConfigT_contra]):
     def status(self) -> dict[str, Any]:
         """What an operator asks of an engine beyond counts, as JSON values; the admin listener adds each one's health.
 
-        `{"endpoints": {name: {"breaker": {"state": "closed" | "open" | "half-open", ...}, "pool": {"active": 1,
-        "idle": 2, "waiting": 0, "limit": 50}}}, ...}`: an engine leaves out what it has not, and may add more.
+        `{"endpoints": {name: {"circuit_breaker": {"state": "closed" | "open" | "half-open", ...}, "pool": {"open": 3,
+        "idle": 2, "waiting": 0, "max_conns": 50, ...}}}, ...}`: an engine leaves out what it has not and may add more.
         """
         ...
 

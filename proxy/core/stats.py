@@ -186,14 +186,17 @@ class Snapshot:
 
     def buried(self) -> Snapshot:
         """What stays of a worker that died: what it had in flight failed, its gauges are gone."""
-        counts = {
-            name: n if name.startswith(("proxy.requests.", "proxy.upstream.")) else 0 for name, n in self.counts.items()
-        }
+        counts = {name: n if is_counter(name) else 0 for name, n in self.counts.items()}
         counts["proxy.requests.failed"] += self.counts["proxy.active_connections"]
         endpoints = {
             name: {**row, "failed": row["failed"] + row["active"], "active": 0} for name, row in self.endpoints.items()
         }
         return Snapshot(self.engine, counts, self.latency_counts, self.latency_sum, endpoints)
+
+
+def is_counter(name: str) -> bool:
+    """Whether a number of `counts` only ever grows; the others are gauges."""
+    return name.startswith(("proxy.requests.", "proxy.upstream.")) or name.endswith((".created", ".total"))
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -1,0 +1,88 @@
+"""What a config comes to: printed in full with where each value came from, and which written keys an engine ignores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from proxy.config import Config, LoadedConfig, flatten, show_duration, show_size
+
+
+def unused(loaded: LoadedConfig, patterns: Iterable[str]) -> list[str]:
+    """The written keys that match `patterns`: a key, a section, or `endpoints[].key`."""
+    return [key for key in loaded.origins if _matches(key, patterns)]
+
+
+def printed(loaded: LoadedConfig, unused_patterns: Iterable[str]) -> str:
+    """Every value as YAML that `serve` accepts, each line with its origin; a null says what it stands for."""
+    engine = loaded.config.proxy.engine
+    patterns = tuple(unused_patterns)
+    data = loaded.config.model_dump(mode="json")
+    data["proxy"]["max_conns_per_host"] = loaded.config.proxy.connection_limit(engine)
+    notes = {}
+    for key, value in flatten(data):
+        words = [loaded.origins.get(key, "default")]
+        if value is None:
+            words.append(_stands_for(loaded.config, key))
+        if _matches(key, patterns):
+            words.append(f"not used by {engine}")
+        notes[key] = "; ".join(words)
+    return "\n".join(_lines(data, notes)) + "\n"
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    plain = re.sub(r"\[\d+\]", "[]", key)
+    return any(plain == pattern or plain.startswith(pattern + ".") for pattern in patterns)
+
+
+def _lines(data: Mapping[str, Any], notes: Mapping[str, str], prefix: str = "", indent: str = "") -> Iterator[str]:
+    for name, value in data.items():
+        key = f"{prefix}.{name}" if prefix else name
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}:"
+            yield from _lines(value, notes, key, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            yield f"{indent}{name}:"
+            for i, element in enumerate(value):
+                first, *rest = _lines(element, notes, f"{key}[{i}]", indent + "    ")
+                yield f"{indent}  - {first.lstrip()}"
+                yield from rest
+        else:
+            yield f"{indent}{name}: {_scalar(value)}  # {_one_line(notes[key])}"
+
+
+def _scalar(value: object) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def _one_line(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)
+
+
+def _stands_for(config: Config, key: str) -> str:
+    proxy, engine = config.proxy, config.proxy.engine
+    match re.sub(r"endpoints\[\d+\]\.", "endpoint.", key).split("."):
+        case ["proxy", "response_header_timeout" | "idle_timeout"]:
+            return f"proxy.timeout, {show_duration(proxy.timeout)}"
+        case ["proxy", "max_duration"]:
+            return "no limit"
+        case ["proxy", "buffer_size"]:
+            return f"{engine}'s own, {show_size(proxy.read_buffer(engine))}"
+        case ["runtime", "gc", "freeze_after_start"]:
+            return f"{engine}'s own, {str(config.runtime.gc.freezes(engine)).lower()}"
+        case ["runtime", "gc", "thresholds"]:
+            return "the interpreter's own"
+        case ["canary", "engine"]:
+            return "no canary"
+        case ["endpoint", "health", name]:
+            return f"health.{name}, {_scalar(config.health.model_dump(mode='json')[name])}"
+        case ["endpoint", "max_conns_per_host" | "max_idle_conns" as name]:
+            return f"proxy.{name}, {getattr(proxy, name)}"
+        case ["endpoint", "tls", "ca_file"]:
+            return "the system's certificates"
+        case _:
+            return "none"
