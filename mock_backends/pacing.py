@@ -68,8 +68,8 @@ class Pace:
     def stretch(self, now: int) -> float:
         """By how much a span of the script that begins now is longer than written."""
         factor = 1.0
-        if self._batch is not None and self.running > 1:
-            factor += self._batch.growth * (self.running - 1)
+        if self._batch is not None and self.running > self._batch.free:
+            factor += self._batch.growth * (self.running - self._batch.free)
         return factor * change_at(self._changes, now - self._start) if self._changes else factor
 
     def loading(self, now: int) -> int:

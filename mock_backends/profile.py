@@ -18,12 +18,14 @@ Factor = Annotated[float, Field(gt=0, le=1000)]
 class Batch(Strict):
     """A server that decodes all its sequences together, so that each further one slows every one.
 
-    With n sequences in flight every gap and every time to first token is stretched by `1 + growth * (n - 1)`. Tokens
-    per second then rise with n towards a ceiling of `1 / (growth * gap)`; what comes beyond `slots` waits, and beyond
-    `queue` is turned away with the dialect's own "busy" answer.
+    Up to `free` sequences ride together at no cost, as long as memory is what a step waits for. Each one more stretches
+    every gap and every time to first token by `growth`: tokens per second then bend towards a ceiling of
+    `1 / (growth * gap)`. What comes beyond `slots` waits, and beyond `queue` is turned away with the dialect's own
+    "busy" answer.
     """
 
     slots: int = Field(ge=1, le=100_000)
+    free: int = Field(default=1, ge=1, le=100_000)
     growth: float = Field(default=0.0, ge=0, le=10)
     queue: int = Field(default=0, ge=0, le=1_000_000)
 
@@ -82,7 +84,7 @@ def known_profiles() -> list[str]:
 def load_profile(name: str) -> Profile:
     """A ready-made profile by its name, or the one in the YAML file of that path. Raises `Refused`."""
     if name in known_profiles():
-        return read_profile(yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8")), f"profile {name}")
+        return read_profile(_ready_made(name), f"profile {name}")
     path = Path(name)
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise Refused(f"no profile {name!r}; {nearest(name, known_profiles())}; or give the path of a .yaml file")
@@ -96,13 +98,26 @@ def load_profile(name: str) -> Profile:
 
 
 def read_profile(data: Any, source: str) -> Profile:
-    """A profile from plain data; `source` begins each sentence of a refusal."""
+    """A profile from plain data; `source` begins each sentence of a refusal.
+
+    With `like: NAME` every key that is not given is taken from that ready-made profile.
+    """
     if not isinstance(data, dict):
         raise Refused(f"{source}: expected keys and values, got {type(data).__name__}")
+    while "like" in data:
+        like = data["like"]
+        if like not in known_profiles():
+            raise Refused(f"{source}: like: no profile {like!r}; {nearest(str(like), known_profiles())}")
+        data = {**_ready_made(like), **{key: value for key, value in data.items() if key != "like"}}
     try:
         return Profile.model_validate(data)
     except ValidationError as exc:
         raise Refused(sentences(exc, source)) from exc
+
+
+def _ready_made(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
+    return data
 
 
 def _folder() -> Any:
