@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from proxy import config, supervisor, worker
+from proxy import config, worker
 from proxy.control import effective, logs
 from proxy.control.listen import CannotListen, listen, listen_again, url_of
 from proxy.engines import ENGINES, UNUSED_KEYS
@@ -57,8 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(exc), BAD_CONFIG)
     except (CannotListen, worker.MissingPart) as exc:
         return _fail(str(exc), UNAVAILABLE)
-    except supervisor.WorkerFailed as exc:
-        return _fail(str(exc), exc.code if exc.code > 0 else INTERNAL)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:
@@ -91,10 +89,14 @@ def _serve(args: argparse.Namespace) -> int:
 
     if not several:
         return worker.run_on_loop(lambda: worker.serve_alone(loaded, sock, admin_sock, ready), settings.server.loop)
+
+    # Here and not above: a worker starts through this module too, and has no use for a supervisor in memory.
+    from proxy.supervisor import Supervisor
+
     sockets = [sock, *(listen_again(sock) for _ in range(1, settings.server.workers))]
 
     async def supervise() -> int:
-        return await supervisor.Supervisor(loaded, sockets).run(admin_sock, ready)
+        return await Supervisor(loaded, sockets).run(admin_sock, ready)
 
     return worker.run_on_loop(supervise, "asyncio")
 

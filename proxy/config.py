@@ -426,26 +426,27 @@ class LoadedConfig:
 
 def taken_over(old: Config, new: Config) -> tuple[Config, list[str]]:
     """`new` as a proxy that runs with `old` can take it, and one sentence for each value it cannot."""
-    refused = []
+    before, after = (dict(flatten(config.model_dump(mode="json"))) for config in (old, new))
+    refused = [
+        f"{key}: {_shown(after[key])} needs a restart; until then it stays {_shown(value)}"
+        for key, value in before.items()
+        if value != after.get(key) and any(key == fixed or key.startswith(fixed + ".") for fixed in FIXED_KEYS)
+    ]
     for key in FIXED_KEYS:
-        *sections, last = key.split(".")
-        before, after = old, new
-        for section in sections:
-            before, after = getattr(before, section), getattr(after, section)
-        if getattr(before, last) != getattr(after, last):
-            new = _replaced(new, [*sections, last], getattr(before, last))
-            refused.append(f"{key} cannot change while the proxy runs; it keeps its value until a restart")
+        new = _with_value_of(old, new, key.split("."))
     return new, refused
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def _replaced(model: ModelT, path: list[str], value: Any) -> ModelT:
-    first, *rest = path
-    if rest:
-        value = _replaced(getattr(model, first), rest, value)
-    return model.model_copy(update={first: value})
+def _with_value_of(old: ModelT, new: ModelT, path: list[str]) -> ModelT:
+    """`new` with one value, however deep, as it is in `old`. Equal values stay written or unwritten as they are."""
+    name, *rest = path
+    value, other = getattr(old, name), getattr(new, name)
+    if value == other:
+        return new
+    return new.model_copy(update={name: _with_value_of(value, other, rest) if rest else value})
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> LoadedConfig:

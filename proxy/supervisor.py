@@ -41,13 +41,7 @@ _ASK_EVERY = 1.0
 # After the grace period a worker has this long to be gone.
 _EXIT_TIMEOUT = 5.0
 
-
-class WorkerFailed(Exception):
-    """A worker did not come up at the first start; `code` is its exit code."""
-
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
-        self.code = code
+_INTERNAL_ERROR = 70
 
 
 class Seat:
@@ -122,12 +116,11 @@ class Supervisor:
         self._via = new_instance().via
         self._stop = Stop()
         self._started_at = time.monotonic()
-        self._failed: WorkerFailed | None = None
         self._all_ready = False
         self._seats = [Seat(i, engine_of(self._config, i), sock) for i, sock in enumerate(listeners)]
 
     async def run(self, admin_sock: socket.socket, ready: Callable[[], None]) -> int:
-        """Run until a signal ends it. Returns the exit code. Raises WorkerFailed if a worker does not come up."""
+        """Run until a signal ends it, or until a worker does not even come up. Returns the exit code."""
         self._stop.listen((signal.SIGTERM, 0), (signal.SIGINT, 130))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reload_logged(self._reload))
         keeping = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
@@ -141,8 +134,6 @@ class Supervisor:
         asking.cancel()
         await self._stop_workers(keeping)
         admin.close()
-        if self._failed is not None:
-            raise self._failed
         return self._stop.code
 
     def health(self) -> dict[str, Any]:
@@ -225,17 +216,18 @@ class Supervisor:
             if self._stop.asked.is_set():
                 return
             if not self._all_ready:
-                self._failed = self._failed or WorkerFailed(f"worker {seat.index} ended before it served", code)
-                self._stop.ask(code)
+                log.error("worker %d ended with %s before it served", seat.index, _how(code))
+                self._stop.ask(code if code > 0 else _INTERNAL_ERROR)
                 return
-            pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED_WELL else min(pause * 2, _LONGEST_PAUSE)
+            if time.monotonic() - began > _LIVED_WELL:
+                pause = _FIRST_PAUSE
             log.error("worker %d ended with %s; starting another in %gs", seat.index, _how(code), pause)
             seat.restarts += 1
             try:
                 async with asyncio.timeout(pause):
                     await self._stop.asked.wait()
             except TimeoutError:
-                pass
+                pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _sit(self, seat: Seat) -> int:
         """Start one worker and listen to it until it is gone. Returns its exit code, negative for a signal."""

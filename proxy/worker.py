@@ -29,7 +29,7 @@ from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.engines import ENGINES
 
-log = logging.getLogger("proxy.worker")
+log = logging.getLogger("proxy.serve")
 
 
 class MissingPart(Exception):
