@@ -59,10 +59,13 @@ class Backends:
         return f"the mocks' process {self.child.how_it_ended()}" + (f": {words}" if words else "")
 
     def behave(self, mock: Mock) -> None:
-        """Sets profile and faults as the scenario wants them and forgets all counts. Raises ChildError if refused."""
-        for number in range(len(self.urls)):
-            wanted = {"profile": mock.profile, **mock.behaviour, **mock.endpoint_behaviour.get(number, {})}
-            self._ask("POST", f"/_mock/behaviour?backend={number}", wanted)
+        """Sets profile and faults as the scenario wants them. Raises ChildError if refused."""
+        self._ask("POST", "/_mock/behaviour", {"profile": mock.profile, **mock.behaviour})
+        for number, behaviour in mock.endpoint_behaviour.items():
+            self._ask("POST", "/_mock/behaviour", {"endpoint": f"mock-{number}", **behaviour})
+
+    def forget(self) -> None:
+        """Zeroes their counts and restarts the clocks of what changes over time."""
         self._ask("POST", "/_mock/reset")
 
     def stats(self) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Child:
         self.stdout = folder / f"{name}.stdout"
         self.stderr = folder / f"{name}.stderr"
         self._read_from = 0
+        self.started_ns = time.monotonic_ns()
         where = "-" if cores is None else ",".join(str(core) for core in sorted(cores))
         leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), where]
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:

@@ -1,2 +1,156 @@
-def main() -> None:
-    """Placeholder until the command line lands."""
+"""`proxy-engines`: the one console script. Parsing and exit codes; each verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal
+
+# These verbs belong to other packages, and replace this process: an engine carries no harness in memory, and no package
+# imports another's command line. Verb -> (module, the words before what was typed, help).
+ELSEWHERE: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "serve": ("proxy", ("serve",), "Run an engine (Sherpa or Olla) in front of LLM servers."),
+    "mock": ("mock_backends", (), "Run mock LLM servers with known bytes, times and faults."),
+    "report": ("reports", ("report",), "Build the report of a campaign from its files."),
+    "choose": ("reports", ("choose",), "Advice which engine to use, from stored campaigns."),
+    "baseline": ("reports", ("baseline",), "Store counts of a gate run as the baseline."),
+}
+
+app = typer.Typer(
+    name="proxy-engines",
+    help="Two LLM proxy engines, and the harness that measures which one you need.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error.")] = False,
+) -> None:
+    """Options of every verb."""
+
+
+def become(verb: str, arguments: list[str]) -> NoReturn:
+    """Replaces this process by the package that owns `verb`; `arguments` are passed on untouched."""
+    module, words, _ = ELSEWHERE[verb]
+    os.execv(sys.executable, [sys.executable, "-m", module, *words, *arguments])
+
+
+def _elsewhere(verb: str) -> None:
+    """Lists a verb of another package in `--help`; `main` hands it over before any of this is asked."""
+
+    @app.command(
+        verb,
+        help=ELSEWHERE[verb][2],
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def command(context: typer.Context) -> None:
+        become(verb, context.args)
+
+
+@app.command()
+def compare(
+    profile: Annotated[str, typer.Option(help="quick, standard, full, peers, ablation or soak.")] = "quick",
+    targets: Annotated[
+        str | None, typer.Option(help="Instead of the profile's, e.g. sherpa,olla,nginx,direct.")
+    ] = None,
+    scenarios: Annotated[
+        str | None, typer.Option(help="Instead of the profile's: ids or .yaml files, by comma.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Whom the others are compared with.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="A proxy you run yourself: NAME=URL or NAME=URL,pid=N. Repeatable.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Replay a trace of real traffic (Azure CSV, Mooncake JSONL).")
+    ] = None,
+    time_scale: Annotated[float, typer.Option(help="Play the trace so many times as fast.")] = 1.0,
+    rows: Annotated[int | None, typer.Option(help="Use only the first so many rows of the trace.")] = None,
+    max_in: Annotated[int | None, typer.Option(help="Cut the trace's prompts to so many tokens.")] = None,
+    max_out: Annotated[int | None, typer.Option(help="Cut the trace's outputs to so many tokens.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Measured seconds of every scenario.")] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals and sizes.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the campaign; default reports/runs/<UTC>-<profile>.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted campaign.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it takes.")] = False,
+) -> None:
+    """Measure proxies against each other and build the report: campaign and verdict in one."""
+    from loadgen.campaign import Asked
+    from loadgen.compare import compare as run
+    from loadgen.scenario import Replay
+
+    replay = None
+    if trace is not None:
+        replay = Replay(kind="trace", file=str(trace), time_scale=time_scale, rows=rows, max_in=max_in, max_out=max_out)
+    asked = Asked(
+        profile=profile,
+        targets=_list(targets),
+        given=tuple(target or ()),
+        scenarios=_list(scenarios),
+        trace=replay,
+        baseline=baseline,
+        rounds=rounds,
+        duration_s=duration,
+        seed=seed,
+    )
+    command = " ".join(["proxy-engines", *sys.argv[1:]])
+    raise typer.Exit(run(asked, out=out, resume=resume, dry_run=dry_run, command=command))
+
+
+@app.command()
+def micro(out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None) -> None:
+    """Run the pyperf suite: parts of the engines in memory, without sockets."""
+    raise typer.Exit(importlib.import_module("loadgen.micro.run").main(out))
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def gate(context: typer.Context) -> None:
+    """Check performance of one revision against another; for CI."""
+    raise typer.Exit(importlib.import_module("loadgen.gate.cli").main(context.args))
+
+
+for _verb in ELSEWHERE:
+    _elsewhere(_verb)
+
+
+def _list(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def main() -> NoReturn:
+    """The console script: one sentence and the documented exit code for whatever goes wrong."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ELSEWHERE:  # before any parsing, so that nothing of what was typed is interpreted
+        become(arguments[0], arguments[1:])
+    usage_error = typer.BadParameter.__base__
+    usage_error.exit_code = USAGE  # type: ignore[union-attr]  # click's own, or typer's copy of it
+    debug = "--debug" in arguments  # wherever it was typed
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"])
+    except Refusal as exc:
+        print(f"proxy-engines: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as exc:
+        code = getattr(exc, "exit_code", None)  # the packages below have refusals of their own
+        if isinstance(code, int):
+            print(f"proxy-engines: {exc}", file=sys.stderr)
+            sys.exit(code)
+        if debug:
+            raise
+        print(f"proxy-engines: internal error: {type(exc).__name__}: {exc} (--debug shows where)", file=sys.stderr)
+        sys.exit(INTERNAL)
+    sys.exit(0)

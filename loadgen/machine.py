@@ -34,10 +34,11 @@ class Cores:
         """Whether the target has its core for itself."""
         return self.target is not None
 
-    @property
-    def bench_shared(self) -> bool:
-        """Whether driver and mocks share one core."""
-        return self.driver is not None and self.driver == self.mocks
+    def all(self) -> tuple[int, ...] | None:
+        """Every core that is used, None if nothing is pinned."""
+        if self.target is None or self.driver is None or self.mocks is None:
+            return None
+        return tuple(sorted({*self.target, *self.driver, *self.mocks}))
 
     def bench_size(self) -> int:
         """How many cores driver and mocks have between them."""

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loadgen.scenario import Scenario
 from loadgen.targets import Target
-from reports.schema import AA_SUFFIX, FLOOR_TARGETS
+from reports.compare import bench_fault
+from reports.schema import AA_SUFFIX, FLOOR_TARGETS, RunRecord
 
 # Seconds, measured on the 2-core machine of METHODOLOGY.md; they only serve the announced duration.
 _MOCKS_START_S = 0.6
@@ -168,3 +169,43 @@ def campaign_seconds(
     wanted = {arm.name: scenarios for arm in arms}
     one = sum(bench_seconds(bench, idle_s) for bench in benches(arms, wanted, 1))
     return rounds * one + (_CEILING_S + _REPORT_S if report else 0.0)
+
+
+def shortfall(
+    records: Sequence[RunRecord],
+    arms: Sequence[Arm],
+    scenarios: Sequence[Scenario],
+    planned: int,
+    baseline: str | None,
+) -> dict[str, list[Scenario]]:
+    """What has to be repeated: arm name -> its scenarios with fewer than `planned` usable rounds.
+
+    A round is usable for an arm if its run and the baseline's are valid and no run of the scenario in that round was
+    voided by the bench. The baseline joins every repeat, as an arm counts against it in the same round only. An arm
+    that never had a valid run is not repeated: it would fail again.
+    """
+    wanted: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        mine = [record for record in records if record.scenario == scenario.id]
+        spoilt = {record.round for record in mine if record.void_reason and bench_fault(record.validity) is not None}
+        valid: dict[str, set[int]] = {arm.name: set() for arm in arms}
+        for record in mine:
+            if record.void_reason is None and record.round not in spoilt:
+                valid.setdefault(record.target, set()).add(record.round)
+        alone: dict[str, set[int]] = {}
+        for record in mine:  # valid by themselves: their failures are the bench's and may pass
+            if record.void_reason is None or bench_fault(record.validity) is not None:
+                alone.setdefault(record.target, set()).add(record.round)
+        compared = valid.get(baseline) if baseline is not None else None
+        short = [
+            arm.name
+            for arm in arms
+            if arm.name in alone and len(valid[arm.name] if compared is None else valid[arm.name] & compared) < planned
+        ]
+        if compared is not None and short and baseline not in short:
+            short.insert(0, str(baseline))
+        if compared is not None and baseline not in alone:
+            continue
+        for name in short:
+            wanted.setdefault(name, []).append(scenario)
+    return wanted

@@ -34,7 +34,8 @@ class _Part(BaseModel):
 class Mock(_Part):
     """The backends. `behaviour` is sent to all of them, `endpoint_behaviour` to single ones by number, before load."""
 
-    profile: str = "instant"
+    profile: str | dict[str, Any] = "instant"
+    """The name of a ready-made profile, or one in full."""
     endpoints: Annotated[int, Field(ge=1, le=64)] = 1
     behaviour: dict[str, Any] = Field(default_factory=dict)
     endpoint_behaviour: dict[int, dict[str, Any]] = Field(default_factory=dict)
@@ -68,11 +69,23 @@ class Request(_Part):
     stream: bool = False
     weight: Positive = 1.0
     copies: Annotated[int, Field(ge=1, le=4096)] = 1
+    check: bool = True
+    """Whether one is asked for and checked before load; false where the scenario's fault would spoil it."""
     expect: Reply = Reply()
 
     def text(self) -> str:
         """The body as it is sent, marks included."""
         return self.body if isinstance(self.body, str) else json.dumps(self.body, separators=(",", ":"))
+
+    def template(self, copy: int = 0, *, check_digest: bool = True) -> Template:
+        """What the driver sends. `check_digest` false: only the status is expected."""
+        headers = {"Content-Type": "application/json", **self.headers} if self.text() else self.headers
+        if self.copies > 1:
+            headers = {**headers, "X-Variant": f"{copy:06d}"}
+        expect = Expect(self.expect.status)
+        if check_digest:
+            expect = Expect(self.expect.status, self.expect.digest, self.expect.events)
+        return Template(self.path, self.method, headers, self.text(), self.stream, expect)
 
 
 class Open(_Part):
@@ -166,6 +179,8 @@ class Scenario(_Part):
     """How long a reply usually takes, for the announced duration."""
     timeout_s: Positive = 30.0
     keepalive: bool = True
+    steady: bool = True
+    """Latency is expected to stay the same from beginning to end; false where load or backends change on purpose."""
     cancel: Cancel | None = None
     slow_read: SlowRead | None = None
     slo: dict[Literal["ttft_ms", "tpot_ms", "e2e_ms"], Positive] = Field(default_factory=dict)
@@ -206,6 +221,11 @@ class Scenario(_Part):
         return self
 
     @property
+    def saturates(self) -> bool:
+        """Whether the target is meant to be at its limit: closed loop without pauses."""
+        return isinstance(self.arrivals, Users) and "saturation" in self.tags
+
+    @property
     def sizes_vary(self) -> bool:
         """Whether each request has a prompt, an output length and a seed of its own."""
         return isinstance(self.arrivals, Fitted | Replay)
@@ -240,26 +260,11 @@ class Scenario(_Part):
 
         `check_digest` false: the target re-makes replies, so only the status is expected.
         """
-        made = []
-        for request in self.requests:
-            expect = Expect(request.expect.status)
-            if check_digest:
-                expect = Expect(request.expect.status, request.expect.digest, request.expect.events)
-            for copy in range(request.copies):
-                headers = {"Content-Type": "application/json", **request.headers} if request.text() else request.headers
-                if request.copies > 1:
-                    headers = {**headers, "X-Variant": f"{copy:06d}"}
-                made.append(
-                    Template(
-                        path=request.path,
-                        method=request.method,
-                        headers=headers,
-                        body=request.text(),
-                        stream=request.stream,
-                        expect=expect,
-                    )
-                )
-        return tuple(made)
+        return tuple(
+            request.template(copy, check_digest=check_digest)
+            for request in self.requests
+            for copy in range(request.copies)
+        )
 
     def template_weights(self) -> list[float]:
         """How often each of `templates()` is sent, relative to the others."""
@@ -291,7 +296,7 @@ class Scenario(_Part):
             duration_s=self.duration_s,
             warmup_s=self.warmup_s,
             arrivals=self.arrivals.words() if isinstance(self.arrivals, Open) else self.arrivals.kind,
-            profile=self.mock.profile,
+            profile=self.mock.profile if isinstance(self.mock.profile, str) else self.mock.profile.get("name", ""),
             slo={str(name): limit for name, limit in self.slo.items()},
             request_bytes=_request_bytes(first, self.prompt_bytes),
             response_bytes=_header_number(first, "X-Mock-Body-Bytes"),

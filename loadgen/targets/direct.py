@@ -19,6 +19,7 @@ class Direct:
     name: str = "direct"
     start_s: float = 0.0
     verbatim: bool = True
+    gc_trace: bool = False
 
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""
@@ -46,6 +47,7 @@ class Given:
     pid: int | None = None
     start_s: float = 0.0
     verbatim: bool = True
+    gc_trace: bool = False
 
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""

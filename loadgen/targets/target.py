@@ -82,6 +82,10 @@ class Target(Protocol):
     def verbatim(self) -> bool:
         """Whether replies pass byte for byte. A target that re-makes them is checked by status and framing only."""
 
+    @property
+    def gc_trace(self) -> bool:
+        """Whether it is a Go program that writes its GC pauses to stderr (GODEBUG=gctrace=1)."""
+
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""
 

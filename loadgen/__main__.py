@@ -1,0 +1,5 @@
+"""`python -m loadgen`: the same as `proxy-engines`."""
+
+from loadgen.cli import main
+
+main()

@@ -1,0 +1,246 @@
+"""From what was seen of one run to its record: window, checks, summary. Tables in, record out; no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from loadgen import validity, watch
+from loadgen.backends import Ceiling
+from loadgen.driver.plan import Plan
+from loadgen.scenario import Scenario
+from reports import store, summarise
+from reports.schema import Check, RunRecord
+from reports.schema import Scenario as Described
+
+USAGE_COLUMNS: Final = ("t_ns", "pid", "role", "cpu_ns", "rss_bytes", "ctx_voluntary", "ctx_involuntary", "fds")
+RUNTIME_COLUMNS: Final = ("pid", "kind", "start_ns", "end_ns", "generation", "collected", "cause")
+_KEPT_MOCK_FIGURES: Final = (
+    "requests", "events", "body_bytes", "refused", "peak", "lateness_p50_ns", "lateness_p99_ns", "held_back_events",
+    "disconnects_total", "faults",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What was seen of one run. Written by the sitting while it lasts, read here afterwards."""
+
+    wall_s: float = 0.0
+    samples: Sequence[watch.Sample] = ()
+    active: list[tuple[int, float]] = field(default_factory=list)
+    """(ns, the engine's own count of active requests)."""
+    steal: float = 0.0
+    """Share of the machine's CPU time that the hypervisor took meanwhile."""
+    driver: Mapping[str, Any] = field(default_factory=dict)
+    """The driver's last line."""
+    mocks: Mapping[str, Any] = field(default_factory=dict)
+    """The mocks' own counts."""
+    inside: Mapping[str, Any] = field(default_factory=dict)
+    """The target's own `/internal/runtime`, empty if it has none."""
+    pauses: Sequence[tuple[object, ...]] | None = None
+    """Rows of RUNTIME_COLUMNS; None: nothing recorded them."""
+    broken: Check | None = None
+    """Why the run did not come to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the run was made under."""
+
+    scenario: Scenario
+    described: Described
+    ceiling: Ceiling
+    bench_cores: int
+    target_cores: int
+    has_process: bool
+    idle: tuple[float, int] | None
+    """CPU ns per second and resident bytes before load."""
+    plan: Plan | None
+
+
+def usage_table(samples: Sequence[watch.Sample]) -> pd.DataFrame | None:
+    """usage.parquet, None if nothing was sampled."""
+    rows = [tuple(getattr(sample, column) for column in USAGE_COLUMNS) for sample in samples]
+    return pd.DataFrame(rows, columns=list(USAGE_COLUMNS)) if rows else None
+
+
+def runtime_table(pauses: Sequence[tuple[object, ...]] | None) -> pd.DataFrame | None:
+    """runtime.parquet; None if nothing was recorded, an empty table if nothing happened."""
+    if pauses is None:
+        return None
+    table = pd.DataFrame(list(pauses), columns=list(RUNTIME_COLUMNS))
+    numbers = {"pid": "int64", "start_ns": "int64", "end_ns": "int64", "generation": "Int64", "collected": "Int64"}
+    return table.astype({**numbers, "kind": "string", "cause": "string"})
+
+
+def recorded_pauses(inside: Mapping[str, Any]) -> list[tuple[object, ...]] | None:
+    """Rows of RUNTIME_COLUMNS from `/internal/runtime`: of one process, or of each under `workers`.
+
+    None if nothing was recorded there (recorders off).
+    """
+    rows: list[tuple[object, ...]] = []
+    recorded = False
+    for process in inside.get("workers") or [inside]:
+        pid = process.get("pid", 0)
+        if process.get("gc") is not None:
+            recorded = True
+            rows += [(pid, "gc", start, end, gen, collected, None) for start, end, gen, collected in process["gc"]]
+        if process.get("stalls") is not None:
+            recorded = True
+            rows += [(pid, "stall", start, end, None, None, cause) for start, end, cause in process["stalls"]]
+    return rows if recorded else None
+
+
+def window_of(rows: pd.DataFrame, scenario: Scenario, plan: Plan | None) -> tuple[int, int] | None:
+    """The measured window [start, end) in ns, after the warm-up; None if no request was ever due.
+
+    Open loop: from the schedule itself, so that a late generator cannot move it.
+    """
+    if plan is not None:
+        known = rows[rows["intended_ns"].notna()]
+        if known.empty:
+            return None
+        first = known.iloc[0]
+        begun = int(first["intended_ns"]) - int(plan.offset_ns[int(first["request_id"])])
+    else:
+        sent = rows["sent_ns"].dropna()
+        if sent.empty:
+            return None
+        begun = int(sent.min())
+    start = begun + round(scenario.warmup_s * 1e9)
+    return start, start + round(scenario.duration_s * 1e9)
+
+
+def offered_rps(plan: Plan | None, scenario: Scenario) -> float | None:
+    """Requests per second that the schedule holds after the warm-up."""
+    if plan is None:
+        return None
+    return float((~plan.warmup).sum()) / scenario.duration_s
+
+
+def cpu_share(usage: pd.DataFrame | None, role: watch.Role, window: tuple[int, int]) -> float | None:
+    """CPU of one role over the window, as a share of one core; None without samples."""
+    if usage is None:
+        return None
+    sums = usage[usage["role"] == role].groupby("t_ns", sort=True)["cpu_ns"].sum()
+    if len(sums) < 2:
+        return None
+    times = sums.index.to_numpy(dtype=np.int64)
+    start, end = max(window[0], times[0]), min(window[1], times[-1])
+    if end <= start:
+        return None
+    at = np.interp([start, end], times, sums.to_numpy(dtype=np.float64))
+    return float(at[1] - at[0]) / float(end - start)
+
+
+def judge(
+    record: RunRecord, seen: Evidence, conditions: Conditions, rows: pd.DataFrame | None, events: pd.DataFrame | None
+) -> RunRecord:
+    """The record with window, checks, summary and, if a check failed, the reason why it is void."""
+    scenario = conditions.scenario
+    usage = usage_table(seen.samples)
+    window = None if rows is None or rows.empty else window_of(rows, scenario, conditions.plan)
+    idle = conditions.idle
+    record = record.model_copy(
+        update={
+            "duration_s": seen.wall_s,
+            "window_ns": window,
+            "idle_cpu_ns_per_s": None if idle is None else idle[0],
+            "idle_rss_bytes": None if idle is None else idle[1],
+            "offered_rps": offered_rps(conditions.plan, scenario),
+        }
+    )
+    checks: list[Check] = [] if seen.broken is None else [seen.broken]
+    summary: dict[str, Any] = {}
+    if rows is not None and window is not None:
+        runtime = runtime_table(seen.pauses)
+        tables = {
+            "requests": rows,
+            "events": events,
+            "runtime": None if runtime is None else store.as_read("runtime", runtime),
+            "usage": None if usage is None else store.as_read("usage", usage),
+        }
+        facts = summarise.measure(record, conditions.described, tables)
+        checks += _checks(seen, conditions, facts, rows, usage, window)
+        summary = summarise.summary_of(facts)
+    elif seen.broken is None:
+        checks.append(validity.broken("no request of the run was ever due: the driver wrote no rows", "bench"))
+    mocks = [{key: one.get(key) for key in _KEPT_MOCK_FIGURES} for one in seen.mocks.get("backends", ())]
+    extras = {"mocks": mocks, "driver": dict(seen.driver), "steal": seen.steal}
+    return record.model_copy(
+        update={"validity": checks, "void_reason": validity.void_reason(checks), "summary": {**summary, **extras}}
+    )
+
+
+def _checks(
+    seen: Evidence,
+    conditions: Conditions,
+    facts: summarise.Facts,
+    rows: pd.DataFrame,
+    usage: pd.DataFrame | None,
+    window: tuple[int, int],
+) -> list[Check]:
+    scenario = conditions.scenario
+    requests = facts.requests
+    assert requests is not None  # there are rows
+    driver, mocks, target = (cpu_share(usage, role, window) for role in ("driver", "mock", "target"))
+    begun = rows["intended_ns"].fillna(rows["sent_ns"])
+    lag = (rows["sent_ns"] - rows["intended_ns"])[((begun >= window[0]) & (begun < window[1])).fillna(False)]
+    lag_ms = lag.dropna().to_numpy(dtype=np.float64) / 1e6
+    wait_ms = requests.ttft_ms[~np.isnan(requests.ttft_ms)]
+    checked = rows["digest_ok"].dropna()
+    inside = [value for t_ns, value in seen.active if _middle(t_ns, window)]
+    mean_s = _mean_s(rows, window)
+    completions = int(((rows["end_ns"] >= window[0]) & (rows["end_ns"] < window[1])).sum())
+    offered, ceiling, unit = _offered_to_mocks(conditions)
+    checks = [
+        validity.generator_lag(
+            float(np.percentile(lag_ms, 99)) if lag_ms.size else None,
+            float(np.median(wait_ms)) if wait_ms.size else None,
+        ),
+        validity.generator_cpu(driver, scenario.open_loop),
+        validity.bench_cpu(driver, mocks, scenario.open_loop, conditions.bench_cores),
+        validity.saturation(
+            None if target is None else target / conditions.target_cores,
+            scenario.open_loop or not scenario.saturates,
+            conditions.has_process,
+        ),
+        validity.mock_ceiling(offered, ceiling, unit),
+        validity.steal(seen.steal),
+        validity.errors(facts.value("error_ratio")),
+        validity.little(inside, completions, completions / scenario.duration_s, mean_s),
+        validity.trend(requests.at_s, requests.e2e_ms, scenario.duration_s, scenario.steady),
+        validity.digest(int((~checked.astype(bool)).sum()), len(checked)),
+    ]
+    if scenario.open_loop:
+        due = begun.to_numpy(dtype=np.float64, na_value=np.nan)
+        ended = rows["end_ns"].to_numpy(dtype=np.float64, na_value=np.nan)
+        checks.append(validity.achieved_rate(due, ended, window, scenario.duration_s))
+    return checks
+
+
+def _middle(t_ns: int, window: tuple[int, int]) -> bool:
+    edge = (window[1] - window[0]) // 10
+    return window[0] + edge <= t_ns < window[1] - edge
+
+
+def _mean_s(rows: pd.DataFrame, window: tuple[int, int]) -> float | None:
+    """Mean time from sent to end of what ended in the window, whatever the outcome: all of it was active."""
+    ended = rows[((rows["end_ns"] >= window[0]) & (rows["end_ns"] < window[1])).fillna(False)]
+    took = (ended["end_ns"] - ended["sent_ns"]).dropna()
+    return None if took.empty else float(took.mean()) / 1e9
+
+
+def _offered_to_mocks(conditions: Conditions) -> tuple[float | None, float | None, str]:
+    """What is asked of the mocks, and what they reach alone: events for streams, requests otherwise."""
+    offered = offered_rps(conditions.plan, conditions.scenario)
+    if conditions.scenario.kind == "request":
+        return offered, conditions.ceiling.requests_per_s, "req/s"
+    per_stream = conditions.described.events_per_request
+    if offered is None or per_stream is None:
+        return None, conditions.ceiling.events_per_s, "events/s"
+    return offered * per_stream, conditions.ceiling.events_per_s, "events/s"

@@ -1,0 +1,82 @@
+"""From a scenario and a seed to the driver's open-loop plan: when each request is due and what it asks for. Pure."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from loadgen import trace
+from loadgen.driver import arrivals
+from loadgen.driver.plan import Plan, make_plan
+from loadgen.scenario import Fitted, Open, Replay, Scenario, Users
+
+
+def seed_for(seed: int, scenario: str, round_number: int) -> int:
+    """The seed of one scenario in one round: the same for every target, another one in the next round."""
+    return zlib.crc32(f"{seed}/{scenario}/{round_number}".encode())
+
+
+def make(scenario: Scenario, seed: int) -> Plan | None:
+    """The plan of `scenario`; None in closed loop. Raises Missing or BadInput if its trace cannot be used."""
+    match scenario.arrivals:
+        case Users():
+            return None
+        case Replay():
+            return replayed(scenario.arrivals).plan(seed=seed, warmup_s=scenario.warmup_s)
+        case Fitted(fit=name, rate=rate, max_in=max_in, max_out=max_out):
+            made = trace.generate(
+                trace.FITS[name],
+                duration_s=scenario.total_s(),
+                seed=seed,
+                rate_rps=rate,
+                max_in=max_in,
+                max_out=max_out,
+            )
+            return made.plan(seed=seed, warmup_s=scenario.warmup_s)
+        case Open():
+            return _open(scenario, scenario.arrivals, seed)
+
+
+def _open(scenario: Scenario, due: Open, seed: int) -> Plan:
+    offset_ns = arrivals.arrivals(_segments(due, scenario.warmup_s, scenario.duration_s), cv=_cv(due), seed=seed)
+    n = len(offset_ns)
+    rng = np.random.default_rng([seed, 0x706C616E])
+    weights = np.asarray(scenario.template_weights())
+    seeds = rng.integers(0, scenario.request_seeds, n) if scenario.request_seeds else -1
+    return make_plan(
+        offset_ns,
+        template=rng.choice(len(weights), n, p=weights / weights.sum()).astype(np.int32),
+        prompt_bytes=-1 if scenario.prompt_bytes is None else scenario.prompt_bytes,
+        output_tokens=-1 if scenario.output_tokens is None else scenario.output_tokens,
+        request_seed=seeds,
+        warmup_s=scenario.warmup_s,
+    )
+
+
+def _cv(due: Open) -> float:
+    return {"constant": 0.0, "gamma": due.cv}.get(due.kind, 1.0)
+
+
+def _segments(due: Open, warmup_s: float, duration_s: float) -> list[arrivals.Segment]:
+    """The rate over time: steps and ramps begin after a warm-up at their first rate."""
+    rates = due.rates or (due.rate,)
+    warmup = [arrivals.Segment(warmup_s, rates[0], rates[0])] if warmup_s else []
+    if due.kind == "ramp":
+        return [*warmup, arrivals.Segment(duration_s, rates[0], rates[-1])]
+    each = duration_s / len(rates)
+    return warmup + [arrivals.Segment(each, rate, rate) for rate in rates]
+
+
+@functools.lru_cache(maxsize=4)
+def replayed(wanted: Replay) -> trace.Trace:
+    """The trace that a replay reads. Raises Missing or BadInput."""
+    return trace.read_trace(
+        Path(wanted.file),
+        time_scale=wanted.time_scale,
+        rows=wanted.rows,
+        max_in=wanted.max_in,
+        max_out=wanted.max_out,
+    )
