@@ -111,14 +111,14 @@ class EndpointPool:
         connection.exchange = None
         connection.used += 1
         budget = self.budget
-        if budget.waiting and self._hand_over(connection):
-            return
-        if self.closed or budget.idle >= budget.max_idle or not connection.usable:
+        if budget.waiting:
+            self._hand_over(connection)
+        elif self.closed or budget.idle >= budget.max_idle or not connection.usable:
             self._close(connection)
-            return
-        connection.idle_since = now
-        budget.idle += 1
-        self.idle.append(connection)
+        else:
+            connection.idle_since = now
+            budget.idle += 1
+            self.idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection ended or must not be used again. Only its first call counts: it then belongs to nobody."""
@@ -193,15 +193,14 @@ class EndpointPool:
         )
         return connection
 
-    def _hand_over(self, connection: UpstreamConnection) -> bool:
-        waiting = self.budget.waiting
-        if connection.usable and not self.closed:
-            for i, (pool, waiter) in enumerate(waiting):
-                if pool is self:
-                    del waiting[i]
-                    waiter.connected(connection)
-                    return True
-        return False
+    def _hand_over(self, connection: UpstreamConnection) -> None:
+        """Give a connection to whoever waits longest, if it is for this endpoint; else only its slot is of use."""
+        pool, waiter = self.budget.waiting[0]
+        if pool is self and connection.usable and not self.closed:
+            self.budget.waiting.popleft()
+            waiter.connected(connection)
+        else:
+            self._close(connection)
 
     def _evict(self) -> bool:
         """In a shared budget: close the longest idle connection of another endpoint to make room."""

@@ -57,6 +57,7 @@ _OTHER_VERSION = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e\x80-\xff]+
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([/?][^#]*)?")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[;\t ][^\r\n]*)?\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _SANE_REQUEST_ID = re.compile(_SANE_TEXT.pattern.encode())
 
@@ -594,21 +595,17 @@ def chunked_end(data: bytes) -> int | None:
     For the one cold case in which llhttp said that a body ended somewhere inside a read: it does not say where.
     """
     at = 0
-    while True:
-        eol = data.find(b"\r\n", at)
-        if eol < 0:
-            return None
-        try:
-            size = int(data[at:eol].split(b";")[0], 16)
-        except ValueError:
-            return None
-        at = eol + 2
-        if size == 0:
-            if data.startswith(b"\r\n", at):
-                return at + 2
-            end = data.find(HEAD_END, at)
+    while size_line := _CHUNK_SIZE.match(data, at):
+        at = size_line.end()
+        size = int(size_line[1], 16)
+        if size:
+            at += size + 2
+        elif data.startswith(b"\r\n", at):
+            return at + 2
+        else:
+            end = data.find(HEAD_END, at)  # a trailer
             return None if end < 0 else end + 4
-        at += size + 2
+    return None
 
 
 def check_head_limits(head: bytes, limits: Limits) -> None:

@@ -1,0 +1,378 @@
+"""Connections to an endpoint: reuse, limits, waiters, and that no slot is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.core.endpoint import EndpointSpec
+from proxy.olla.pool import Budget, EndpointPool
+from proxy.olla.upstream import UpstreamConnection
+
+
+class FakeTransport:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+
+class FakeTask:
+    """A task that ends when the test says so."""
+
+    def __init__(self, coro: Coroutine[Any, Any, UpstreamConnection]) -> None:
+        self._coro = coro
+        self._done: list[Callable[[Any], None]] = []
+        self._result: UpstreamConnection | None = None
+        self._error: Exception | None = None
+        self._cancelled = False
+        self.over = False
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._done.append(callback)
+
+    def run(self) -> None:
+        try:
+            self._coro.send(None)
+        except StopIteration as stop:
+            self._result = stop.value
+        except OSError as exc:
+            self._error = exc
+        self._end()
+
+    def cancel(self) -> None:
+        self._coro.close()  # as a task that is cancelled before its first step
+        self._cancelled = True
+        self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        for callback in self._done:
+            callback(self)
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def exception(self) -> Exception | None:
+        return self._error
+
+    def result(self) -> UpstreamConnection:
+        assert self._result is not None
+        return self._result
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.tasks: list[FakeTask] = []
+        self.fail = False
+
+    def create_task(self, coro: Coroutine[Any, Any, UpstreamConnection]) -> FakeTask:
+        self.tasks.append(FakeTask(coro))
+        return self.tasks[-1]
+
+    async def create_connection(self, make: Callable[[], UpstreamConnection], *args: Any, **kwargs: Any) -> Any:
+        if self.fail:
+            raise ConnectionRefusedError("refused")
+        connection = make()
+        connection.connection_made(FakeTransport())  # type: ignore[arg-type]  # all the pool asks of a transport
+        return connection.transport, connection
+
+    def time(self) -> float:
+        return 0.0
+
+    def run(self) -> None:
+        for task in self.tasks:
+            if not task.over:
+                task.run()
+
+
+class FakeExchange:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.connection: UpstreamConnection | None = None
+        self.failed = ""
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        connection.exchange = self  # type: ignore[assignment]
+
+    def connect_failed(self, detail: str) -> None:
+        self.failed = detail
+
+    def upstream_lost(self, clean: bool) -> None:
+        self.connection = None
+
+
+def make_pool(loop: FakeLoop, budget: Budget, name: str = "a") -> EndpointPool:
+    spec = EndpointSpec(name=name, scheme="http", host="127.0.0.1", port=1)
+    return EndpointPool(spec, budget, loop, UpstreamConnection)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def loop() -> FakeLoop:
+    return FakeLoop()
+
+
+def connect(pool: EndpointPool, loop: FakeLoop) -> FakeExchange:
+    exchange = FakeExchange()
+    pool.request(exchange)
+    loop.run()
+    assert exchange.connection is not None
+    return exchange
+
+
+def test_the_connection_used_last_goes_out_first(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    first, second = connect(pool, loop).connection, connect(pool, loop).connection
+    assert first and second
+    pool.release(first, 1.0)
+    pool.release(second, 2.0)
+    assert pool.take() is second
+    assert pool.take() is first
+    assert pool.take() is None
+    assert (first.used, pool.created, pool.open) == (1, 2, 2)
+
+
+def test_an_idle_connection_that_ended_is_never_handed_out(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    dead, ended, good = (connect(pool, loop).connection for _ in range(3))
+    assert dead and ended and good
+    for connection in (good, ended, dead):
+        pool.release(connection, 1.0)
+    dead.transport.abort()
+    ended.eof_received()
+    assert pool.take() is good
+    assert pool.take() is None
+    assert (pool.open, pool.budget.open, pool.budget.idle) == (1, 1, 0)
+
+
+def test_bytes_on_an_idle_connection_take_it_out_of_the_pool(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    connection = connect(pool, loop).connection
+    assert connection
+    pool.release(connection, 1.0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert pool.take() is None
+    assert connection.transport.is_closing()
+    connection.connection_lost(None)  # the loop tells later; nothing is counted twice
+    assert (pool.open, pool.budget.open, pool.budget.idle) == (0, 0, 0)
+
+
+def test_above_the_limit_exchanges_wait_in_order_of_arrival(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    holder = connect(pool, loop)
+    second, third = FakeExchange("second"), FakeExchange("third")
+    pool.request(second)
+    pool.request(third)
+    assert not pool.is_connecting(second)
+    assert holder.connection
+    pool.release(holder.connection, 1.0)
+    assert second.connection is not None and third.connection is None
+    pool.release(second.connection, 2.0)
+    assert third.connection is not None
+    assert pool.created == 1
+
+
+def test_a_lost_connection_lets_the_next_waiter_open_one(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    holder, waiter = connect(pool, loop), FakeExchange()
+    pool.request(waiter)
+    assert holder.connection
+    holder.connection.connection_lost(None)
+    assert pool.is_connecting(waiter)
+    loop.run()
+    assert waiter.connection is not None
+    assert pool.open == 1
+
+
+def test_a_waiter_that_left_is_passed_over(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    holder, gone, next_one = connect(pool, loop), FakeExchange(), FakeExchange()
+    pool.request(gone)
+    pool.request(next_one)
+    pool.cancel(gone)
+    assert holder.connection
+    pool.release(holder.connection, 1.0)
+    assert gone.connection is None and next_one.connection is not None
+
+
+def test_leaving_while_connecting_gives_the_slot_back(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    gone = FakeExchange()
+    pool.request(gone)
+    pool.cancel(gone)
+    assert (pool.open, pool.budget.open) == (0, 0)
+    assert connect(pool, loop).connection is not None
+
+
+def test_a_refused_connection_is_told_and_costs_no_slot(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    loop.fail = True
+    exchange = FakeExchange()
+    pool.request(exchange)
+    loop.run()
+    assert exchange.failed == "refused"
+    assert (pool.open, pool.budget.open) == (0, 0)
+
+
+def test_idle_connections_above_the_limit_are_closed(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 1))
+    first, second = connect(pool, loop).connection, connect(pool, loop).connection
+    assert first and second
+    pool.release(first, 1.0)
+    pool.release(second, 1.0)
+    assert second.transport.is_closing() and not first.transport.is_closing()
+    assert (pool.open, pool.budget.idle) == (1, 1)
+
+
+def test_connections_idle_for_too_long_are_closed(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    old, young = connect(pool, loop).connection, connect(pool, loop).connection
+    assert old and young
+    pool.release(old, 1.0)
+    pool.release(young, 5.0)
+    pool.expire(5.0)
+    assert old.transport.is_closing() and not young.transport.is_closing()
+    assert (pool.open, pool.budget.idle) == (1, 1)
+
+
+def test_a_closed_pool_keeps_nothing(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    idle, busy = connect(pool, loop).connection, connect(pool, loop).connection
+    assert idle and busy
+    pool.release(idle, 1.0)
+    pool.close()
+    assert idle.transport.is_closing() and not busy.transport.is_closing()
+    pool.release(busy, 2.0)
+    assert busy.transport.is_closing()
+    assert pool.open == pool.budget.open == pool.budget.idle == 0
+
+
+def test_prewarming_opens_idle_connections_within_the_limits(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(3, 2))
+    pool.prewarm(10)
+    loop.run()
+    assert (pool.open, len(pool.idle), pool.budget.idle) == (2, 2, 2)
+    assert all(connection.used == 0 for connection in pool.idle)
+
+
+def test_endpoints_with_budgets_of_their_own_do_not_disturb_each_other(loop: FakeLoop) -> None:
+    slow, fast = make_pool(loop, Budget(1, 1), "slow"), make_pool(loop, Budget(1, 1), "fast")
+    connect(slow, loop)
+    assert connect(fast, loop).connection is not None
+
+
+def test_a_shared_budget_lets_one_endpoint_starve_another(loop: FakeLoop) -> None:
+    budget = Budget(1, 1)
+    slow, fast = make_pool(loop, budget, "slow"), make_pool(loop, budget, "fast")
+    holder, waiter = connect(slow, loop), FakeExchange()
+    fast.request(waiter)
+    assert not fast.is_connecting(waiter)
+    assert holder.connection
+    slow.release(holder.connection, 1.0)  # idle now, and given up for the other endpoint
+    loop.run()
+    assert waiter.connection is not None
+    assert (budget.open, budget.idle, slow.open, fast.open) == (1, 0, 0, 1)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Two pools on one budget, any order of events: limits hold and every slot is accounted for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = FakeLoop()
+        self.budget = Budget(max_conns=3, max_idle=2)
+        self.pools = [make_pool(self.loop, self.budget, name) for name in "ab"]
+        self.flying: list[tuple[EndpointPool, FakeExchange]] = []
+        self.now = 0.0
+
+    @rule(which=st.integers(0, 1))
+    def ask(self, which: int) -> None:
+        pool, exchange = self.pools[which], FakeExchange()
+        connection = pool.take()
+        if connection is not None:
+            exchange.connected(connection)
+        else:
+            pool.request(exchange)
+        self.flying.append((pool, exchange))
+
+    @rule(fail=st.booleans())
+    def network(self, fail: bool) -> None:
+        self.loop.fail = fail
+        self.loop.run()
+        self.flying = [(pool, e) for pool, e in self.flying if not e.failed]
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), how=st.sampled_from(["release", "lose", "cancel"]))
+    def end(self, data: st.DataObject, how: str) -> None:
+        pool, exchange = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        self.now += 1
+        if exchange.connection is None:
+            pool.cancel(exchange)
+        elif how == "release":
+            pool.release(exchange.connection, self.now)
+        elif how == "lose":
+            exchange.connection.connection_lost(None)
+        else:
+            exchange.connection.abort()
+
+    @rule()
+    def expire(self) -> None:
+        for pool in self.pools:
+            pool.expire(self.now - 2)
+
+    def teardown(self) -> None:
+        for task in self.loop.tasks:
+            if not task.over:
+                task.cancel()
+
+    @invariant()
+    def limits_hold(self) -> None:
+        assert 0 <= self.budget.open <= 3
+        assert self.budget.idle <= 2
+        assert self.budget.open == sum(pool.open for pool in self.pools)
+        assert self.budget.idle == sum(len(pool.idle) for pool in self.pools)
+
+    @invariant()
+    def every_open_connection_is_used_idle_or_on_its_way(self) -> None:
+        used = sum(e.connection is not None for _, e in self.flying)
+        connecting = sum(pool.is_connecting(e) for pool, e in self.flying)
+        assert self.budget.open == used + connecting + self.budget.idle
+
+    @invariant()
+    def nobody_waits_while_there_is_room(self) -> None:
+        assert not self.budget.waiting or self.budget.full()
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_task_cancelled_before_its_first_step_returns_its_slot_on_a_real_loop() -> None:
+    async def scenario() -> int:
+        pool = EndpointPool(
+            EndpointSpec(name="a", scheme="http", host="127.0.0.1", port=1),
+            Budget(1, 1),
+            asyncio.get_running_loop(),
+            UpstreamConnection,
+        )
+        exchange = FakeExchange()
+        pool.request(exchange)
+        pool.cancel(exchange)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return pool.budget.open
+
+    assert asyncio.run(scenario()) == 0
