@@ -1,0 +1,101 @@
+"""A request's body: read within the limits of size and time, kept if it is small enough to be sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
+
+from proxy.config import Config
+from proxy.core.errors import ProxyError
+
+# `body_timeout` is the time for each further 16 KiB: a dribble does not renew it.
+STEP = 16 * 2**10
+
+
+class RequestBody:
+    """Kept whole up to `max_replay_body`; above it streamed, and sent once only."""
+
+    def __init__(self, request: web.BaseRequest, config: Config) -> None:
+        limits = config.server
+        self.chunked = "Transfer-Encoding" in request.headers
+        self.error: ProxyError | None = None
+        self._request = request
+        self._content = request.content
+        self._limit = limits.max_body_size or float("inf")
+        self._timeout = self._patience = limits.body_timeout or None
+        self._keep = config.proxy.max_replay_body
+        self._kept: bytes | None = None
+        self._whole = not request.body_exists
+        self._sending = False
+        self._size = self._step = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the request can be sent (again)."""
+        return self._whole or not self._sending
+
+    async def gather(self) -> None:
+        """Read what may be kept. Raises ProxyError: too large, too slow, broken framing."""
+        length = self._request.content_length or 0
+        if length > self._limit:
+            raise ProxyError("body_too_large")
+        if self._whole:
+            return
+        await self._invite()
+        if length > self._keep:
+            return
+        chunks: list[bytes] = []
+        while not self._whole and self._size <= self._keep:
+            chunks.append(await self._read())
+            self._whole = self._content.at_eof()
+        self._kept = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def data(self) -> bytes | AsyncIterator[bytes] | None:
+        """What aiohttp's client is given to send."""
+        return self._kept if self._whole else self._stream()
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        self._sending = True
+        try:
+            if self._kept:
+                yield self._kept
+            while not self._content.at_eof():
+                yield await self._read()
+        except ProxyError as exc:
+            self.error = exc  # aiohttp makes it look like the upstream's failure
+            raise
+
+    async def _invite(self) -> None:
+        """Answer `Expect: 100-continue` (RFC 9110 10.1.1), unless the body is on its way already."""
+        request, transport = self._request, self._request.transport
+        expected = request.version.minor == 1 and request.headers.get("Expect", "").lower() == "100-continue"
+        if expected and not self._content.total_bytes and not self._content.is_eof() and transport is not None:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _read(self) -> bytes:
+        """The next bytes, none only at the end. Raises ProxyError."""
+        content = self._content
+        try:
+            if content.is_eof():
+                data = content.read_nowait()
+            else:
+                asked = monotonic()
+                async with asyncio.timeout(self._patience):  # runs only while waiting for the client
+                    data = await content.readany()
+                if self._patience is not None:
+                    self._patience = max(self._patience - (monotonic() - asked), 0.0)
+        except TimeoutError as exc:
+            raise ProxyError("request_timeout", "the body") from exc
+        except RequestPayloadError as exc:
+            raise ProxyError("bad_request", str(exc)) from exc
+        self._size += len(data)
+        self._step += len(data)
+        if self._step >= STEP:
+            self._step, self._patience = 0, self._timeout
+        if self._size > self._limit:
+            raise ProxyError("body_too_large")
+        return data

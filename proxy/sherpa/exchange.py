@@ -1,0 +1,76 @@
+"""What is known of one request while it is served, and how it is counted when it is over."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from time import monotonic
+
+from aiohttp import web
+
+from proxy.control.access import AccessLog
+from proxy.core.endpoint import Endpoint
+from proxy.core.errors import ProxyError
+from proxy.core.headers import sane_request_id
+from proxy.core.stats import StatsCollector
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Owned by the task that serves the request. `times` are monotonic seconds of what Server-Timing tells."""
+
+    request: web.BaseRequest
+    request_id: str
+    started: float
+    endpoint: Endpoint | None = None
+    response: web.StreamResponse | None = None
+    error: ProxyError | None = None
+    times: dict[str, float] = field(default_factory=dict)
+
+    def server_timing(self, head_began: float) -> str:
+        """The phases up to the response's head, in milliseconds (W3C Server Timing)."""
+        at = self.times
+        connect = at.get("connected", 0.0) - at.get("connecting", 0.0)
+        phases = {
+            "parse": self.started - head_began,
+            "pick": at["pick"] - self.started,
+            "connect": connect,
+            "upstream": at["upstream"] - at["pick"] - connect,
+        }
+        return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in phases.items())
+
+
+def new_id() -> str:
+    """A name to find a request again by; no secret."""
+    return f"{random.getrandbits(64):016x}"
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The client's own id if it is harmless, or a new one."""
+    given = request.headers.get("X-Request-ID")
+    return given if given is not None and sane_request_id(given) else new_id()
+
+
+def count(exchange: Exchange, outcome: str, stats: StatsCollector, access: AccessLog | None) -> None:
+    """An exchange is over: `outcome` is success, failed or client_disconnected."""
+    seconds, endpoint, response = monotonic() - exchange.started, exchange.endpoint, exchange.response
+    status = response.status if response is not None and response.prepared else 0
+    if outcome == "success" and endpoint is not None:
+        stats.record_success(seconds, endpoint, status)
+    elif outcome == "failed":
+        blamed = exchange.error is not None and exchange.error.kind.blame == "endpoint"
+        stats.record_failure(seconds, endpoint if blamed else None)
+    else:
+        stats.record_client_disconnected(endpoint)
+    if access is not None:
+        request = exchange.request
+        access.record(
+            client=request.remote or "",
+            method=request.method,
+            target=request.raw_path,
+            status=status,
+            outcome=outcome,
+            endpoint="" if endpoint is None else endpoint.name,
+            seconds=seconds,
+            request_id=exchange.request_id,
+        )
