@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loadgen import backends, machine, scenario, targets, timetable, validity
+from loadgen import backends, machine, scenario, timetable, validity
 from loadgen.driver.plan import save_plan
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.rounds import (
@@ -34,7 +34,9 @@ from loadgen.rounds import (
 )
 from loadgen.scenario import Replay, Request, Scenario
 from loadgen.sitting import Setting, hold
-from loadgen.targets import Target
+from loadgen.targets import catalogue
+from loadgen.targets.direct import parse_given
+from loadgen.targets.target import Target
 from reports import store
 from reports.schema import CampaignHeader, RunRecord, run_name
 
@@ -99,8 +101,8 @@ def plan(asked: Asked) -> Planned:
     if asked.profile not in profiles():
         raise UsageRefusal(f"--profile: {asked.profile!r} is not known. Known are: {', '.join(profiles())}")
     profile = profiles()[asked.profile]
-    given = [targets.parse_given(text) for text in asked.given]
-    chosen = targets.choose(list(asked.targets or profile.targets), given)
+    given = [parse_given(text) for text in asked.given]
+    chosen = catalogue.choose(list(asked.targets or profile.targets), given)
     missing = {target.name: why for target in chosen if (why := target.missing()) is not None}
     there = [target for target in chosen if target.name not in missing]
     if not there:

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from loadgen.scenario import Scenario
-from loadgen.targets import Target
+from loadgen.targets.target import Target
 from reports.compare import bench_fault
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, RunRecord
 

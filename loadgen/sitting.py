@@ -25,8 +25,9 @@ from loadgen.evidence import Conditions, Evidence, judge, recorded_pauses, runti
 from loadgen.reply import ask_once, what_is_wrong
 from loadgen.rounds import Sitting
 from loadgen.scenario import Scenario
-from loadgen.targets import Direct, Running, Wiring
+from loadgen.targets.direct import Direct
 from loadgen.targets.gctrace import pauses_of
+from loadgen.targets.target import Running, Wiring
 from reports import store
 from reports.schema import Check, RunRecord, run_name
 from reports.schema import Scenario as Described
