@@ -1,0 +1,94 @@
+"""Which of the candidates is picked."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.balancing import BALANCERS, SAMPLE_ABOVE, LeastConnections, Priority, RoundRobin, make_balancer
+from proxy.core.endpoint import Endpoint, EndpointSpec
+
+
+def endpoints(*active, priorities=None):
+    made = []
+    for i, n in enumerate(active):
+        endpoint = Endpoint(EndpointSpec(f"e{i}", "http", "h", 80 + i, priority=priorities[i] if priorities else 100))
+        endpoint.active = n
+        made.append(endpoint)
+    return made
+
+
+def test_the_seeds_names_are_the_known_balancers():
+    assert {name: type(make_balancer(name)) for name in BALANCERS} == {
+        "least-connections": LeastConnections,
+        "priority": Priority,
+        "round-robin": RoundRobin,
+    }
+
+
+@given(st.integers(1, 40), st.integers(1, 200))
+def test_round_robin_gives_everyone_the_same_share_to_within_one(count, picks):
+    candidates = endpoints(*[0] * count)
+    balancer = RoundRobin()
+    shares = Counter(balancer.pick(candidates).name for _ in range(picks))
+    assert max(shares.values()) - min(shares.get(e.name, 0) for e in candidates) <= 1
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_priority_picks_only_the_highest_and_rotates_among_equals(priorities):
+    candidates = endpoints(*[0] * len(priorities), priorities=priorities)
+    best = {e.name for e in candidates if e.spec.priority == max(priorities)}
+    balancer = Priority()
+    picked = [balancer.pick(candidates).name for _ in range(len(best) * 3)]
+    assert Counter(picked) == Counter(dict.fromkeys(best, 3))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=SAMPLE_ABOVE), st.integers(0, 40))
+def test_least_connections_picks_one_with_the_fewest_wherever_its_turn_is(active, before):
+    candidates = endpoints(*active)
+    balancer = LeastConnections()
+    for _ in range(before):
+        balancer.pick(candidates)
+    assert balancer.pick(candidates).active == min(active)
+
+
+@pytest.mark.parametrize("active", [0, 3])
+@pytest.mark.parametrize("count", [2, 3, 7, SAMPLE_ABOVE])
+def test_least_connections_rotates_ties(active, count):
+    candidates = endpoints(*[active] * count)
+    balancer = LeastConnections()
+    assert Counter(balancer.pick(candidates).name for _ in range(count * 4)) == Counter({e.name: 4 for e in candidates})
+
+
+def test_least_connections_fills_all_endpoints_evenly():
+    candidates = endpoints(*[0] * 5)
+    balancer = LeastConnections()
+    for _ in range(53):
+        balancer.pick(candidates).active += 1
+    assert sorted(e.active for e in candidates) == [10, 10, 11, 11, 11]
+
+
+@given(st.integers(0, 2**32))
+def test_above_the_sampling_limit_the_better_of_two_is_picked_and_never_the_single_worst(seed):
+    candidates = endpoints(*range(SAMPLE_ABOVE + 1))
+    balancer = LeastConnections(Random(seed))
+    assert all(balancer.pick(candidates) is not candidates[-1] for _ in range(20))
+
+
+def test_above_the_sampling_limit_load_stays_close_to_even():
+    candidates = endpoints(*[0] * 40)
+    balancer = LeastConnections(Random(7))
+    for _ in range(4000):
+        balancer.pick(candidates).active += 1
+    loads = [e.active for e in candidates]
+    assert max(loads) - min(loads) <= 8  # one random choice would spread by about 60
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_every_balancer_follows_a_list_that_changes_between_picks(name):
+    balancer = make_balancer(name)
+    everyone = endpoints(*[1] * 20)
+    for count in (20, 3, 1, 17, 2, 16):
+        assert balancer.pick(everyone[:count]) in everyone[:count]

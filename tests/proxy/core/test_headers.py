@@ -1,0 +1,132 @@
+"""Which header fields cross the proxy. Fields are pairs; order, case and repeats matter."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.core import headers
+
+OTHER = ["Accept", "X-Custom", "content-type", "Set-Cookie", "Trailers", "Content-Length", "Via", "Host"]
+HOP = ["Connection", "Keep-Alive", "TE", "Trailer", "Upgrade", "transfer-encoding", "Proxy-Authorization"]
+fields = st.lists(
+    st.tuples(
+        st.sampled_from(OTHER + HOP), st.sampled_from(["", "a", "close", "X-Custom", "accept, x-custom", "host"])
+    ),
+    max_size=12,
+)
+
+
+def request(pairs, **kwargs):
+    given_ = {"authority": "up:1", "peer": "10.0.0.9", "via": "me", "request_id": "id-1"} | kwargs
+    return headers.request_headers(pairs, **given_)
+
+
+def values(pairs, name):
+    return [v for n, v in pairs if n.lower() == name.lower()]
+
+
+@given(fields)
+@example([("Connection", "X-Custom"), ("x-custom", "1"), ("Accept", "a")])
+def test_hop_by_hop_fields_and_those_that_connection_names_are_dropped_and_nothing_else(pairs):
+    kept = headers.sanitize_headers(pairs)
+    named = {n.strip().lower() for v in values(pairs, "connection") for n in v.split(",")}
+    drop = {n.lower() for n in HOP} | (named - {"host", "content-length", "transfer-encoding", "via"})
+    assert kept == [pair for pair in pairs if pair[0].lower() not in drop]
+
+
+def test_a_field_really_called_trailers_is_an_ordinary_one():
+    assert headers.sanitize_headers([("Trailers", "x"), ("Trailer", "y")]) == [("Trailers", "x")]
+
+
+def test_connection_can_never_strip_host_framing_or_via():
+    pairs = [("Connection", "Host, Content-Length, Via, X-A"), ("Content-Length", "3"), ("Via", "1.1 b"), ("X-A", "")]
+    assert headers.sanitize_headers(pairs) == [("Content-Length", "3"), ("Via", "1.1 b")]
+
+
+def test_the_proxy_states_who_asked_and_by_which_way():
+    sent = request([("Host", "api.example"), ("Accept", "*/*")])
+    assert sent == [
+        ("Host", "up:1"),
+        ("Accept", "*/*"),
+        ("X-Forwarded-For", "10.0.0.9"),
+        ("X-Forwarded-Proto", "http"),
+        ("X-Forwarded-Host", "api.example"),
+        ("Via", "1.1 me"),
+        ("X-Request-ID", "id-1"),
+    ]
+
+
+def test_what_earlier_proxies_said_is_appended_to_in_one_field():
+    sent = request(
+        [
+            ("Host", "mine"),
+            ("X-Forwarded-For", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2, 3.3.3.3"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "first"),
+            ("Via", "1.1 a"),
+            ("via", "1.0 b"),
+        ]
+    )
+    assert values(sent, "x-forwarded-for") == ["1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.9"]
+    assert values(sent, "x-forwarded-proto") == ["https"]
+    assert values(sent, "x-forwarded-host") == ["first"]
+    assert values(sent, "via") == ["1.1 a, 1.0 b, 1.1 me"]
+
+
+def test_nothing_is_invented():
+    names = {name.lower() for name, _ in request([("Host", "h")])}
+    assert not names & {"user-agent", "accept", "accept-encoding", "content-type", "expect"}
+
+
+def test_credentials_pass_unless_they_are_to_be_stripped():
+    pairs = [("Host", "h"), ("Authorization", "Bearer x"), ("X-API-Key", "k"), ("Cookie", "c=1"), ("X-Other", "o")]
+    assert {"Authorization", "X-API-Key", "Cookie"} <= {n for n, _ in request(pairs)}
+    stripped = {n.lower() for n, _ in request(pairs, strip_credentials=True)}
+    assert not stripped & headers.CREDENTIALS
+    assert "x-other" in stripped
+
+
+@given(fields)
+def test_an_upstream_is_always_sent_exactly_one_host_its_own(pairs):
+    assert values(request(pairs), "host") == ["up:1"]
+
+
+@given(fields)
+def test_a_request_keeps_order_and_repeats_of_ordinary_fields(pairs):
+    ordinary = {"accept", "x-custom", "content-type", "set-cookie", "trailers"}
+    sent = [p for p in request(pairs) if p[0].lower() in ordinary]
+    assert sent == [p for p in headers.sanitize_headers(pairs) if p[0].lower() in ordinary]
+
+
+def test_a_response_carries_ours_and_never_the_upstreams_own_claims():
+    pairs = [
+        ("Content-Type", "text/plain"),
+        ("X-Olla-Endpoint", "forged"),
+        ("x-olla-anything", "forged"),
+        ("X-Served-By", "forged"),
+        ("Set-Cookie", "a=1"),
+        ("Set-Cookie", "b=2"),
+        ("Connection", "X-Hop"),
+        ("X-Hop", "1"),
+    ]
+    assert headers.response_headers(pairs, request_id="id-1", endpoint="gpu-1") == [
+        ("X-Olla-Request-ID", "id-1"),
+        ("X-Olla-Endpoint", "gpu-1"),
+        ("X-Served-By", "gpu-1"),
+        ("Content-Type", "text/plain"),
+        ("Set-Cookie", "a=1"),
+        ("Set-Cookie", "b=2"),
+    ]
+
+
+def test_a_sane_request_id_is_kept_and_one_that_could_forge_a_line_is_not():
+    assert headers.sane_request_id("req_1.2:3/4@x+=-")
+    for bad in (None, "", "a b", "a\nb", "a,b", '"', "é", "x" * 129):
+        assert not headers.sane_request_id(bad)
+
+
+def test_a_loop_is_seen_in_any_via_entry_and_only_by_the_whole_name():
+    assert headers.passed_through(["1.1 a, 1.1 me"], "me")
+    assert headers.passed_through(["1.0 a", "HTTP/1.1   me (comment)"], "me")
+    for other in ("1.1 me2", "1.1 a (me)", "me", "", ",", "1.1 ME"):
+        assert not headers.passed_through([other], "me")

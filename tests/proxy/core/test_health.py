@@ -1,0 +1,59 @@
+"""Thresholds and schedule of one endpoint's checks."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.health import HURRY_GAP, HealthState, alive
+
+
+def test_a_server_that_refuses_or_throttles_is_alive_and_one_that_fails_is_not():
+    assert all(alive(status) for status in (200, 204, 302, 401, 403, 429))
+    assert not any(alive(status) for status in (100, 400, 404, 500, 502, 503))
+
+
+def test_n_failures_in_a_row_make_it_unhealthy_and_m_successes_healthy_again():
+    state = HealthState(interval=5, unhealthy_after=3, healthy_after=2, now=0)
+    assert [state.record(ok) for ok in (False, False, True, False, False, False)] == [False] * 5 + [True]
+    assert not state.healthy
+    assert [state.record(ok) for ok in (True, False, True, True)] == [False, False, False, True]
+    assert state.healthy
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.lists(st.booleans(), max_size=60))
+def test_health_changes_exactly_when_the_last_results_say_so(unhealthy_after, healthy_after, results):
+    state = HealthState(5, unhealthy_after, healthy_after, now=0)
+    expected = True
+    for i, ok in enumerate(results):
+        changed = state.record(ok)
+        tail = results[: i + 1][-unhealthy_after if expected else -healthy_after :]
+        enough = len(tail) == (unhealthy_after if expected else healthy_after)
+        flips = enough and (not any(tail) if expected else all(tail))
+        assert changed == flips
+        expected = expected != flips
+        assert state.healthy == expected
+
+
+def test_the_first_check_is_due_at_once_and_the_next_an_interval_after_the_last_one_started():
+    state = HealthState(interval=5, unhealthy_after=3, healthy_after=1, now=100)
+    assert state.due(100)
+    state.started(100)
+    assert not state.due(104.999)
+    assert state.due(105)
+
+
+def test_a_passive_failure_makes_the_next_check_due_at_once_but_not_more_often_than_the_gap():
+    state = HealthState(interval=5, unhealthy_after=3, healthy_after=1, now=100)
+    state.started(100)
+    assert state.hurry(102)
+    assert state.due_at == 102
+    assert not state.hurry(102)  # already as soon as it gets
+    state.started(102)
+    assert state.hurry(102.01)
+    assert state.due_at == 102 + HURRY_GAP
+
+
+def test_an_interval_shorter_than_the_gap_is_not_made_longer_by_a_failure():
+    state = HealthState(interval=0.05, unhealthy_after=3, healthy_after=1, now=0)
+    state.started(0)
+    assert not state.hurry(0.01)
+    assert state.due_at == 0.05
