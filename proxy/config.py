@@ -557,10 +557,17 @@ def _sentences(source: str, exc: ValidationError) -> Iterator[str]:
     places = {error["loc"][:1] for error in errors if len(error["loc"]) > 1}
     errors = [e for e in errors if not (e["type"] == "too_short" and e["loc"] in places)]
     for error in errors[:_MOST_SENTENCES]:
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+        key = "".join(map(_step, error["loc"])).lstrip(".")
         yield f"{source}: {key}: {_problem(error)}" if key else f"{source}: {_problem(error)}"
     if len(errors) > _MOST_SENTENCES:
         yield f"{source}: ... and {len(errors) - _MOST_SENTENCES} more"
+
+
+def _step(part: int | str) -> str:
+    """One step of a dotted key; what is no plain word is quoted, so that a key cannot break the line."""
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if re.fullmatch(r"[\w-]+", part) else f".{part!r}"
 
 
 def _problem(error: ErrorDetails) -> str:
