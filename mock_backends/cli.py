@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import uvloop
 
 from mock_backends.control import Control, ControlConnection
-from mock_backends.profile import Profile, known_profiles, load_profile
+from mock_backends.faults import load_faults
+from mock_backends.profile import known_profiles, load_profile
 from mock_backends.server import Behaviour, Mocks, opened
 from mock_backends.strict import Refused
 
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--control-port", type=_port, default=None, help="port of the control listener (default: port + count)"
     )
+    p.add_argument("--faults", metavar="FILE", help="a YAML list of faults; see mock_backends/README.md")
     p.add_argument("--cpu", type=int, default=None, metavar="N", help="run on this processor only")
     return p
 
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         profile = load_profile(options.profile)
+        names = [f"mock-{i}" for i in range(options.count)]
+        faults = load_faults(options.faults, names) if options.faults else None
     except Refused as exc:
         print(exc, file=sys.stderr)
         return _BAD_INPUT
@@ -75,18 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"--cpu {options.cpu}: this process cannot run on that processor", file=sys.stderr)
             return _MISSING
     try:
-        return uvloop.run(_serve(options, profile))
+        return uvloop.run(_serve(options, Behaviour.of(profile, options.seed, faults)))
     except Refused as exc:
         print(exc, file=sys.stderr)
         return _MISSING
 
 
-async def _serve(options: argparse.Namespace, profile: Profile) -> int:
+async def _serve(options: argparse.Namespace, behaviour: Behaviour) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, ended, number)
-    mocks = Mocks(Behaviour.of(profile, options.seed), options.count, loop)
+    mocks = Mocks(behaviour, options.count, loop)
     listener: asyncio.Server | None = None
 
     async def listen(host: str, port: int) -> None:

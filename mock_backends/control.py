@@ -4,8 +4,9 @@ GET  /_mock/stats      counts of every backend, the process's CPU
 POST /_mock/reset      zero the counts, restart the clocks of changes, cold starts and faults;
                        `{"endpoint": "mock-1"}`: of that one only
 GET  /_mock/behaviour  profile and seed of every backend
-POST /_mock/behaviour  `{"endpoint": "mock-1", "profile": "chat-8b" or {...}, "seed": 7}`: each key optional,
-                       all backends if none is named
+POST /_mock/behaviour  `{"endpoint": "mock-1", "profile": "chat-8b" or {...}, "seed": 7, "faults": [...]}`:
+                       each key optional, all backends if none is named; faults replace those before, a new profile
+                       brings its own
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 from mock_backends.dialects import JSON
+from mock_backends.faults import read_faults
 from mock_backends.profile import Profile, load_profile, read_profile
 from mock_backends.server import Backend, Behaviour, Mocks
 from mock_backends.strict import Refused, nearest
@@ -76,26 +79,34 @@ class Control:
                     "endpoint": b.name,
                     "profile": b.profile.model_dump(mode="json", exclude_defaults=True),
                     "seed": b.behaviour.seed,
+                    "faults": [f.model_dump(mode="json", exclude_defaults=True) for f in b.behaviour.faults],
                 }
                 for b in self._mocks.backends
             ]
         }
 
     def _behave(self, fields: dict[str, Any]) -> dict[str, Any]:
-        chosen = self._chosen(fields, {"endpoint", "profile", "seed"})
+        chosen = self._chosen(fields, {"endpoint", "profile", "seed", "faults"})
         profile = _profile(fields["profile"]) if "profile" in fields else None
+        faults = read_faults(fields["faults"], "faults", self._names()) if "faults" in fields else None
         seed = fields.get("seed")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise Refused("'seed' must be a whole number")
-        changed: dict[tuple[int, int], Behaviour] = {}  # backends that behave alike share a library
+        changed: dict[int, Behaviour] = {}  # backends that behave alike share a library
         for backend in chosen:
-            new_profile = profile or backend.profile
-            new_seed = backend.behaviour.seed if seed is None else seed
-            key = id(new_profile), new_seed
-            if key not in changed:
-                changed[key] = Behaviour.of(new_profile, new_seed)
-            backend.behave(changed[key])
+            old = backend.behaviour
+            if id(old) not in changed:
+                if profile is None and seed is None:
+                    new = old  # and its tapes
+                else:
+                    kept = old.faults if profile is None else None
+                    new = Behaviour.of(profile or old.profile, old.seed if seed is None else seed, kept)
+                changed[id(old)] = new if faults is None else replace(new, faults=faults)
+            backend.behave(changed[id(old)])
         return self._behaviour({})
+
+    def _names(self) -> list[str]:
+        return [backend.name for backend in self._mocks.backends]
 
     def _chosen(self, fields: dict[str, Any], known: set[str]) -> list[Backend]:
         for key in fields:

@@ -62,6 +62,10 @@ class Counts:
         self.prompt_tokens = 0
         self.output_tokens = 0
 
+    def struck(self, fault: str) -> None:
+        """A fault of this kind has struck."""
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+
     def report(self) -> dict[str, Any]:
         """Plain data for the control listener. Lateness in ns, null before the first event."""
         return {

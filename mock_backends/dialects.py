@@ -443,6 +443,13 @@ def _anthropic_error(status: int, message: str) -> bytes:
     return json.dumps({"type": "error", "error": {"type": kind.get(status, "api_error"), "message": message}}).encode()
 
 
+def error_event(error: bytes, stream_type: bytes) -> bytes:
+    """How a stream of this type says, after it began with 200, that it failed."""
+    if stream_type == NDJSON:
+        return error + b"\n"
+    return (b"event: error\n" if error.startswith(b'{"type"') else b"") + b"data: " + error + b"\n\n"
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 

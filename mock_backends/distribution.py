@@ -16,7 +16,7 @@ from random import Random
 from statistics import NormalDist
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from mock_backends.strict import Strict
 
@@ -37,6 +37,12 @@ def nanoseconds(value: Any) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
+def written(ns: int) -> str:
+    """A duration as `nanoseconds` reads it, in the largest unit that is exact."""
+    unit = next(unit for unit, size in reversed(_UNITS.items()) if ns % size == 0)
+    return f"{ns // _UNITS[unit]}{unit}"
+
+
 def whole(value: Any) -> int:
     """A count: a whole number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 0 or value % 1:
@@ -44,7 +50,12 @@ def whole(value: Any) -> int:
     return int(value)
 
 
-Duration = Annotated[int, BeforeValidator(nanoseconds), Field(ge=0, le=24 * 3600 * 10**9)]
+Duration = Annotated[
+    int,
+    BeforeValidator(nanoseconds),
+    Field(ge=0, le=24 * 3600 * 10**9),
+    PlainSerializer(written, return_type=str, when_used="json"),
+]
 Count = Annotated[int, BeforeValidator(whole), Field(ge=0, le=2**40)]
 V = TypeVar("V")
 

@@ -39,6 +39,10 @@ class Pace:
         """How many are in the queue."""
         return len(self._queue)
 
+    def waits(self, who: Hashable) -> bool:
+        """Whether this one is in the queue."""
+        return who in self._queue
+
     def enter(self, who: Hashable) -> Entry:
         """A request arrives. The one that started is ended by `leave`; so is one that waits and goes away."""
         batch = self._batch

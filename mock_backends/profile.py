@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from mock_backends.distribution import Count, Distribution, Duration
+from mock_backends.faults import Fault
 from mock_backends.strict import Refused, Strict, nearest, sentences
 
 Factor = Annotated[float, Field(gt=0, le=1000)]
@@ -74,6 +75,7 @@ class Profile(Strict):
     batch: Batch | None = None
     cold_start: ColdStart | None = None
     over_time: tuple[Change, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 def known_profiles() -> list[str]:

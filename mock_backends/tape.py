@@ -23,6 +23,7 @@ class Tape:
         "body_bytes",
         "bytes_held",
         "events",
+        "framed",
         "head",
         "last_tail",
         "middle",
@@ -41,6 +42,7 @@ class Tape:
         self.stream = script.stream
         self.body_bytes = sum(map(len, script.events)) + len(script.trailer)
         self.split, self.middle = _WIDTH, b""
+        self.framed = script.stream and chunked
         cut = _WIDTH + len(script.tail)
         starts = [event[:-cut] for event in script.events]
         self.tail = script.tail
@@ -51,7 +53,7 @@ class Tape:
         elif not script.stream:
             framing = b"Content-Length: %d\r\n" % len(script.events[0])
             self.starts = starts
-        elif chunked:
+        elif self.framed:
             framing = b"Transfer-Encoding: chunked\r\n"
             self.starts = [b"%x\r\n%b" % (len(start) + cut, start) for start in starts]
             self.tail = script.tail + b"\r\n"
@@ -75,6 +77,13 @@ class Tape:
         # For the budget of a cache: the bytes, and what CPython adds for each object and each offset.
         self.bytes_held = sum(map(len, self.starts)) + 80 * self.events + 1024
 
+    def body_bytes_before(self, event: int) -> int:
+        """Bytes of the body in the first `event` events."""
+        if event >= self.events:
+            return self.body_bytes
+        frames = sum(start.index(b"\r\n") + 4 for start in self.starts[:event]) if self.framed else 0
+        return sum(map(len, self.starts[:event])) + event * (_WIDTH + len(self.tail)) - frames
+
     def _cut_into_chunks(self, body: bytes, digits: int, size: int) -> None:
         """Frames `body` in chunks of `size` and finds its clock, which begins at `digits`, again."""
         pieces: list[bytes] = []
@@ -94,6 +103,12 @@ class Tape:
         self.starts = [wire[:first]]
         self.middle = wire[first + self.split : place(digits + self.split)] if self.split < _WIDTH else b""
         self.tail = self.last_tail = wire[place(digits + _WIDTH - 1) + 1 :]
+
+
+SILENCE = Tape(
+    Script(content_type=b"", events=[ZEROS], offsets=[0], tail=b"", trailer=b"", digest="", stream=False), chunked=True
+)
+"""The tape of a connection that has played none."""
 
 
 class TapeLibrary:

@@ -97,12 +97,13 @@ def test_a_body_is_exactly_as_long_as_asked(mock: Running, size: int) -> None:
 
 @pytest.mark.parametrize("size", [20, 21, 37, 4096])
 def test_a_body_is_chunked_as_asked_wherever_the_clock_falls(mock: Running, size: int) -> None:
-    for total in range(1536, 1536 + 45):
-        headers = {"X-Mock-Body-Bytes": str(total), "X-Mock-Chunk-Bytes": str(size)}
-        reply = httpx.post(mock.url + "/v1/chat/completions", json=CHAT, headers=headers)
-        assert reply.headers["Transfer-Encoding"] == "chunked"
-        assert len(reply.content) == total
-        true(reply)
+    with httpx.Client(base_url=mock.url) as client:
+        for total in range(1536, 1536 + 45):
+            headers = {"X-Mock-Body-Bytes": str(total), "X-Mock-Chunk-Bytes": str(size)}
+            reply = client.post("/v1/chat/completions", json=CHAT, headers=headers)
+            assert reply.headers["Transfer-Encoding"] == "chunked"
+            assert len(reply.content) == total
+            true(reply)
 
 
 @pytest.mark.parametrize(
