@@ -112,7 +112,7 @@ class Job:
     """What a driver does. Exactly one of ``plan`` (open loop) and ``closed`` is given; ``shape`` goes with ``closed``.
 
     - ``out``: folder of the shards; made if missing.
-    - ``timeout_s``: from sending a request to its last byte; 0 is none.
+    - ``timeout_s``: from taking up a request (a connection is looked for) to its last byte; 0 is none.
     - ``connections``: most connections open at a time, 0 for no limit; a request due while all are busy waits, and its
       lag shows it.
     - ``keepalive``: false opens a connection for each request and asks the server to close it.

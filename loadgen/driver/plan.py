@@ -19,6 +19,8 @@ Ints64 = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 
+_WORD = 2**64 - 1
+
 _COLUMNS: tuple[tuple[str, type[np.generic]], ...] = (
     ("offset_ns", np.int64),
     ("template", np.int32),
@@ -124,3 +126,16 @@ def share_of(plan: Plan, worker: int, workers: int) -> Ints64:
     if not 0 <= worker < workers:
         raise ValueError(f"worker {worker} of {workers}")
     return np.arange(worker, len(plan), workers, dtype=np.int64)
+
+
+def chosen(seed: int, number: int, share: float) -> bool:
+    """Whether request `number` is among the `share` (0..1) of requests something special is done with.
+
+    A hash, not a generator: every worker and every repetition chooses the same ones, in any order.
+    """
+    if share <= 0.0:
+        return False
+    mixed = ((seed & _WORD) * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03) & _WORD
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _WORD  # the finaliser of splitmix64
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _WORD
+    return (mixed ^ (mixed >> 31)) < share * 2**64

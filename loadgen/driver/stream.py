@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import httptools
 
@@ -151,8 +150,7 @@ class ResponseReader:
             self.keep_alive = self._parser.should_keep_alive()
 
 
-@dataclass(frozen=True, slots=True)
-class MockHead:
+class MockHead(NamedTuple):
     """What a mock says about its reply in the response head; None or NEVER where it says nothing."""
 
     digest: bytes | None
@@ -195,7 +193,7 @@ class Scanner(Protocol):
 
     events: int
     size: int
-    first_content_ns: int
+    first_event_ns: int
 
     def feed(self, data: bytes, read_ns: int, read_index: int) -> None:
         """Takes body bytes of the read with number `read_index`, which returned at `read_ns`."""
@@ -212,7 +210,8 @@ class BodyScanner:
 
     With a `sink`, each event is put there as (request, seq, mock_ns, read_ns, bytes, read_index). An event belongs to
     the read that completed its clock field. `trailer` is the number of bytes that follow a clock field up to the end of
-    its event (``}`` and the newlines): it makes `bytes` the size of the whole event.
+    its event (``}`` and the newlines): it makes `bytes` the size of the whole event. `first_event_ns` is the first
+    event with content of a `stream`, or its first event as long as none had any.
     """
 
     __slots__ = (
@@ -230,23 +229,25 @@ class BodyScanner:
         "_trailer",
         "doubled",
         "events",
-        "first_content_ns",
+        "first_event_ns",
         "reordered",
         "size",
     )
 
-    def __init__(self, request: int = 0, sink: EventSink | None = None, trailer: int = 3) -> None:
+    def __init__(
+        self, request: int = 0, sink: EventSink | None = None, trailer: int = 3, *, stream: bool = True
+    ) -> None:
         self.events = 0
         self.size = 0
         self.doubled = 0
         self.reordered = 0
-        self.first_content_ns = NEVER
+        self.first_event_ns = NEVER
         self._request = request
         self._sink = sink
         self._trailer = trailer
         self._tail = b""
         self._event_end = 0
-        self._awaits_content = sink is not None
+        self._awaits_content = stream
         self._content_begun = False
         self._next = 0  # one more than the highest number seen
         self._seen: set[int] | None = None  # only made when the order is not 0, 1, 2 ...
@@ -270,9 +271,10 @@ class BodyScanner:
                     break  # perhaps the rest of it is in the next read
                 mark = data.find(_MARK, mark + 1)
                 continue
-            if self._awaits_content and (self._content_begun or _CONTENT.search(data, done, mark)):
-                self._awaits_content = False
-                self.first_content_ns = read_ns
+            if self._awaits_content:
+                self._awaits_content = not (self._content_begun or _CONTENT.search(data, done, mark))
+                if self.first_event_ns == NEVER or not self._awaits_content:
+                    self.first_event_ns = read_ns
             digits = clock.start(2)
             end = clock.end()
             parts += (data[done:digits], _ZEROS, b'"}')
@@ -344,19 +346,34 @@ class BodyScanner:
 class BoundaryScanner:
     """Counts events by their ends (a blank line, or a newline for JSON lines), for servers without clock fields.
 
-    Sequence numbers are counted here and `mock_ns` is never known; the digest is over the body as it is.
+    Sequence numbers are counted here and `mock_ns` is never known; the digest is over the body as it is. A reply that
+    is no `stream` counts as no event.
     """
 
-    __slots__ = ("_end", "_last", "_request", "_sha", "_sink", "_tail", "events", "first_content_ns", "size")
+    __slots__ = (
+        "_awaits_content",
+        "_end",
+        "_request",
+        "_sha",
+        "_sink",
+        "_stream",
+        "_tail",
+        "events",
+        "first_event_ns",
+        "size",
+    )
 
-    def __init__(self, request: int = 0, sink: EventSink | None = None, trailer: int = 3) -> None:
+    def __init__(
+        self, request: int = 0, sink: EventSink | None = None, trailer: int = 3, *, stream: bool = True
+    ) -> None:
         self.events = 0
         self.size = 0
-        self.first_content_ns = NEVER
+        self.first_event_ns = NEVER
         self._end = b"\n\n" if trailer == 3 else b"\n"
-        self._last = 0
         self._request = request
         self._sink = sink
+        self._stream = stream
+        self._awaits_content = stream
         self._sha = hashlib.sha256()
         self._tail = b""
 
@@ -364,15 +381,19 @@ class BoundaryScanner:
         """Takes body bytes of the read with number `read_index`, which returned at `read_ns`."""
         self._sha.update(data)
         self.size += len(data)
-        if self._sink is None:
+        if not self._stream:
             return
         *whole, self._tail = (self._tail + data).replace(b"\r\n", b"\n").split(self._end)
         for event in whole:
             if not event.strip() or event.startswith((b"data: [DONE]", b":")):
                 continue
-            if self.first_content_ns == NEVER and _CONTENT.search(event.replace(b'": "', b'":"')):
-                self.first_content_ns = read_ns
-            self._sink.extend((self._request, self.events, NEVER, read_ns, len(event) + len(self._end), read_index))
+            if self._awaits_content:
+                self._awaits_content = not _CONTENT.search(event.replace(b'": "', b'":"'))
+                if self.first_event_ns == NEVER or not self._awaits_content:
+                    self.first_event_ns = read_ns
+            if self._sink is not None:
+                size = len(event) + len(self._end)
+                self._sink.extend((self._request, self.events, NEVER, read_ns, size, read_index))
             self.events += 1
 
     def digest(self) -> bytes:
