@@ -59,10 +59,15 @@ class Backends:
         return f"the mocks' process {self.child.how_it_ended()}" + (f": {words}" if words else "")
 
     def behave(self, mock: Mock) -> None:
-        """Sets profile and faults as the scenario wants them. Raises ChildError if refused."""
-        self._ask("POST", "/_mock/behaviour", {"profile": mock.profile, **mock.behaviour})
-        for number, behaviour in mock.endpoint_behaviour.items():
-            self._ask("POST", "/_mock/behaviour", {"endpoint": f"mock-{number}", **behaviour})
+        """Sets the profiles a scenario wants, without its faults. Raises ChildError if refused."""
+        self._ask("POST", "/_mock/behaviour", {"profile": mock.profile, "faults": []})
+        for name, profile in mock.profiles.items():
+            self._ask("POST", "/_mock/behaviour", {"endpoint": name, "profile": profile})
+
+    def fail(self, mock: Mock) -> None:
+        """Sets the faults a scenario wants; their clocks start now. Raises ChildError if refused."""
+        if mock.faults:
+            self._ask("POST", "/_mock/behaviour", {"faults": list(mock.faults)})
 
     def forget(self) -> None:
         """Zeroes their counts and restarts the clocks of what changes over time."""

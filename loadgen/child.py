@@ -39,8 +39,9 @@ class Child:
         *,
         cores: Iterable[int] | None = None,
         env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
+        held: bool = False,
     ) -> None:
+        """`held`: it reads from us and waits for `release`."""
         self.name = name
         self.command = tuple(command)
         self.stdout = folder / f"{name}.stdout"
@@ -52,11 +53,10 @@ class Child:
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self._process = subprocess.Popen(
                 [*leash, *command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if held else subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 env=None if env is None else {**os.environ, **env},
-                cwd=cwd,
                 start_new_session=True,  # Ctrl-C reaches the conductor only, which then ends its children in order
             )
 
@@ -124,6 +124,13 @@ class Child:
         words = self.last_words()
         return f": {words}" if words else f" and wrote nothing to {self.stderr}"
 
+    def release(self) -> None:
+        """Lets a held process begin. Harmless if it is gone."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(b"go\n")
+                self._process.stdin.close()
+
     def ask_to_stop(self) -> None:
         """SIGTERM to the process itself, which ends its own children; returns at once."""
         if self.alive():
@@ -139,6 +146,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def __enter__(self) -> Self:
         return self

@@ -95,23 +95,9 @@ def recorded_pauses(inside: Mapping[str, Any]) -> list[tuple[object, ...]] | Non
     return rows if recorded else None
 
 
-def window_of(rows: pd.DataFrame, scenario: Scenario, plan: Plan | None) -> tuple[int, int] | None:
-    """The measured window [start, end) in ns, after the warm-up; None if no request was ever due.
-
-    Open loop: from the schedule itself, so that a late generator cannot move it.
-    """
-    if plan is not None:
-        known = rows[rows["intended_ns"].notna()]
-        if known.empty:
-            return None
-        first = known.iloc[0]
-        begun = int(first["intended_ns"]) - int(plan.offset_ns[int(first["request_id"])])
-    else:
-        sent = rows["sent_ns"].dropna()
-        if sent.empty:
-            return None
-        begun = int(sent.min())
-    start = begun + round(scenario.warmup_s * 1e9)
+def window_of(begun_ns: int, scenario: Scenario) -> tuple[int, int]:
+    """The measured window [start, end), after the warm-up. `begun_ns`: the driver's own start of the schedule."""
+    start = begun_ns + round(scenario.warmup_s * 1e9)
     return start, start + round(scenario.duration_s * 1e9)
 
 
@@ -143,7 +129,8 @@ def judge(
     """The record with window, checks, summary and, if a check failed, the reason why it is void."""
     scenario = conditions.scenario
     usage = usage_table(seen.samples)
-    window = None if rows is None or rows.empty else window_of(rows, scenario, conditions.plan)
+    begun = seen.driver.get("t0_ns")
+    window = None if begun is None else window_of(int(begun), scenario)
     idle = conditions.idle
     record = record.model_copy(
         update={
@@ -156,7 +143,7 @@ def judge(
     )
     checks: list[Check] = [] if seen.broken is None else [seen.broken]
     summary: dict[str, Any] = {}
-    if rows is not None and window is not None:
+    if rows is not None and not rows.empty and window is not None:
         runtime = runtime_table(seen.pauses)
         tables = {
             "requests": rows,

@@ -32,19 +32,22 @@ class _Part(BaseModel):
 
 
 class Mock(_Part):
-    """The backends. `behaviour` is sent to all of them, `endpoint_behaviour` to single ones by number, before load."""
+    """The backends, named mock-0, mock-1 ... Profiles and faults are those of `proxy-engines mock`."""
 
     profile: str | dict[str, Any] = "instant"
     """The name of a ready-made profile, or one in full."""
     endpoints: Annotated[int, Field(ge=1, le=64)] = 1
-    behaviour: dict[str, Any] = Field(default_factory=dict)
-    endpoint_behaviour: dict[int, dict[str, Any]] = Field(default_factory=dict)
+    profiles: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    """Of single endpoints, by name, instead of `profile`."""
+    faults: tuple[dict[str, Any], ...] = ()
+    """Set when load begins, so that their clocks count from then."""
 
     @model_validator(mode="after")
     def _known_endpoints(self) -> Mock:
-        for number in self.endpoint_behaviour:
-            if not 0 <= number < self.endpoints:
-                raise ValueError(f"endpoint_behaviour: there is no endpoint {number} among {self.endpoints}")
+        known = {f"mock-{number}" for number in range(self.endpoints)}
+        for name in [*self.profiles, *(fault["endpoint"] for fault in self.faults if "endpoint" in fault)]:
+            if name not in known:
+                raise ValueError(f"there is no endpoint {name!r} among {self.endpoints}")
         return self
 
 
@@ -92,7 +95,7 @@ class Open(_Part):
     """Requests are due at times computed beforehand, whatever the target does: the only load that shows a queue."""
 
     kind: Literal["constant", "poisson", "gamma", "steps", "ramp"]
-    rate: Positive
+    rate: Positive | None = None
     cv: Positive = 1.0
     """gamma: coefficient of variation of the gaps; 1 is Poisson, 3 is bursty."""
     rates: tuple[Positive, ...] = ()
@@ -100,15 +103,21 @@ class Open(_Part):
 
     @model_validator(mode="after")
     def _rates(self) -> Open:
-        if self.kind in ("steps", "ramp") and len(self.rates) < 2:
-            raise ValueError(f"{self.kind} needs at least two rates")
+        changing = self.kind in ("steps", "ramp")
+        if changing and (len(self.rates) < 2 or self.rate is not None):
+            raise ValueError(f"{self.kind} needs at least two `rates`, and no `rate`")
+        if not changing and (self.rate is None or self.rates):
+            raise ValueError(f"{self.kind} needs a `rate`, and no `rates`")
         return self
+
+    def over_time(self) -> tuple[float, ...]:
+        """The rates one after the other; one of them unless they change."""
+        return self.rates if self.rate is None else (self.rate,)
 
     def mean_rate(self) -> float:
         """Requests per second over the whole time."""
-        if self.kind == "ramp":
-            return (self.rates[0] + self.rates[-1]) / 2
-        return sum(self.rates) / len(self.rates) if self.kind == "steps" else self.rate
+        rates = self.over_time()
+        return (rates[0] + rates[-1]) / 2 if self.kind == "ramp" else sum(rates) / len(rates)
 
     def words(self) -> str:
         """For people: `poisson`, `gamma(3)`."""
@@ -188,8 +197,6 @@ class Scenario(_Part):
     tags: tuple[str, ...] = ()
     group: str = ""
     healthy: str = ""
-    faults: tuple[schema.Fault, ...] = ()
-    """As the report shows them; what the mocks do is in `mock`."""
     expected_outcomes: tuple[str, ...] = ()
     expected_status: tuple[int, ...] = ()
     """Statuses besides each request's own that are part of the plan, e.g. 503 from an open breaker."""
@@ -305,7 +312,7 @@ class Scenario(_Part):
             endpoints=self.mock.endpoints,
             ballast=self.settings.get("runtime.gc.ballast"),
             pinning=pinning,
-            faults=list(self.faults),
+            faults=self.faults(),
             group=self.group,
             healthy=self.healthy,
             tags=list(self.tags),
@@ -313,9 +320,32 @@ class Scenario(_Part):
             expected_outcomes=list(self.expected_outcomes),
         ).model_copy(update={"answer": self.answer, "hash": self.hash()})  # records keep fields they do not know
 
+    def faults(self) -> list[schema.Fault]:
+        """What the mocks do wrong, as the report shows it: seconds after the start of the measured window."""
+        found = [schema.Fault(endpoint=name, kind="slow") for name in self.mock.profiles]
+        for fault in self.mock.faults:
+            begin = _seconds(fault.get("at", 0)) - self.warmup_s
+            lasts = _seconds(fault.get("lasts", 0))
+            kind = "flap" if fault.get("every") else _FAULT_WORDS.get(fault["fault"], fault["fault"])
+            over = None if not lasts or fault.get("every") else begin + lasts
+            found.append(schema.Fault(endpoint=fault.get("endpoint", "all"), kind=kind, from_s=begin, to_s=over))
+        return found
+
     def hash(self) -> str:
         """Of everything in it, so that a resumed campaign can see that its scenario changed."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+_FAULT_WORDS = {"hang-head": "hang", "hang-stream": "hang", "drip": "slow"}
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+def _seconds(text: str | int) -> float:
+    """Seconds of a mock's duration: `250ms`, `2s`, 0."""
+    if isinstance(text, int):
+        return float(text)
+    digits = text.rstrip("musn")
+    return float(digits) * _UNITS[text[len(digits) :].strip()]
 
 
 def _request_bytes(request: Request, prompt_bytes: int | None) -> int | None:
@@ -345,18 +375,36 @@ def catalogue() -> Mapping[str, Scenario]:
 
 def load(path: Path) -> Scenario:
     """One scenario file. Raises BadInput with file, key and value."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadInput(f"{path}: cannot be read: {exc}") from exc
-    except yaml.YAMLError as exc:
-        raise BadInput(f"{path}: is not YAML: {' '.join(str(exc).split())}") from exc
+    data = _read(path)
+    if isinstance(data, dict) and "like" in data:
+        data = _like(path, data)
     try:
         return Scenario.model_validate(data)
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BadInput(f"{path}: {key}: {first['msg']} (it is {first['input']!r})"[:600]) from exc
+
+
+def _like(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """`like: ID` takes every key that is not written from that scenario, except which campaigns measure it."""
+    original = path.with_name(f"{data['like']}.yaml")
+    if not original.exists():
+        raise BadInput(f"{path}: like: there is no scenario {data['like']!r} beside it")
+    inherited = _read(original)
+    if "like" in inherited:
+        inherited = _like(original, inherited)
+    own = {key: value for key, value in data.items() if key != "like"}
+    return {**inherited, "campaigns": {}, **own}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadInput(f"{path}: cannot be read: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise BadInput(f"{path}: is not YAML: {' '.join(str(exc).split())}") from exc
 
 
 def choose(names: Iterable[str]) -> list[Scenario]:

@@ -20,7 +20,7 @@ from loadgen import machine, validity, watch
 from loadgen.backends import Backends, Ceiling, ask
 from loadgen.child import Child, ChildError
 from loadgen.driver.job import Job, save_job
-from loadgen.driver.plan import load_plan
+from loadgen.driver.plan import Plan, load_plan
 from loadgen.evidence import Conditions, Evidence, judge, recorded_pauses, runtime_table, usage_table
 from loadgen.reply import ask_once, what_is_wrong
 from loadgen.rounds import Sitting
@@ -98,9 +98,19 @@ class _Start:
         broken = self.ended() or self.check(scenario)
         if broken is not None:
             return self.unmade(scenario, broken)
-        if self.idle is None and self.running.pid is not None:
-            self.idle = _idle(self.running.pid, self.setting.idle_s)
-        return self.measure(scenario)
+        folder = store.run_folder(self.setting.folder, run_name(self.sitting.round, scenario.id, self.sitting.arm.name))
+        self.keep_config(folder)
+        save_job(self.job(scenario, folder), folder / "job.json")
+        command = [sys.executable, "-m", "loadgen.driver", str(folder / "job.json"), "--hold"]
+        with Child("driver", command, folder, cores=self.setting.cores.driver, held=True) as driver:
+            # While the driver gets ready on its own core, which takes it a second or two.
+            if self.idle is None and self.running.pid is not None:
+                self.idle = _idle(self.running.pid, self.setting.idle_s)
+            try:
+                driver.wait_ready(_DRIVER_START_S)
+            except ChildError as exc:
+                return self.unmade(scenario, validity.broken(str(exc), "bench"))
+            return self.measure(scenario, driver, folder)
 
     def ended(self) -> Check | None:
         """What to say if mocks or target are gone."""
@@ -132,16 +142,12 @@ class _Start:
                 return validity.broken(wrong, "bench" if direct else "target")
         return None
 
-    def measure(self, scenario: Scenario) -> RunRecord:
+    def measure(self, scenario: Scenario, driver: Child, folder: Path) -> RunRecord:
         """Load, watch, judge, write."""
         record = self.record(scenario)
-        folder = store.run_folder(self.setting.folder, record.run)
-        plan_path = self.setting.plan_of(scenario, self.sitting.round)
-        job = self.job(scenario, folder, plan_path)
-        save_job(job, folder / "job.json")
-        self.keep_config(folder)
-        self.backends.forget()  # the checked reply
-        seen = self.drive(scenario, folder)
+        with contextlib.suppress(ChildError):  # the mocks are gone; `ended` says how
+            self.backends.forget()  # the checked reply
+        seen = self.drive(scenario, driver)
         seen.mocks = self.backends.stats()
         seen.inside = self.inside()
         seen.pauses = self.pauses(seen)
@@ -153,7 +159,7 @@ class _Start:
             target_cores=len(self.setting.cores.target or (0,)),
             has_process=self.running.pid is not None,
             idle=self.idle,
-            plan=None if plan_path is None else load_plan(plan_path, job),
+            plan=self.plan(scenario, folder),
         )
         record = record.model_copy(
             update={
@@ -170,7 +176,12 @@ class _Start:
         store.write_run(self.setting.folder, record, runtime=runtime, usage=usage)
         return record
 
-    def job(self, scenario: Scenario, folder: Path, plan: Path | None) -> Job:
+    def plan(self, scenario: Scenario, folder: Path) -> Plan | None:
+        """The schedule as the driver had it, None in closed loop."""
+        path = self.setting.plan_of(scenario, self.sitting.round)
+        return None if path is None else load_plan(path, self.job(scenario, folder))
+
+    def job(self, scenario: Scenario, folder: Path) -> Job:
         """What the driver is told."""
         verbatim = self.sitting.arm.target.verbatim
         return Job(
@@ -179,7 +190,7 @@ class _Start:
             out=folder,
             requests=scenario.templates(check_digest=verbatim),
             seed=scenario.seed,
-            plan=plan,
+            plan=self.setting.plan_of(scenario, self.sitting.round),
             closed=scenario.closed(),
             timeout_s=scenario.timeout_s,
             keepalive=scenario.keepalive,
@@ -189,20 +200,18 @@ class _Start:
             record_events=scenario.kind == "stream",
         )
 
-    def drive(self, scenario: Scenario, folder: Path) -> Evidence:
-        """Runs the driver to its end, or until target or mocks are gone; no process of it stays."""
+    def drive(self, scenario: Scenario, driver: Child) -> Evidence:
+        """Lets the driver go and follows it to its end, or until target or mocks are gone."""
         cores = self.setting.cores
         seen = Evidence()
-        roots: dict[watch.Role, list[int]] = {"mock": [self.backends.child.pid]}
+        roots: dict[watch.Role, list[int]] = {"mock": [self.backends.child.pid], "driver": [driver.pid]}
         if self.running.pid is not None:
             roots["target"] = [self.running.pid]
         watcher = watch.Watch(roots)
         ticks, begun = machine.cpu_times(cores.all()), time.monotonic()
-        command = [sys.executable, "-m", "loadgen.driver", str(folder / "job.json")]
-        driver = Child("driver", command, folder, cores=cores.driver)
-        watcher.add("driver", driver.pid)
         watcher.start()
         try:
+            driver.release()
             self.follow(driver, scenario, seen)
         finally:
             driver.stop(grace_s=2.0)
@@ -226,6 +235,8 @@ class _Start:
                     self.setting.tell(f"{label} · {line['t']:.0f} s · {line.get('done', 0):,} done")
                     if sample_at is None:
                         sample_at = _when_to_sample(time.monotonic() - float(line["t"]), scenario)
+                        with contextlib.suppress(ChildError):  # they are gone; `ended` says how
+                            self.backends.fail(scenario.mock)
             seen.broken = self.ended()
             if seen.broken is not None or not alive:
                 break

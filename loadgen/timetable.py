@@ -62,7 +62,7 @@ def _cv(due: Open) -> float:
 
 def _segments(due: Open, warmup_s: float, duration_s: float) -> list[arrivals.Segment]:
     """The rate over time: steps and ramps begin after a warm-up at their first rate."""
-    rates = due.rates or (due.rate,)
+    rates = due.over_time()
     warmup = [arrivals.Segment(warmup_s, rates[0], rates[0])] if warmup_s else []
     if due.kind == "ramp":
         return [*warmup, arrivals.Segment(duration_s, rates[0], rates[-1])]

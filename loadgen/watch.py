@@ -8,6 +8,7 @@ to the parent's row; so the sum over the rows of one moment is the CPU time of t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -24,6 +25,8 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # A new worker process appears within a second; looking for it walks all of /proc, which is not free (some ms).
 _TREE_EVERY_S = 1.0
+# The watch shares a core with the driver, which must send on time: whoever wakes up goes before a thread this nice.
+_NICE = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,31 +118,22 @@ class Watch(threading.Thread):
 
     def __init__(self, roots: Mapping[Role, Iterable[int]], interval_s: float = 0.1) -> None:
         super().__init__(name="watch", daemon=True)
-        self._roots: dict[Role, tuple[int, ...]] = {role: tuple(pids) for role, pids in roots.items()}
+        self._roots: list[tuple[int, Role]] = [(pid, role) for role, pids in roots.items() for pid in pids]
         self._interval_s = interval_s
         self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._changed = True
         self.samples: list[Sample] = []
-
-    def add(self, role: Role, pid: int) -> None:
-        """Also watches the tree of `pid` from now on."""
-        with self._lock:
-            self._roots[role] = (*self._roots.get(role, ()), pid)
-            self._changed = True
 
     def run(self) -> None:
         """The thread: a sample at each multiple of the interval, the trees looked up again once a second."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # on Linux: of this thread alone
         members: list[tuple[int, Role]] = []
-        looked_up = 0.0
+        looked_up = -_TREE_EVERY_S
         due = time.monotonic()
         while True:
             now = time.monotonic()
-            if self._changed or now - looked_up >= _TREE_EVERY_S:
-                with self._lock:
-                    self._changed = False
-                    roots = dict(self._roots)
-                members = [(pid, role) for role, pids in roots.items() for top in pids for pid in tree(top)]
+            if now - looked_up >= _TREE_EVERY_S:
+                members = [(pid, role) for root, role in self._roots for pid in tree(root)]
                 looked_up = now
             t_ns = time.monotonic_ns()
             self.samples.extend(row for pid, role in members if (row := sample(pid, role, t_ns)) is not None)

@@ -91,12 +91,11 @@ def test_switches_are_read_from_a_status_file() -> None:
     assert watch.context_switches(status) == (12, 3)
 
 
-def test_the_watch_sees_roots_added_later_and_takes_a_last_sample_when_stopped() -> None:
+def test_the_watch_samples_every_role_and_once_more_when_stopped() -> None:
     process = started(THREADS)
     try:
-        watcher = watch.Watch({"mock": [os.getpid()]}, interval_s=0.01)
+        watcher = watch.Watch({"mock": [os.getpid()], "target": [process.pid]}, interval_s=0.01)
         watcher.start()
-        watcher.add("target", process.pid)
         deadline = time.monotonic() + 10
         while not any(row.role == "target" for row in watcher.samples) and time.monotonic() < deadline:
             time.sleep(0.005)
