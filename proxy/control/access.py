@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from proxy.control.logs import line, redact
 
-# A line must stay below PIPE_BUF (4096): then several workers can share one pipe without cutting each other's lines.
-_LONGEST_TARGET = 1024
+# A line must stay below PIPE_BUF (4096): then several workers can share one pipe without cutting each other's lines. An
+# escaped character takes up to twelve bytes.
+_LONGEST_TARGET = 256
 
 
 class AccessLog:
