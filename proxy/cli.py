@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -60,8 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:
-        if args.verb == "worker" or args.debug:
-            raise
+        if args.verb == "worker":
+            log.exception("internal error")
+            return INTERNAL
+        if args.debug:
+            traceback.print_exc()
         return _fail(f"internal error: {type(exc).__name__}: {exc} (--debug shows where)", INTERNAL)
 
 

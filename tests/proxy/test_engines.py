@@ -1,0 +1,59 @@
+"""The engines by name, and that asking for one does not load the other."""
+
+import subprocess
+import sys
+
+import pytest
+
+from proxy.config import ProxyConfig
+from proxy.engines import ENGINES, UNUSED_KEYS
+
+
+def modules_after(code):
+    shown = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    return set(shown.stdout.split())
+
+
+def test_the_names_are_those_of_the_config_and_each_has_a_service_of_that_name():
+    assert set(ENGINES) == set(UNUSED_KEYS) == {"sherpa", "olla"}
+    assert len(ENGINES) == 2
+    assert all(ENGINES[name].engine == name for name in ENGINES)
+
+
+def test_an_unknown_name_is_a_key_error():
+    with pytest.raises(KeyError):
+        ENGINES["nginx"]
+
+
+def test_listing_the_names_loads_neither_engine():
+    loaded = modules_after("from proxy.engines import ENGINES; list(ENGINES)")
+    assert not loaded & {"aiohttp", "httptools", "proxy.sherpa.service", "proxy.olla.service"}
+
+
+def test_an_olla_process_never_loads_aiohttp():
+    assert "aiohttp" not in modules_after("import proxy.worker; proxy.worker.ENGINES['olla']")
+
+
+def test_a_sherpa_process_never_loads_httptools():
+    assert "httptools" not in modules_after("import proxy.worker; proxy.worker.ENGINES['sherpa']")
+
+
+def test_a_worker_carries_neither_the_supervisor_nor_the_admin_listener():
+    loaded = modules_after("import proxy.cli")
+    assert not loaded & {"proxy.supervisor", "proxy.control.admin", "prometheus_client"}
+
+
+@pytest.mark.parametrize("engine", UNUSED_KEYS)
+def test_a_key_that_is_said_to_be_unused_exists(engine):
+    for pattern in UNUSED_KEYS[engine]:
+        section, key = pattern.split(".")
+        if section == "proxy":
+            assert key in ProxyConfig.model_fields
+        else:
+            assert section == "endpoints[]"
