@@ -140,8 +140,14 @@ def test_a_sane_request_id_is_kept_and_any_other_replaced(value: str, kept: bool
     assert sum("request-id" in field.lower() for field in upstream_fields(request)) == 1
 
 
-def test_the_second_request_id_of_two_is_not_trusted() -> None:
-    assert read("X-Request-ID: one", "X-Request-ID: two").request_id is None
+def test_of_two_request_ids_the_first_is_kept() -> None:
+    request = read("X-Request-ID: one", "X-Request-ID: two")
+    assert request.request_id == b"one"
+    assert "X-Request-ID: two" not in upstream_fields(request)
+
+
+def test_connection_cannot_make_us_drop_the_request_id() -> None:
+    assert "X-Request-ID: one" in upstream_fields(read("X-Request-ID: one", "Connection: x-request-id"))
 
 
 def test_credentials_pass_unless_they_are_to_be_stripped() -> None:
