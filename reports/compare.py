@@ -533,7 +533,7 @@ def _null_text(row: Row) -> str:
 def _margin_text(row: Row) -> str:
     if row.basis == "ratio":
         return f"{margin(row):.0%} of the baseline"
-    return f"{margin(row):.3g} {row.spec.unit}"
+    return f"{margin(row):.3g} {row.spec.shown_unit}".rstrip()
 
 
 def visible_text(row: Row) -> str:
@@ -542,7 +542,7 @@ def visible_text(row: Row) -> str:
         return "any size"
     if row.basis == "ratio":
         return f"{_two_digits(row.visible * 100)} %"
-    return f"{_two_digits(row.visible)} {row.spec.unit}"
+    return f"{_two_digits(row.visible)} {row.spec.shown_unit}".rstrip()
 
 
 def _two_digits(value: float) -> str:

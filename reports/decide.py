@@ -25,7 +25,7 @@ from scipy import optimize
 from reports.compare import Comparison, Row, estimate
 from reports.schema import ENGINES, METRICS, Scenario
 from reports.store import Campaign
-from reports.words import display, number, sentence
+from reports.words import number, sentence
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -355,6 +355,6 @@ def _rate(point: Point) -> float:
 
 
 def _cost_words(cost: Cost) -> str:
-    memory = "" if cost.memory_mib is None else f", {number(cost.memory_mib)} {display('MiB')}"
+    memory = "" if cost.memory_mib is None else f", {number(cost.memory_mib)} MiB"
     workers = f"{cost.workers} worker{'' if cost.workers == 1 else 's'}"
     return f"{cost.engine.capitalize()}: {cost.cores:.2f} cores (+-{cost.error:.0%}), {workers}{memory}"

@@ -389,6 +389,11 @@ class Metric:
     higher_is_better: bool = False
 
     @property
+    def shown_unit(self) -> str:
+        """The unit as people write it; empty for counts and ratios."""
+        return {"us": "µs", "ratio": "", "count": ""}.get(self.unit, self.unit)
+
+    @property
     def words(self) -> tuple[str, str]:
         """What an improvement and its opposite are called in prose; in verdict.json they are always faster, slower."""
         return ("faster", "slower") if self.family in ("latency", "cpu", "throughput") else ("better", "worse")

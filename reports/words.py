@@ -14,11 +14,6 @@ from reports.compare import Row, margin
 from reports.schema import ENGINES
 
 
-def display(unit: str) -> str:
-    """A unit as people write it."""
-    return {"us": "µs", "ratio": "", "count": ""}.get(unit, unit)
-
-
 def number(value: float) -> str:
     """Three honest digits, thousands separated."""
     if not math.isfinite(value):
@@ -50,7 +45,8 @@ def interval(low: float, high: float) -> str:
     if high >= 9:
         return f"×{number(low + 1)}..×{number(high + 1)}"
     digits = 0 if min(abs(low), abs(high)) >= 0.0995 and high - low >= 0.01 else 1
-    return f"{low * 100:+.{digits}f}..{high * 100:+.{digits}f}"
+    ends = [f"{share * 100:+.{digits}f}" for share in (low, high)]
+    return "..".join("0" if end in ("+0.0", "-0.0") else end for end in ends)
 
 
 def change(row: Row) -> str:
@@ -60,7 +56,7 @@ def change(row: Row) -> str:
         return ""
     if row.basis == "ratio":
         return f"{percent(effect[0])} (95 % CI {interval(effect[1], effect[2])})"
-    unit = display(row.spec.unit)
+    unit = row.spec.shown_unit
     numbers = [f"{'+' if value > 0 else ''}{number(value)}" for value in effect]
     return f"{numbers[0]} {unit}".rstrip() + f" (95 % CI {numbers[1]}..{numbers[2]})"
 
@@ -91,7 +87,7 @@ def _margin(row: Row) -> str:
     allowed = margin(row)
     if row.basis == "ratio":
         return f"{allowed * 100:g} %"
-    return f"{number(allowed)} {display(row.spec.unit)}".rstrip()
+    return f"{number(allowed)} {row.spec.shown_unit}".rstrip()
 
 
 def title(target: str) -> str:
