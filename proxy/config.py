@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -44,21 +44,6 @@ _LARGEST_FILE = 2**20
 _DEEPEST = 16
 _MOST_VALUES = 100_000
 _MOST_SENTENCES = 20
-
-# What a running proxy cannot change: the sockets, the processes and what is built once at start.
-FIXED_KEYS = (
-    "server.host",
-    "server.port",
-    "server.workers",
-    "server.loop",
-    "server.access_log",
-    "admin",
-    "proxy.engine",
-    "proxy.buffer_size",
-    "proxy.pools",
-    "runtime",
-    "canary",
-)
 
 
 class ConfigError(Exception):
@@ -424,15 +409,16 @@ class LoadedConfig:
         return load(self.source, self.overrides)
 
 
-def taken_over(old: Config, new: Config) -> tuple[Config, list[str]]:
-    """`new` as a proxy that runs with `old` can take it, and one sentence for each value it cannot."""
+def taken_over(old: Config, new: Config, fixed_keys: Iterable[str]) -> tuple[Config, list[str]]:
+    """`new` as a proxy that runs with `old` can take it, and a sentence for each value under `fixed_keys` it cannot."""
+    fixed_keys = tuple(fixed_keys)
     before, after = (dict(flatten(config.model_dump(mode="json"))) for config in (old, new))
     refused = [
         f"{key}: {_shown(after[key])} needs a restart; until then it stays {_shown(value)}"
         for key, value in before.items()
-        if value != after.get(key) and any(key == fixed or key.startswith(fixed + ".") for fixed in FIXED_KEYS)
+        if value != after.get(key) and any(key == fixed or key.startswith(fixed + ".") for fixed in fixed_keys)
     ]
-    for key in FIXED_KEYS:
+    for key in fixed_keys:
         new = _with_value_of(old, new, key.split("."))
     return new, refused
 

@@ -55,3 +55,29 @@ UNUSED_KEYS: Mapping[str, tuple[str, ...]] = {
     ),
     "olla": (),
 }
+
+# Config keys, or whole sections, that a running proxy cannot change: sockets, processes, what is built once at start.
+_FIXED_KEYS = (
+    "server.host",
+    "server.port",
+    "server.workers",
+    "server.loop",
+    "server.access_log",
+    "admin",
+    "proxy.engine",
+    "proxy.buffer_size",
+    "proxy.pools",
+    "runtime",
+    "canary",
+)
+# And those that one engine cannot: Sherpa gives them to aiohttp's connector and session when it makes them.
+_FIXED_KEYS_OF: Mapping[str, tuple[str, ...]] = {
+    "sherpa": ("proxy.max_conns_per_host", "proxy.idle_conn_timeout", "proxy.server_timing"),
+    "olla": (),
+}
+
+
+def fixed_keys(config: Config) -> tuple[str, ...]:
+    """What a reload leaves as it is, for the engines that `config` runs."""
+    engines = {config.proxy.engine, config.canary.engine or config.proxy.engine}
+    return _FIXED_KEYS + tuple(key for engine in sorted(engines) for key in _FIXED_KEYS_OF[engine])

@@ -26,6 +26,7 @@ from proxy.control.admin import AdminListener
 from proxy.control.channel import Channel, Message, open_channel
 from proxy.control.runtime import rss_bytes
 from proxy.core.stats import Snapshot, merge
+from proxy.engines import fixed_keys
 from proxy.worker import Stop, engine_of, load_certificates, new_instance, reload_logged
 
 log = logging.getLogger("proxy.supervisor")
@@ -259,7 +260,7 @@ class Supervisor:
     def _reload(self) -> list[str]:
         loaded = self._loaded.again()
         load_certificates(loaded.config)
-        self._config, refused = taken_over(self._config, loaded.config)
+        self._config, refused = taken_over(self._config, loaded.config, fixed_keys(self._config))
         order = {"do": "reload", "config": self._config.as_written(), "source": loaded.source}
         for seat in self._seats:
             if seat.channel is not None:

@@ -27,7 +27,7 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
-from proxy.engines import ENGINES
+from proxy.engines import ENGINES, fixed_keys
 
 log = logging.getLogger("proxy.serve")
 
@@ -90,7 +90,7 @@ class Worker:
         Raises MissingPart before anything is changed.
         """
         load_certificates(config)
-        self._file_config, refused = taken_over(self._file_config, config)
+        self._file_config, refused = taken_over(self._file_config, config, fixed_keys(self._file_config))
         self.config = _as_run(self._file_config, self.engine)
         self.discovery.update(self.config.endpoint_specs(), time.monotonic())
         self.service.update_config(self.config)

@@ -423,7 +423,7 @@ def test_a_reload_takes_what_a_running_proxy_can_change_and_says_the_rest():
         "server: {port: 2000, header_timeout: 1s}\nproxy: {engine: sherpa, timeout: 9s}\nruntime: {gc: {ballast: 5}}\n"
         + ENDPOINTS.replace("name: a", "name: b")
     ).config
-    merged, refused_ = taken_over(old, new)
+    merged, refused_ = taken_over(old, new, ("server.port", "proxy.engine", "runtime"))
     assert (merged.server.port, merged.proxy.engine, merged.runtime.gc.ballast) == (1000, "olla", 0)
     assert (merged.server.header_timeout, merged.proxy.timeout, merged.endpoints[0].name) == (1.0, 9.0, "b")
     assert refused_ == [
@@ -435,4 +435,4 @@ def test_a_reload_takes_what_a_running_proxy_can_change_and_says_the_rest():
 
 def test_a_reload_of_the_same_file_changes_nothing_and_says_nothing():
     one = parse(WHOLE + ENDPOINTS).config
-    assert taken_over(one, parse(WHOLE + ENDPOINTS).config) == (one, [])
+    assert taken_over(one, parse(WHOLE + ENDPOINTS).config, ("server", "proxy")) == (one, [])

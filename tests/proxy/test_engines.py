@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from proxy.config import ProxyConfig
-from proxy.engines import ENGINES, UNUSED_KEYS
+from proxy.config import ProxyConfig, flatten, parse
+from proxy.engines import ENGINES, UNUSED_KEYS, fixed_keys
 
 
 def modules_after(code):
@@ -57,3 +57,17 @@ def test_a_key_that_is_said_to_be_unused_exists(engine):
             assert key in ProxyConfig.model_fields
         else:
             assert section == "endpoints[]"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_key_that_is_said_to_need_a_restart_exists(engine):
+    config = parse(f"proxy: {{engine: {engine}}}\nendpoints: [{{name: a, url: 'http://h'}}]").config
+    keys = [key for key, _ in flatten(config.model_dump(mode="json"))]
+    for fixed in fixed_keys(config):
+        assert [key for key in keys if key == fixed or key.startswith(fixed + ".")], fixed
+
+
+def test_with_a_canary_what_either_engine_cannot_change_stays():
+    text = "server: {{workers: 2}}\ncanary: {{engine: {}, workers: 1}}\nendpoints: [{{name: a, url: 'http://h'}}]"
+    assert "proxy.server_timing" in fixed_keys(parse(text.format("sherpa")).config)
+    assert "proxy.server_timing" not in fixed_keys(parse(text.format("olla")).config)
