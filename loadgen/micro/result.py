@@ -1,0 +1,158 @@
+"""What the suite found, as `micro.json` keeps it, and comparisons of it. Pure but for reading and writing files.
+
+The sample is the process: hash seed and memory layout persist inside one, so the three values of a process are reduced
+to their median first, and only the medians are compared: Welch's t interval on their logarithms. (pyperf's own test
+pools all values as if they were independent; it is shown beside as a cross-check and decides nothing.)
+
+`micro.json`, schema 1:
+
+    {"schema": 1, "started": ISO 8601 UTC, "machine": {...}, "versions": {...}, "command": [...],
+     "benchmarks": [{"name", "does", "unit": "ns", "file": pyperf's own JSON beside it,
+                     "process_medians_ns": [..], "median_ns", "ci_ns": [low, high] | null,
+                     "gc_per_1000": [gen 0, gen 1, gen 2], "peak_bytes"}],
+     "comparisons": [{"name", "against", "ratio", "ci_low", "ci_high", "word"}]}
+
+`ratio` is name / against; `word` is `faster`, `slower`, `equivalent` (within 5 %) or `too-noisy`. Null: not known.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import pyperf
+from scipy import stats
+
+from loadgen.errors import BadInput
+
+SCHEMA = 1
+FILE = "micro.json"
+MARGIN = 0.05
+LEVEL = 0.95
+Word = Literal["faster", "slower", "equivalent", "too-noisy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One benchmark. Times are nanoseconds for one iteration (one event of a stream)."""
+
+    name: str
+    does: str
+    file: str
+    process_medians_ns: tuple[float, ...]
+    gc_per_1000: tuple[float, ...]
+    peak_bytes: int
+
+    @property
+    def median_ns(self) -> float:
+        """The middle process."""
+        return median(self.process_medians_ns)
+
+    @property
+    def ci_ns(self) -> tuple[float, float] | None:
+        """Where the geometric mean of processes lies, at 95 %; None for a single process."""
+        logs = np.log(self.process_medians_ns)
+        if logs.size < 2:
+            return None
+        half = float(stats.t.ppf((1 + LEVEL) / 2, logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size))
+        return math.exp(logs.mean() - half), math.exp(logs.mean() + half)
+
+    def as_json(self) -> dict[str, Any]:
+        """For micro.json."""
+        return {**asdict(self), "unit": "ns", "median_ns": self.median_ns, "ci_ns": self.ci_ns}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two benchmarks, or one in two suites. `ratio`: name / against, with its interval at 95 %."""
+
+    name: str
+    against: str
+    ratio: float
+    ci_low: float | None
+    ci_high: float | None
+
+    @property
+    def word(self) -> Word:
+        """Lower is better."""
+        if self.ci_low is None or self.ci_high is None:
+            return "too-noisy"
+        if self.ci_low >= 1 - MARGIN and self.ci_high <= 1 + MARGIN:
+            return "equivalent"
+        if self.ci_high < 1:
+            return "faster"
+        return "slower" if self.ci_low > 1 else "too-noisy"
+
+    def as_json(self) -> dict[str, Any]:
+        """For micro.json."""
+        return {**asdict(self), "word": self.word}
+
+
+def process_medians(bench: pyperf.Benchmark) -> tuple[float, ...]:
+    """The median of each process's values, in ns; calibration runs have none."""
+    return tuple(median(run.values) * 1e9 for run in bench.get_runs() if run.values)
+
+
+def compare(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Comparison:
+    """Per-process medians of two benchmarks."""
+    a, b = np.log(ours), np.log(theirs)
+    ratio = math.exp(float(a.mean() - b.mean()))
+    if a.size < 2 or b.size < 2:
+        return Comparison(name, against, ratio, None, None)
+    if not a.std() and not b.std():
+        return Comparison(name, against, ratio, ratio, ratio)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    return Comparison(name, against, ratio, math.exp(interval.low), math.exp(interval.high))
+
+
+def compare_within(results: Iterable[Result], pairs: Mapping[str, str]) -> list[Comparison]:
+    """The benchmarks that have another to be compared with. `pairs`: name -> against."""
+    found = {result.name: result for result in results}
+    return [
+        compare(name, found[name].process_medians_ns, other, found[other].process_medians_ns)
+        for name, other in pairs.items()
+        if name in found and other in found
+    ]
+
+
+def compare_suites(now: Iterable[Result], before: Iterable[Result]) -> list[Comparison]:
+    """Each benchmark that both suites have, now against before."""
+    known = {result.name: result for result in before}
+    return [
+        compare(r.name, r.process_medians_ns, f"{r.name} before", known[r.name].process_medians_ns)
+        for r in now
+        if r.name in known
+    ]
+
+
+def load(folder: Path) -> list[Result]:
+    """The results in a folder that `micro` made. Raises BadInput."""
+    path = folder / FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadInput(f"{path}: {exc.strerror}; is this the folder of a micro run?") from exc
+    except ValueError as exc:
+        raise BadInput(f"{path}: not JSON ({exc})") from exc
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise BadInput(f"{path}: written with another schema than {SCHEMA}")
+    try:
+        return [
+            Result(
+                name=row["name"],
+                does=row["does"],
+                file=row["file"],
+                process_medians_ns=tuple(map(float, row["process_medians_ns"])),
+                gc_per_1000=tuple(map(float, row["gc_per_1000"])),
+                peak_bytes=int(row["peak_bytes"]),
+            )
+            for row in data["benchmarks"]
+        ]
+    except (KeyError, TypeError, ValueError) as exc:
+        raise BadInput(f"{path}: benchmarks: {exc!r} is missing or wrong") from exc
