@@ -58,8 +58,10 @@ def count(exchange: Exchange, outcome: str, stats: StatsCollector, access: Acces
     if outcome == "success" and endpoint is not None:
         stats.record_success(seconds, endpoint, status)
     elif outcome == "failed":
-        blamed = exchange.error is not None and exchange.error.kind.blame == "endpoint"
-        stats.record_failure(seconds, endpoint if blamed else None)
+        blameless = exchange.error is None or exchange.error.kind.blame == "client"
+        stats.record_failure(seconds, None if blameless else endpoint)
+        if blameless and endpoint is not None:
+            endpoint.client_disconnected += 1
     else:
         stats.record_client_disconnected(endpoint)
     if access is not None:

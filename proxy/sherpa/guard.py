@@ -400,6 +400,12 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
         self._interim = self._head_bytes = 0
         super().set_response_params(**params)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone; `exc` when it was not closed but broken."""
+        if exc is not None:  # aiohttp takes a reset for the proper end of a response that ends by closing
+            self.set_exception(exc)
+        super().connection_lost(exc)
+
     def is_connected(self) -> bool:
         """Whether it can be used: not if it is idle and received something all the same (aiohttp#13656)."""
         return super().is_connected() and not (self.idle and self.should_close)
@@ -444,6 +450,8 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
             cause = (exc,)
             exc = UpstreamFailed(code, repr(exc), heard=self._heard, reused=self._exchanges > 1)
         super().set_exception(exc, *cause)
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(exc, *cause)  # after a framing error aiohttp lets its reader wait for ever
 
     def close(self) -> None:
         """Close at once: aiohttp would first wait until the rest of a given-up request is taken."""

@@ -18,7 +18,7 @@ from proxy.core.stats import StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.exchange import Exchange
-from proxy.sherpa.heads import check_request, check_response
+from proxy.sherpa.heads import check_response
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
 
@@ -44,10 +44,9 @@ class Relay:
         self._connector = connector
         self._session = session
 
-    async def run(self, exchange: Exchange) -> None:
+    async def run(self, exchange: Exchange, fields: Pairs, target: str) -> None:
         """Serve one exchange. Raises ProxyError, also when the response has begun already."""
         request = exchange.request
-        fields, target = check_request(request)
         if passed_through(request.headers.getall("Via", ()), self._via):
             raise ProxyError("loop_detected")
         body = RequestBody(request, self.config)
@@ -86,14 +85,16 @@ class Relay:
                     raise body.error from exc  # the client's fault: its body did not go on
                 repeat = exchange.response is None and self._may_repeat(request.method, body, exc)
                 if repeat and exc.reused and stale is None:
-                    self._connector.forget_idle(spec)  # once more, on a fresh connection
+                    self._connector.forget_idle(spec)  # it may have closed in time: once more, on a fresh connection
+                    endpoint.requests -= 1
                     stale = endpoint
                     continue
                 self._discovery.report_failure(endpoint, monotonic())
                 if not repeat:
                     raise
+                endpoint.failed += 1
                 tried.append(endpoint)
-                stale, failure = None, exc
+                stale, exchange.endpoint, failure = None, None, exc
             finally:
                 self._stats.release_endpoint(endpoint)
 

@@ -20,11 +20,13 @@ from proxy.control.access import AccessLog
 from proxy.control.listen import BACKLOG
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
-from proxy.core.errors import ErrorKind, ProxyError
+from proxy.core.errors import ERRORS, ErrorKind, ProxyError
+from proxy.core.headers import Pairs
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.exchange import Exchange, count, new_id, request_id
+from proxy.sherpa.heads import check_request
 from proxy.sherpa.relay import Relay
 
 log = logging.getLogger("proxy.sherpa")
@@ -77,7 +79,8 @@ class SherpaProxy:
 
     def stats(self) -> Snapshot:
         """The counts now."""
-        return self._stats.snapshot(self.engine, self._discovery.endpoints)
+        gauges = {"proxy.client_connections": len(self._server.connections)}
+        return self._stats.snapshot(self.engine, self._discovery.endpoints, gauges)
 
     def status(self) -> dict[str, Any]:
         """Connections on the client side, and the shared pool by endpoint."""
@@ -98,11 +101,15 @@ class SherpaProxy:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Count one request, serve it, and answer what goes wrong."""
+        try:
+            fields, target = check_request(request)
+        except ProxyError as error:
+            return self._refuse(error.kind)
         self._stats.record_request()
         exchange = Exchange(request, request_id(request), monotonic())
         outcome = "client_disconnected"
         try:
-            await self._serve(exchange)
+            await self._serve(exchange, fields, target)
             outcome = "success" if exchange.error is None else "failed"
         except ConnectionError:
             pass  # the client left while it was written to; aiohttp finds the connection closed
@@ -113,16 +120,15 @@ class SherpaProxy:
             count(exchange, outcome, self._stats, self._access)
             if self._drained is not None and not self._stats.active:
                 self._drained.set()
-        assert exchange.response is not None
-        return exchange.response
+        return exchange.response or guard.ErrorResponse(ERRORS["internal_error"], exchange.request_id)
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange, fields: Pairs, target: str) -> None:
         limit = self._config.server.max_in_flight
         try:
             if limit and self._stats.active > limit:
                 raise ProxyError("too_many_requests_in_flight")
             async with asyncio.timeout(self._config.proxy.max_duration or None):
-                await self._relay.run(exchange)
+                await self._relay.run(exchange, fields, target)
         except ProxyError as exc:
             await self._fail(exchange, exc)
         except TimeoutError:

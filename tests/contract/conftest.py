@@ -1,0 +1,108 @@
+"""Fixtures of the contract suite. `start` runs each test on every engine; `start_olla` and `start_sherpa` on one."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.engines import ENGINES
+from tests.contract.peers import Endpoint
+from tests.contract.running import WORKERS, ProcessProxy, RunningProxy, Settings, ThreadProxy
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> str:
+    """The name of the engine this test runs on."""
+    return str(request.param)
+
+
+def _starter(engine: str) -> Iterator[Start]:
+    running: list[RunningProxy] = []
+
+    def start(*endpoints: Endpoint | Mapping[str, Any], **settings: Any) -> RunningProxy:
+        given: Settings = {key.replace("__", "."): value for key, value in settings.items()}
+        proxy: RunningProxy
+        if WORKERS > 1:
+            proxy = ProcessProxy(engine, endpoints, given, WORKERS)
+        else:
+            proxy = ThreadProxy(engine, endpoints, given)
+        running.append(proxy)
+        return proxy
+
+    yield start
+    with contextlib.ExitStack() as stack:
+        for proxy in running:
+            stack.callback(proxy.close)
+
+
+@pytest.fixture
+def start(engine: str) -> Iterator[Start]:
+    """`start(endpoint, ..., server__header_timeout="300ms")` runs the engine in front of endpoints until the test ends.
+
+    Double underscores are the dots of a config key.
+    """
+    yield from _starter(engine)
+
+
+@pytest.fixture
+def start_olla() -> Iterator[Start]:
+    """As `start`, for what only Olla promises."""
+    yield from _starter("olla")
+
+
+@pytest.fixture
+def start_sherpa() -> Iterator[Start]:
+    """As `start`, for what only Sherpa promises."""
+    yield from _starter("sherpa")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """One endpoint."""
+    with Endpoint("a") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def endpoints() -> Iterator[Callable[[int], list[Endpoint]]]:
+    """`endpoints(3)`: endpoints called a, b and c."""
+    with contextlib.ExitStack() as stack:
+        yield lambda count: [stack.enter_context(Endpoint("abcdefghijklmnopqrstuvwxyz"[i])) for i in range(count)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that pins a promise must run: skipped, it fails. (The matrix may leave tests out by deselecting them.)"""
+    report = yield
+    if report.skipped and item.get_closest_marker("promise") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} pins a promise and was skipped: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Descriptors, threads' loops and uncollectable objects: after the whole suite there are no more than before it."""
+    before = _descriptors()
+    yield
+    gc.collect()
+    assert not gc.garbage, gc.garbage[:5]
+    after = _descriptors()
+    assert len(after) <= len(before) + 8, sorted(set(after.values()) - set(before.values()))
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the descriptor of this very listing
+            found[entry.name] = str(entry.readlink())
+    return found

@@ -1,0 +1,114 @@
+"""Which endpoint a request goes to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.contract.peers import Endpoint, answering
+from tests.contract.running import ThreadProxy
+
+
+def visits(proxy: ThreadProxy, count: int) -> str:
+    """The names of the endpoints that served `count` requests, in order."""
+    with proxy.client() as client:
+        return "".join(str(client.get().response().get("X-Olla-Endpoint")) for _ in range(count))
+
+
+@pytest.mark.promise("SEL-PRIORITY")
+@pytest.mark.one_worker
+def test_priority_takes_the_highest_number_and_rotates_among_equals(start, endpoints):
+    a, b, c = endpoints(3)
+    for endpoint in (a, b, c):
+        endpoint.serve(answering())
+    ranked = [{"name": e.name, "url": e.url, "priority": p} for e, p in ((a, 10), (b, 200), (c, 200))]
+    proxy = start(*ranked, proxy__load_balancer="priority")
+    assert visits(proxy, 6) in ("bcbcbc", "cbcbcb")
+
+
+@pytest.mark.promise("SEL-PRIORITY")
+def test_priority_falls_back_to_the_next_rank_when_the_first_cannot_be_reached(start, endpoints):
+    a, b = endpoints(2)
+    a.serve(answering())
+    b.close()
+    proxy = start(
+        {"name": "a", "url": a.url, "priority": 1},
+        {"name": "b", "url": b.url, "priority": 2},
+        proxy__load_balancer="priority",
+    )
+    assert visits(proxy, 2) == "aa"
+
+
+@pytest.mark.promise("SEL-ROUND-ROBIN")
+@pytest.mark.one_worker
+def test_round_robin_follows_the_configured_order(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named:
+        endpoint.serve(answering())
+    proxy = start(*named, proxy__load_balancer="round-robin")
+    assert visits(proxy, 7) in ("abcabca", "bcabcab", "cabcabc")
+
+
+@pytest.mark.promise("SEL-LEAST-CONNECTIONS")
+@pytest.mark.one_worker
+def test_least_connections_avoids_the_busy_endpoint(start, endpoints):
+    a, b = endpoints(2)
+    proxy = start(a, b, proxy__load_balancer="least-connections")
+    with proxy.client() as first, proxy.client() as second, proxy.client() as third:
+        held: list[Endpoint] = []
+        for client in (first, second):
+            client.get()
+            free = [e for e in (a, b) if e not in held]
+            for endpoint in free:
+                try:
+                    peer = endpoint.accept(within=0.5)
+                except Exception:
+                    continue
+                peer.request()
+                held.append(endpoint)
+                break
+        assert {e.name for e in held} == {"a", "b"}, "two requests in flight are on two endpoints"
+        peer.respond()
+        second.response()
+        third.get()
+        peer.request()  # the endpoint that is free again, over the connection that it kept
+        peer.respond()
+        assert third.response().get("X-Olla-Endpoint") == held[1].name
+
+
+@pytest.mark.promise("SEL-LEAST-CONNECTIONS")
+@pytest.mark.one_worker
+def test_least_connections_rotates_ties(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named:
+        endpoint.serve(answering())
+    proxy = start(*named, proxy__load_balancer="least-connections")
+    assert Counter(visits(proxy, 9)) == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.promise("SEL-NONE-LEFT")
+@pytest.mark.one_worker
+def test_without_a_healthy_endpoint_the_answer_is_503_with_retry_after(start, endpoint):
+    proxy = start(endpoint)
+    proxy.do(lambda: [proxy.discovery.record_check(proxy.discovery.endpoints[0], ok=False) for _ in range(3)])
+    with proxy.client() as client:
+        answer = client.get().response()
+    assert answer.status == 503
+    assert int(answer.get("Retry-After")) > 0
+    assert b'"no_endpoint"' in answer.body
+    assert endpoint.untouched()
+
+
+@pytest.mark.promise("SEL-HEALTHY-ONLY")
+@pytest.mark.one_worker
+def test_an_unhealthy_endpoint_is_left_out_until_it_is_healthy_again(start, endpoints):
+    a, b = endpoints(2)
+    for endpoint in (a, b):
+        endpoint.serve(answering())
+    proxy = start(a, b, proxy__load_balancer="round-robin")
+    sick = proxy.discovery.endpoints[0]
+    proxy.do(lambda: [proxy.discovery.record_check(sick, ok=False) for _ in range(3)])
+    assert visits(proxy, 4) == "bbbb"
+    proxy.do(lambda: proxy.discovery.record_check(sick, ok=True))
+    assert Counter(visits(proxy, 4)) == {"a": 2, "b": 2}
