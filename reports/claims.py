@@ -22,6 +22,7 @@ from reports.compare import Comparison, estimate
 from reports.schema import METRICS, Scenario, Target
 from reports.store import Campaign
 from reports.summarise import Facts, enough
+from reports.words import interval, percent, share
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 ClaimWord = Literal["holds", "does-not-hold", "not-testable"]
@@ -223,7 +224,7 @@ def _found(words: str, verdict: ClaimWord, runs: tuple[str, ...]) -> Finding:
 
 
 def _change(span: Span) -> str:
-    return f"{span.mean - 1:+.1%} (95 % CI {span.low - 1:+.1%}..{span.high - 1:+.1%})"
+    return f"{percent(span.mean - 1)} (95 % CI {interval(span.low - 1, span.high - 1)})"
 
 
 # ------------------------------------------------------------------------------------------------------- the rules
@@ -231,17 +232,22 @@ def _every(
     evidence: Evidence,
     target: str,
     read: Reader,
-    passes: Callable[[Span], ClaimWord],
+    rule: tuple[Callable[[Span, float], ClaimWord], float],
     say: Callable[[Span], str],
     missing: str,
 ) -> Finding:
-    """One threshold in every ordinary scenario."""
+    """One threshold in every ordinary scenario; of more than three the nearest to it speaks for all."""
+    passes, limit = rule
     spans = {name: evidence.span(name, target, read) for name in evidence.ordinary(target)}
     known = {name: span for name, span in spans.items() if span is not None}
     if not known:
         _need(missing)
-    words = "; ".join(f"{name}: {say(span)}" for name, span in known.items())
-    verdict = _all([passes(span) for span in known.values()])
+    verdict = _all([passes(span, limit) for span in known.values()])
+    worst = (max if passes is _under else min)(known, key=lambda name: known[name].mean)
+    shown = known if len(known) <= 3 else {worst: known[worst]}
+    words = "; ".join(f"{name}: {say(span)}" for name, span in shown.items())
+    if len(known) > len(shown):
+        words = f"{len(known)} scenarios, the least favourable {words}"
     return _found(words, verdict, evidence.names(*((name, target) for name in known)))
 
 
@@ -250,7 +256,7 @@ def _typically_under_1ms(evidence: Evidence) -> Finding:
         evidence,
         evidence.engine("sherpa"),
         _metric("added_p50_us"),
-        lambda span: _under(span, 1000),
+        (_under, 1000),
         lambda span: f"added p50 {span.mean:,.0f} us (95 % CI {span.low:,.0f}..{span.high:,.0f})",
         "needs two rounds or more of a scenario at a fixed rate with mock and client clocks",
     )
@@ -261,8 +267,8 @@ def _mostly_under_1ms(evidence: Evidence) -> Finding:
         evidence,
         evidence.engine("olla"),
         _extra("added_under_1ms"),
-        lambda span: _over(span, 0.9),
-        lambda span: f"{span.mean:.1%} of requests under 1 ms",
+        (_over, 0.9),
+        lambda span: f"{share(span.mean)} of requests under 1 ms",
         "needs two rounds or more of a scenario at a fixed rate with mock and client clocks",
     )
 
@@ -308,22 +314,22 @@ def _memory_linear(evidence: Evidence) -> Finding:
     residual = float(np.abs(y - (slope * x + intercept)).max() / rise) if rise else 0.0
     words = (
         f"{slope * 1024:.1f} KiB per connection over {x[0]}..{x[-1]} connections, "
-        f"largest residual {residual:.1%} of the rise"
+        f"largest residual {share(residual)} of the rise"
     )
     return Finding(words, _word(residual < 0.10), evidence.names(*used))
 
 
 def _mostly_io(evidence: Evidence) -> Finding:
-    def share(facts: Facts) -> float | None:
+    def on_cpu(facts: Facts) -> float | None:
         cpu, wall = facts.value("cpu_us_per_request"), _extra("wall_mean_ms")(facts)
         return None if cpu is None or not wall else cpu / 1000 / wall
 
     return _every(
         evidence,
         evidence.engine("sherpa"),
-        share,
-        lambda span: _under(span, 0.5),
-        lambda span: f"{span.mean:.1%} of a request's wall time on the CPU",
+        on_cpu,
+        (_under, 0.5),
+        lambda span: f"{share(span.mean)} of a request's wall time on the CPU",
         "needs CPU samples and request rows in two rounds or more",
     )
 
@@ -338,7 +344,7 @@ def _memory_higher_and_stable(evidence: Evidence) -> Finding:
         growth = evidence.span(name, olla, _extra("rss_growth"))
         if idle is None or growth is None:
             continue
-        parts.append(f"{name}: idle {idle.mean - 1:+.1%} against sherpa, growth under load {growth.mean:+.1%}")
+        parts.append(f"{name}: idle {percent(idle.mean - 1)} against sherpa, growth under load {percent(growth.mean)}")
         verdicts += [_over(idle, 1), _under(growth, 0.10)]
         used += [(name, olla), (name, sherpa)]
     if not parts:
@@ -482,9 +488,9 @@ def _flushing(evidence: Evidence) -> Finding:
             continue
         parts.append(
             f"{name}: event transit p99 {later.mean / 1000:+.2f} ms against every-read, "
-            f"{counted} per MiB {writes.mean - 1:+.1%}"
+            f"{counted} per MiB {percent(writes.mean - 1)}"
         )
-        verdicts += [_under(later, 1000), _under(writes, 1.0)]
+        verdicts += [_under(later, 1000), _under(writes, 0.99)]
         used += [(name, olla), (name, other)]
     if not parts:
         _need("needs event rows of both flush policies in a streaming scenario, two rounds or more")
@@ -528,7 +534,7 @@ def _ten_endpoints(evidence: Evidence) -> Finding:
         span = evidence.ratio(name, olla, sherpa, _metric(scenario.primaries()[1]))
         if span is not None and scenario.endpoints is not None:
             better[scenario.endpoints] = span.high < 0.97
-            parts.append(f"{scenario.endpoints} endpoints: olla's CPU {span.mean - 1:+.0%}")
+            parts.append(f"{scenario.endpoints} endpoints: olla's CPU {percent(span.mean - 1)}")
             used += [(name, olla), (name, sherpa)]
     if not (any(n < 10 for n in better) and any(n >= 10 for n in better)):
         _need("needs scenarios tagged `sweep-endpoints` below and above 10 endpoints, e.g. 2, 10 and 50")
@@ -544,7 +550,7 @@ def _buffer_delays_first_token(evidence: Evidence) -> Finding:
         evidence,
         evidence.engine("olla"),
         _metric("added_p50_us"),
-        lambda span: _over(span, 75_000),
+        (_over, 75_000),
         lambda span: f"first bytes {span.mean / 1000:.2f} ms later with 64 KiB buffers",
         "needs two rounds or more of olla with its 64 KiB buffers at a fixed rate",
     )
@@ -643,7 +649,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     ),
     Claim(
         "C12", "Adaptive flushing keeps tokens prompt while cutting flushes", f"{_SEED}, Olla: Optimised Streaming",
-        "event transit p99 at most 1 ms above every-read, and fewer writes per MiB, in every streaming scenario",
+        "event transit p99 at most 1 ms above every-read, and 1 % fewer writes per MiB or less, in every stream",
         _flushing,
     ),
     Claim(

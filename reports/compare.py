@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, Check, Family, Metric, Scenario
 from reports.store import Campaign, ReportError
@@ -163,11 +164,15 @@ class Comparison:
     voided: Mapping[tuple[str, str], tuple[tuple[Facts, str], ...]]
     """(scenario, target) -> its void runs with the reason."""
 
+    _index: dict[tuple[str, str, str], Row] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found = {(row.scenario, row.metric, row.candidate.target): row for row in self.rows}
+        object.__setattr__(self, "_index", found)
+
     def row(self, scenario: str, metric: str, candidate: str) -> Row | None:
         """The row of one metric, if there is one."""
-        return next(
-            (r for r in self.rows if (r.scenario, r.metric, r.candidate.target) == (scenario, metric, candidate)), None
-        )
+        return self._index.get((scenario, metric, candidate))
 
     def values(self, scenario: str, metric: str, target: str) -> Floats:
         """The metric in each valid round, in round order."""
@@ -176,8 +181,16 @@ class Comparison:
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
+@lru_cache(maxsize=4096)
 def _quantile(probability: float, free: int) -> float:
-    return float(stats.t.ppf(probability, free))
+    """Student's t."""
+    return float(special.stdtrit(free, probability))
+
+
+@lru_cache(maxsize=16)
+def _signs(n: int) -> Floats:
+    """Every assignment of signs to n samples, one a row."""
+    return np.array(list(product((-1.0, 1.0), repeat=n)))
 
 
 def estimate(samples: Sequence[float] | Floats, level: float = LEVEL) -> Estimate:
@@ -194,7 +207,7 @@ def estimate(samples: Sequence[float] | Floats, level: float = LEVEL) -> Estimat
     if se <= 1e-12 * max(abs(mean), 1e-12):
         p, se = (0.0 if abs(mean) > 1e-12 else 1.0), 0.0
     else:
-        p = float(2 * stats.t.sf(abs(mean) / se, n - 1))
+        p = float(2 * special.stdtr(n - 1, -abs(mean) / se))
     half = _quantile(1 - level / 2, n - 1) * se
     return Estimate(mean, half, p, level, n, se, median, sign_flip_p(values))
 
@@ -203,7 +216,7 @@ def sign_flip_p(values: Floats) -> float:
     """Two-sided permutation p of the mean under random signs: exact to 14 samples, else by 16,384 fixed draws."""
     n = values.size
     if n <= 14:
-        signs = np.array(list(product((-1.0, 1.0), repeat=n)))
+        signs = _signs(n)
     else:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(1 << 14, n))
         signs[0] = 1.0

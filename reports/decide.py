@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -25,7 +25,7 @@ from scipy import optimize
 from reports.compare import Comparison, Row, estimate
 from reports.schema import ENGINES, METRICS, Scenario
 from reports.store import Campaign
-from reports.words import number, sentence
+from reports.words import headline, number, sentence, share
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -61,12 +61,14 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
     service = [row for row in rows if row.metric in ("goodput_rps", "error_ratio")]
     broken = [row for row in service if row.verdict == "slower"]
     rescued = [row for row in service if row.verdict == "faster"]
-    won = [row for row in primaries if row.verdict == "faster"]
-    lost = [row for row in primaries if row.verdict == "slower"]
+    won = _one_each([row for row in primaries if row.verdict == "faster"])
+    lost = _one_each([row for row in primaries if row.verdict == "slower"])
     if broken and not rescued:
         return Recommendation(baseline, tuple(map(_reason, broken)), ())
     if rescued and not broken:
-        return Recommendation(other, tuple(map(_reason, rescued + won)), _unless(campaign, comparison, other, lost))
+        return Recommendation(
+            other, tuple(map(_reason, _one_each(rescued + won))), _unless(campaign, comparison, other, lost)
+        )
     if won and not lost:
         return Recommendation(other, tuple(map(_reason, won)), _unless(campaign, comparison, other, lost))
     if lost and not won:
@@ -82,6 +84,13 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
     return Recommendation(
         None, ("no primary metric of this campaign decides between the engines",), ("repeat with more rounds",)
     )
+
+
+def _one_each(rows: Sequence[Row]) -> list[Row]:
+    """The strongest row of each scenario, so that a reason is read once."""
+    scenarios = dict.fromkeys(row.scenario for row in rows)
+    strongest = (headline([replace(row, primary=True) for row in rows if row.scenario == name]) for name in scenarios)
+    return [row for row in strongest if row is not None]
 
 
 def _reason(row: Row) -> str:
@@ -116,7 +125,7 @@ def _measured_load(comparison: Comparison, name: str, scenario: Scenario, campai
     small = shares[0] - shares[1] < NEGLIGIBLE_CORE
     return (
         f"your load stays near or under that of {name} ({scenario.rate_rps:g} req/s), where Sherpa uses "
-        f"{shares[0]:.0%} of one core and Olla {shares[1]:.0%}: "
+        f"{share(shares[0])} of one core and Olla {share(shares[1])}: "
         f"{'a difference nobody is billed for' if small else 'one core carries either'}"
     )
 
@@ -272,7 +281,7 @@ def choose(points: Mapping[str, Sequence[Point]], wanted: Deployment) -> Advice:
         engine, why = "olla", f"Sherpa needs {sherpa.workers} workers where Olla needs {olla.workers}"
     else:
         engine = "sherpa"
-        why = f"Olla would save {max(saved, 0.0):.2f} of a core (+-{unsure:.2f}): not worth its complexity"
+        why = f"Olla would save {max(saved, 0.0):.2f} of a core (±{unsure:.2f}): not worth its complexity"
     return Advice(engine, (why, *because), costs, break_even, break_even is not None and break_even <= top)
 
 
@@ -329,7 +338,7 @@ def _cost(engine: str, points: Sequence[Point], fit: tuple[float, float, float],
         workers,
         memory,
         _meets(points, wanted),
-        tuple(f"{point.campaign}/{point.scenario} at {point.utilisation:.0%} of a core" for point in points),
+        tuple(f"{point.campaign}/{point.scenario} at {share(point.utilisation)} of a core" for point in points),
     )
 
 
@@ -357,4 +366,4 @@ def _rate(point: Point) -> float:
 def _cost_words(cost: Cost) -> str:
     memory = "" if cost.memory_mib is None else f", {number(cost.memory_mib)} MiB"
     workers = f"{cost.workers} worker{'' if cost.workers == 1 else 's'}"
-    return f"{cost.engine.capitalize()}: {cost.cores:.2f} cores (+-{cost.error:.0%}), {workers}{memory}"
+    return f"{cost.engine.capitalize()}: {cost.cores:.2f} cores (±{share(cost.error)}), {workers}{memory}"

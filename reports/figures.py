@@ -25,6 +25,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from reports.compare import Comparison, Estimate, Row, candidate_order, estimate, main_candidate
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS
@@ -59,6 +60,7 @@ _STYLE: Final[Any] = {  # matplotlib types each key as a literal; a plain dict o
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 9,
+    "axes.titley": 1.0,  # fixed: searching for a free place measures every tick label twice
     "axes.labelsize": 9,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -116,11 +118,14 @@ class Gallery:
         ran = {target for _, target in (*comparison.valid, *comparison.voided)}
         order = [self.baseline] if self.baseline else []
         order += [t for t in candidate_order(campaign, self.baseline or "", ran) if not t.endswith(AA_SUFFIX)]
-        self.targets = [name for name in order if name in ran]
+        # An engine with a switch changed is a matter of the ablation figure, and would hide the others here.
+        variants = {target.name for target in campaign.header.targets if target.kind == "variant"}
+        self.targets = [name for name in order if name in ran and name not in variants]
         peers = [name for name in self.targets if name not in _ENGINE_COLOURS]
         self._colours = {name: _PEER_COLOURS[i % len(_PEER_COLOURS)] for i, name in enumerate(peers)} | _ENGINE_COLOURS
         self._marks = {name: _MARKS[i % len(_MARKS)] for i, name in enumerate(self.targets)}
         self.scenarios = [name for name in campaign.header.scenarios if any(name == s for s, _ in comparison.valid)]
+        self.shown = representatives(campaign, self.scenarios)
 
     def all(self) -> dict[str, Drawn]:
         """Every figure by name, in the order of the report."""
@@ -144,6 +149,12 @@ class Gallery:
         """Void runs."""
         return [facts for facts, _ in self.comparison.voided.get((scenario, target), ())]
 
+    def _of(self, scenarios: Iterable[str]) -> str:
+        """The scenarios of a figure in words, and what was left to other figures."""
+        left = len(self.scenarios) - len(self.shown)
+        more = f" (of each sweep the largest; {left} more in part 5 or 10)" if left else ""
+        return ", ".join(scenarios) + more
+
     def _line(self, target: str) -> dict[str, Any]:
         floor = target in FLOOR_TARGETS
         return {"color": self.colour(target), "linestyle": (0, (4, 2)) if floor else "-", "lw": 1.4 if floor else 1.9}
@@ -151,7 +162,8 @@ class Gallery:
     def _legend(self, canvas: Canvas, names: Iterable[str], inches: float) -> None:
         handles = [Line2D([], [], label=title(name), **self._line(name)) for name in names]
         canvas.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.04 / inches), ncols=8, columnspacing=1.6,
+            handles=handles, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.04 / inches), columnspacing=1.6,
+            ncols=int(canvas.get_size_inches()[0] / 1.2),
             handlelength=1.9, borderaxespad=0,
         )  # fmt: skip
 
@@ -248,7 +260,7 @@ class Gallery:
         )  # fmt: skip
 
     def _ecdf(self, name: str, heading: str, samples: Callable[[str, str], Floats], label: str, caption: str) -> Drawn:
-        data = {s: {t: v for t in self.targets if (v := samples(s, t)).size >= 20} for s in self.scenarios}
+        data = {s: {t: v for t in self.targets if (v := samples(s, t)).size >= 20} for s in self.shown}
         data = {scenario: found for scenario, found in data.items() if found}
         if not data:
             what = "event" if name == "transit" else "request"
@@ -271,7 +283,7 @@ class Gallery:
             for s, found in data.items()
         )
         caption = (
-            f"{caption}. {', '.join(data)}; all {self._rounds(data, shown)} pooled, logarithmic. "
+            f"{caption}. {self._of(data)}; all {self._rounds(data, shown)} pooled, logarithmic. "
             "Dashed: no proxy (direct) or a bare TCP relay, the floor of the same measurement, never subtracted."
         )
         return _finish(canvas, name, heading, caption, medians, _min_width(len(data)))
@@ -338,7 +350,7 @@ class Gallery:
     def tail(self) -> Drawn:
         """Latency by percentile on a scale of nines, ending where ten samples remain."""
         data: dict[str, dict[str, Floats]] = {}
-        for scenario in self.scenarios:
+        for scenario in self.shown:
             for target in self.targets:
                 parts = [f.requests.e2e_ms for f in self.runs(scenario, target) if f.requests is not None]
                 pooled = np.concatenate(parts) if parts else np.empty(0)
@@ -370,7 +382,7 @@ class Gallery:
         shown_targets = [t for t in self.targets if any(t in found for found in data.values())]
         self._legend(canvas, shown_targets, inches)
         caption = (
-            f"End-to-end latency by percentile, {', '.join(data)}; all {self._rounds(data, shown_targets)} pooled. "
+            f"End-to-end latency by percentile, {self._of(data)}; all {self._rounds(data, shown_targets)} pooled. "
             "Each line ends (|) where fewer than ten samples lie beyond: further out would be invention."
         )
         return _finish(canvas, "tail", "The tail, to the nines", caption, "; ".join(words), _min_width(len(data)))
@@ -379,7 +391,7 @@ class Gallery:
     def cpu(self) -> Drawn:
         """CPU per unit of work, one mark per run, mean and interval."""
         panels = []
-        for scenario in self.scenarios:
+        for scenario in self.shown:
             metric = self.campaign.scenario(scenario).primaries()[1]
             if metric not in METRICS or METRICS[metric].family != "cpu":
                 metric = "cpu_us_per_request"
@@ -389,7 +401,8 @@ class Gallery:
         if not panels:
             return NotDrawn("cpu", "no valid run has CPU samples of its target")
         rows = max(len(shown) for _, _, shown in panels)
-        canvas, axes, _ = _grid(len(panels), height=0.95 + 0.32 * rows, legend=False, left=0.95)
+        left = 0.35 + 0.075 * max(len(target) for _, _, shown in panels for target in shown)
+        canvas, axes, _ = _grid(len(panels), height=0.95 + 0.32 * rows, legend=False, left=left)
         words = []
         for ax, (scenario, metric, shown) in zip(axes, panels, strict=True):
             for position, target in enumerate(shown):
@@ -424,6 +437,7 @@ class Gallery:
         caption = (
             "CPU of the target's whole process tree, idle share subtracted: every run (dot), geometric mean and 95 % "
             f"interval over {self._rounds((p[0] for p in panels), self.targets)}; void runs hollow. "
+            f"{self._of(p[0] for p in panels)}. "
             "CPU per unit falls with load: compare only inside one panel."
         )
         return _finish(
@@ -434,7 +448,7 @@ class Gallery:
     def gc(self) -> Drawn:
         """Every pause of the garbage collector by generation."""
         data: dict[str, dict[str, list[Facts]]] = {}
-        for scenario in self.scenarios:
+        for scenario in self.shown:
             for target in self.targets:
                 runs = [f for f in self.runs(scenario, target) if f.gc is not None]
                 if runs and target not in FLOOR_TARGETS:
@@ -478,7 +492,7 @@ class Gallery:
         shown = [t for t in self.targets if any(t in found for found in data.values())]
         caption = (
             "Every garbage collection in the measured windows by generation (0, 1, 2), median as a bar; "
-            f"{', '.join(data)}, {self._rounds(data, shown)} pooled. "
+            f"{self._of(data)}, {self._rounds(data, shown)} pooled. "
             "A pause depends on the live heap, so compare inside one panel only."
         )
         return _finish(canvas, "gc", "Garbage collection pauses", caption, "; ".join(words), _min_width(len(data)))
@@ -652,6 +666,7 @@ class Gallery:
             lost = sum(int((f.outcomes.outcome != "ok").sum()) for f in runs if f.outcomes)
             words.append(f"{scenario} {title(target)}: {lost} requests not answered rightly in {len(runs)} rounds")
             ax.set_xlim(0, max(edges[-2], 1))
+            ax.set_ylim(0, ax.get_ylim()[1] * 1.1)
             ax.set_title(f"{scenario}: {title(target)}", color=self.colour(target))
             ax.set_xlabel("seconds into the measured window")
             ax.set_ylabel("requests per second")
@@ -670,7 +685,7 @@ class Gallery:
         """What each switch is worth: an engine with one switch changed against the engine itself."""
         variants = [t for t in self.campaign.header.targets if t.kind == "variant" and t.variant_of]
         by_scenario: dict[str, list[_Bar]] = {}
-        for scenario in self.scenarios:
+        for scenario in self.shown:
             metric = self.campaign.scenario(scenario).primaries()[1]
             for variant in variants:
                 pairs = self._paired(scenario, metric, variant.name, variant.variant_of or "")
@@ -694,7 +709,7 @@ class Gallery:
             ax.axvline(0, color=MUTED, lw=1)
             ax.set_yticks(range(0, -len(bars), -1), [bar.label for bar in bars])
             ax.set_title(scenario)
-            ax.set_xlabel(f"{METRICS[bars[0].metric].label}, change in % when the switch is set so")
+            ax.set_xlabel(f"{METRICS[bars[0].metric].label}, change in %")
             ax.grid(visible=False, axis="y")
         caption = (
             "Each bar is the engine with one switch changed against the engine as it is, mean and 95 % interval over "
@@ -707,6 +722,25 @@ class Gallery:
         bottom = {f.record.round: f.value(metric) for f in self.runs(scenario, under)}
         pairs = [(top[n], bottom[n]) for n in sorted(top.keys() & bottom.keys())]
         return np.array([a / b for a, b in pairs if a and b], dtype=np.float64)
+
+
+def representatives(campaign: Campaign, scenarios: Sequence[str]) -> list[str]:
+    """Every scenario, but of each sweep only its largest: the others are points of one curve, no cases of their own."""
+    largest: dict[str, tuple[float, str]] = {}
+    for name in scenarios:
+        scenario = campaign.scenario(name)
+        tag = next((tag for tag in scenario.tags if tag.startswith("sweep-")), None)
+        sizes = {
+            "sweep-rate": scenario.rate_rps, "sweep-connections": scenario.connections,
+            "sweep-body": scenario.response_bytes, "sweep-events": scenario.events_per_request,
+            "sweep-endpoints": scenario.endpoints,
+        }  # fmt: skip
+        key = f"{tag} {scenario.group}" if tag else name
+        size = float(sizes.get(tag or "") or 0)
+        if key not in largest or size > largest[key][0]:
+            largest[key] = (size, name)
+    chosen = {name for _, name in largest.values()}
+    return [name for name in scenarios if name in chosen]
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -780,7 +814,7 @@ def _log_ticks(axis: Axis, low: float, high: float) -> bool:
     if len(ticks) < 2:
         return False
     axis.set_ticks(ticks, [f"{tick:,g}" for tick in ticks])
-    axis.set_minor_formatter(lambda value, _: "")
+    axis.set_minor_locator(NullLocator())
     return True
 
 

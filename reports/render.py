@@ -226,7 +226,7 @@ class _Page:
         self.scenarios = compare.scenario_order(
             campaign, [(f.record.scenario, f.record.target, f.record.round) for f in facts]
         )
-        self.cases = [self._case(name) for name in self.scenarios]
+        self.cases = [self._case(name) for name in figures.representatives(campaign, self.scenarios)]
 
     def html(self) -> bytes:
         """report.html."""
@@ -260,6 +260,7 @@ class _Page:
             "main": self.main,
             "advice": self.advice,
             "cases": self.cases,
+            "points": [name for name in self.scenarios if name not in {case["id"] for case in self.cases}],
             "tally": self._tally(),
             "environment": _environment_facts(header.machine) + _environment_facts(header.versions),
             "checks": self._checks(),
@@ -278,7 +279,10 @@ class _Page:
             "judged": self.judged,
             "ledger_tally": self._ledger_tally(),
             "runs": self._runs(),
-            "scenarios": [(name, self.campaign.scenario(name), self._patterns(name)) for name in self.scenarios],
+            "scenarios": [
+                (name, scenario := self.campaign.scenario(name), _load_words(scenario), self._patterns(name))
+                for name in self.scenarios
+            ],
         }
 
     # ------------------------------------------------------------------------------------------------ 1: the answer

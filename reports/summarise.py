@@ -260,7 +260,9 @@ def _flags(series: pd.Series[Any]) -> npt.NDArray[np.bool_]:
 
 def _texts(series: pd.Series[Any]) -> npt.NDArray[np.object_]:
     """A text column as Python strings, None for null."""
-    return np.array([None if text is pd.NA or text != text else text for text in series.tolist()], dtype=np.object_)
+    words = series.astype("category").cat
+    known = np.array([*words.categories, None], dtype=np.object_)
+    return known[words.codes.to_numpy()]  # null has code -1: the last entry
 
 
 def _known(values: Floats) -> Floats:

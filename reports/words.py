@@ -30,6 +30,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def share(value: float) -> str:
+    """A share in percent without a sign: `36.9 %`, `4 %`."""
+    return f"{value * 100:.3g} %"
+
+
 def percent(share: float) -> str:
     """A signed change in percent: `-78 %`, `+0.4 %`; above tenfold as a factor."""
     if share >= 9:
@@ -96,15 +101,10 @@ def title(target: str) -> str:
 
 
 def headline(rows: Sequence[Row]) -> Row | None:
-    """The row that answers a use case: the strongest decided primary, CPU first; else the first primary."""
-    primaries = [row for row in rows if row.primary]
-    order = {"cpu": 0, "latency": 1, "throughput": 2}
-    decided = [row for row in primaries if row.verdict in ("faster", "slower")]
-    worse_service = [row for row in decided if row.verdict == "slower" and row.spec.family == "throughput"]
-    if worse_service:
-        return worse_service[0]
+    """The row that answers a use case: what was served, then CPU, then latency, if decided; else the first primary."""
+    order = {"throughput": 0, "cpu": 1, "latency": 2}
     for words in (("faster", "slower"), ("equivalent",), ("too-noisy",), ("void",), ("not-measured",)):
-        found = sorted((r for r in primaries if r.verdict in words), key=lambda r: order.get(r.spec.family, 3))
+        found = [row for row in rows if row.primary and row.verdict in words]
         if found:
-            return found[0]
+            return min(found, key=lambda row: order.get(row.spec.family, 3))
     return None

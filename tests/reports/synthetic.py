@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from reports import store, summarise
-from reports.schema import AA_SUFFIX, METRICS, CampaignHeader, Check, RunRecord, Scenario, Target, run_name
+from reports.schema import AA_SUFFIX, METRICS, CampaignHeader, Check, Fault, RunRecord, Scenario, Target, run_name
 from reports.summarise import Facts, Value
 
 START_NS = 1_000_000_000_000
@@ -48,11 +48,12 @@ class Truth:
     gc_ms: float = 0.0
     capacity_rps: float = 50_000
     idle_cpu_ns_per_s: float = 2e6
+    breaker: bool = False
 
 
 TRUTHS: Mapping[str, Truth] = {
     "sherpa": Truth(186, 45, 420, 160, 46, 34, gc_per_s=1.4, gc_ms=1.8, capacity_rps=5_400),
-    "olla": Truth(22, 20, 95, 70, 52, 3.4, gc_per_s=0.1, gc_ms=0.6, capacity_rps=45_000),
+    "olla": Truth(22, 20, 95, 70, 52, 3.4, gc_per_s=0.1, gc_ms=0.6, capacity_rps=45_000, breaker=True),
     "nginx": Truth(14, 18.4, 70, 60, 9, 19, capacity_rps=70_000),
     "haproxy": Truth(13, 18.3, 65, 58, 14, 24, capacity_rps=74_000),
     "litellm": Truth(10_600, 752, 11_000, 1_400, 310, 60, gc_per_s=6, gc_ms=9, capacity_rps=94),
@@ -143,6 +144,45 @@ class World:
         )
 
 
+def full_world(**changes: Any) -> World:
+    """Four targets, three variants and ten scenarios: something for each part of the report."""
+    short = {"duration_s": 4.0}
+    sweep = {"group": "load", "tags": ["sweep-rate", "instant"]}
+    scenarios = {
+        "chat": CHAT.model_copy(update={**short, "rate_rps": 300}),
+        "chat-stream": STREAM.model_copy(update={**short, "rate_rps": 60}),
+        **{f"load-{rate}": CHAT.model_copy(update={**short, **sweep, "rate_rps": rate}) for rate in (100, 400, 800)},
+        **{
+            f"streams-{n}": STREAM.model_copy(
+                update={"duration_s": 2.0, "rate_rps": n / 0.35, "connections": n, "tags": ["sweep-connections"]}
+            )
+            for n in (20, 40, 80)
+        },
+        "slow-endpoint": CHAT.model_copy(
+            update={
+                **short,
+                "rate_rps": 600,
+                "tags": ["slow-endpoint"],
+                "healthy": "load-800",
+                "faults": [Fault(endpoint="mock-1", kind="reset", from_s=1.0, to_s=3.0)],
+                "expected_outcomes": ["reset"],
+            }
+        ),
+        "saturation": CHAT.model_copy(
+            update={"loop": "closed", "rate_rps": None, "duration_s": 0.3, "tags": ["saturation"], "connections": 32}
+        ),
+    }
+    variants = (
+        Target(name="olla-no-buffers", kind="variant", variant_of="olla", switches={"pools.buffers": False}),
+        Target(
+            name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}
+        ),
+        Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
+    )
+    settings = {"targets": ("sherpa", "olla", "direct", "nginx"), "variants": variants, "scenarios": scenarios}
+    return World(**{**settings, **changes})
+
+
 def noisy(rng: np.random.Generator, shared: float, noise: Noise) -> float:
     return shared * math.exp(rng.normal(0, noise.run))
 
@@ -160,7 +200,7 @@ def tables_of(
     """Tables of one run and a record that holds its window; the schedule follows `plan_seed` alone."""
     plan = np.random.default_rng(plan_seed)
     seconds = scenario.duration_s
-    rate = scenario.rate_rps or truth.capacity_rps * factor / 20
+    rate = scenario.rate_rps or min(0.99e6 / max(truth.cpu_us_request, 7) / factor, 40_000)
     gaps = plan.exponential(1 / rate, int(rate * (seconds + 2) * 1.2) + 50)
     at = np.cumsum(gaps) - 1.0  # one second of warm-up
     at = at[at < seconds]
@@ -200,6 +240,12 @@ def tables_of(
         )
         first_event = read_ns.reshape(n, events_each)[:, 0]
         end = read_ns.reshape(n, events_each)[:, -1]
+    outcome = np.full(n, "ok", dtype=object)
+    for fault in scenario.faults:
+        hit = (endpoints == fault.endpoint) & (at >= fault.from_s) & (at < (fault.to_s or seconds))
+        # An engine with a breaker loses the first few; one without loses them all.
+        lost = np.flatnonzero(hit)[: 5 if truth.breaker else n]
+        outcome[lost] = fault.kind
     tables["requests"] = pd.DataFrame(
         {
             "request_id": np.arange(n),
@@ -212,7 +258,7 @@ def tables_of(
             "first_event_ns": first_event if stream else pd.array([None] * n, dtype="Int64"),
             "end_ns": end,
             "status": 200,
-            "outcome": "ok",
+            "outcome": outcome,
             "error": None,
             "bytes_in": scenario.response_bytes or 1000,
             "bytes_out": scenario.request_bytes or 500,
