@@ -20,6 +20,7 @@ from loadgen import backends, machine, scenario, timetable, validity
 from loadgen.driver.plan import save_plan
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.rounds import (
+    REPORT_S,
     Arm,
     Bench,
     Profile,
@@ -77,6 +78,12 @@ class Planned:
     def seconds(self) -> float:
         """The announced duration, without repeats."""
         return campaign_seconds(self.arms, self.scenarios, self.rounds, self.profile.idle_s)
+
+    def budget_s(self) -> float:
+        """Repeats are begun only if they end within this: what the profile allows, or half as much again as planned
+        where what was asked for is longer than the profile is meant to be."""
+        budget = self.profile.budget_s
+        return budget if self.seconds() <= budget else 1.5 * self.seconds()
 
     def wanted(self) -> dict[str, list[Scenario]]:
         """What every planned round measures."""
@@ -191,6 +198,10 @@ class Campaign:
         """The runs on disk, earlier sessions' included."""
         return self._records
 
+    def passed_s(self) -> float:
+        """Seconds since this session of it began."""
+        return time.monotonic() - self._begun
+
     def create(self, command: str, root: Path) -> None:
         """Makes the folder and campaign.json. Raises store.ReportError if a campaign is there already."""
         planned = self._planned
@@ -225,8 +236,7 @@ class Campaign:
         found = store.load_campaign(self._folder)
         for one in self._planned.scenarios:
             stored = found.header.scenarios.get(one.id)
-            hashed = None if stored is None else (stored.model_extra or {}).get("hash")
-            if hashed is not None and hashed != one.hash():
+            if stored is not None and stored.hash != one.hash():
                 raise BadInput(
                     f"{self._folder}: the scenario {one.id} has changed since this campaign began; "
                     "its runs cannot be mixed with new ones. Start a new campaign"
@@ -320,8 +330,7 @@ class Campaign:
             if not wanted:
                 return
             ahead = sum(bench_seconds(bench, setting.idle_s) for bench in benches(planned.arms, wanted, number))
-            passed = time.monotonic() - self._begun
-            if passed + ahead > planned.profile.budget_s and passed + ahead > 1.5 * planned.seconds():
+            if self.passed_s() + ahead + REPORT_S > planned.budget_s():
                 self._voice.say(f"No time is left to repeat what was voided ({ahead:.0f} s more would be needed)")
                 return
             runs = sum(len(scenarios) for scenarios in wanted.values())

@@ -138,7 +138,7 @@ def main() -> NoReturn:
     usage_error.exit_code = USAGE  # type: ignore[union-attr]  # click's own, or typer's copy of it
     debug = "--debug" in arguments  # wherever it was typed
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"])
+        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="proxy-engines")
     except Refusal as exc:
         print(f"proxy-engines: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,13 +48,13 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(Text(text))
+        self._progress.console.print(Text(text), soft_wrap=True)
 
     def advance(self, runs: int, of: int) -> None:
         """Moves the bar; without a terminal a line in a log."""
         self._progress.update(self._task, completed=runs, total=of)
         if not self._console.is_terminal:
-            self._console.print(Text(f"{runs}/{of} {self._last}"))
+            self._console.print(Text(f"{runs}/{of} {self._last}"), soft_wrap=True)
 
 
 def compare(asked: Asked, *, out: Path | None, resume: Path | None, dry_run: bool, command: str) -> int:
@@ -140,12 +139,20 @@ def point_latest(folder: Path) -> None:
 
 
 def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
-    from reports.render import build_report
+    from reports.render import build_report  # matplotlib and all: half a second that --dry-run does not need
 
+    report = build_report(folder)
+    console.print()
+    for headline in report.headlines:
+        console.print(Text(headline))
+    advice = report.verdict["recommendation"]
+    if advice["engine"]:
+        console.print(Text(f"Choose {advice['engine'].capitalize()}:", style="bold"))
+    for reason in advice["because"]:
+        console.print(Text(f"  {reason}"))
+    for reason in advice["unless"]:
+        console.print(Text(f"  unless {reason}" if advice["engine"] else f"  {reason}"))
     valid = sum(record.void_reason is None for record in campaign.records)
-    console.print(Text(f"{valid} of {len(campaign.records)} runs are valid"))
-    build_report(folder)
-    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    console.print(Text(json.dumps(verdict.get("recommendation"))))
-    console.print(Text(f"Report: {folder / 'report.html'}"))
+    console.print(Text(f"{valid} of {len(campaign.records)} runs are valid, in {_minutes(campaign.passed_s())}"))
+    console.print(Text(f"Report: {report.html}"))
     return 0 if valid else NO_VALID_RUN

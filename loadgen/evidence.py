@@ -35,6 +35,8 @@ class Evidence:
     """(ns, the engine's own count of active requests)."""
     steal: float = 0.0
     """Share of the machine's CPU time that the hypervisor took meanwhile."""
+    busy: float = 0.0
+    """Share of it in which the cores in use worked, whoever for."""
     driver: Mapping[str, Any] = field(default_factory=dict)
     """The driver's last line."""
     mocks: Mapping[str, Any] = field(default_factory=dict)
@@ -198,6 +200,7 @@ def _checks(
         ),
         validity.mock_ceiling(offered, ceiling, unit),
         validity.steal(seen.steal),
+        validity.other_load(_other_load(seen, conditions)),
         validity.errors(facts.value("error_ratio")),
         validity.little(inside, completions, completions / scenario.duration_s, mean_s),
         validity.trend(requests.at_s, requests.e2e_ms, scenario.duration_s, scenario.steady),
@@ -208,6 +211,17 @@ def _checks(
         ended = rows["end_ns"].to_numpy(dtype=np.float64, na_value=np.nan)
         checks.append(validity.achieved_rate(due, ended, window, scenario.duration_s))
     return checks
+
+
+def _other_load(seen: Evidence, conditions: Conditions) -> float | None:
+    """Share of the cores in use that was spent on none of our process trees."""
+    if not seen.samples or seen.wall_s <= 0:
+        return None
+    first, last = seen.samples[0].t_ns, seen.samples[-1].t_ns
+    used = sum(row.cpu_ns for row in seen.samples if row.t_ns == last)
+    used -= sum(row.cpu_ns for row in seen.samples if row.t_ns == first)
+    cores = conditions.bench_cores + conditions.target_cores
+    return max(seen.busy - used / 1e9 / seen.wall_s / cores, 0.0)
 
 
 def _middle(t_ns: int, window: tuple[int, int]) -> bool:

@@ -88,19 +88,21 @@ class CpuTimes:
 
     total: int
     steal: int
+    idle: int = 0
 
 
 def parse_cpu_times(stat: str, cores: Iterable[int] | None = None) -> CpuTimes:
     """Pure: from the text of /proc/stat, over all cores or the given ones."""
     names = {"cpu"} if cores is None else {f"cpu{core}" for core in cores}
-    total = steal = 0
+    total = steal = idle = 0
     for line in stat.splitlines():
         name, *fields = line.split()
         if name in names:
             ticks = [int(field) for field in fields[:8]]  # guest time (fields 9, 10) is inside user time already
             total += sum(ticks)
             steal += ticks[7] if len(ticks) > 7 else 0
-    return CpuTimes(total, steal)
+            idle += ticks[3] + ticks[4]
+    return CpuTimes(total, steal, idle)
 
 
 def cpu_times(cores: Iterable[int] | None = None) -> CpuTimes:
@@ -112,6 +114,13 @@ def steal_share(before: CpuTimes, after: CpuTimes) -> float:
     """Share of the time between two readings that the hypervisor gave to somebody else, 0..1."""
     passed = after.total - before.total
     return (after.steal - before.steal) / passed if passed > 0 else 0.0
+
+
+def busy_share(before: CpuTimes, after: CpuTimes) -> float:
+    """Share of the time between two readings in which the cores worked for this machine, 0..1."""
+    passed = after.total - before.total
+    worked = passed - (after.idle - before.idle) - (after.steal - before.steal)
+    return worked / passed if passed > 0 else 0.0
 
 
 def pressure() -> dict[str, float]:

@@ -297,6 +297,8 @@ class Scenario(_Part):
         stream_events = first.expect.events if first.stream else None
         return schema.Scenario(
             question=self.question,
+            answer=self.answer,
+            hash=self.hash(),
             kind=self.kind,
             loop="open" if self.open_loop else "closed",
             rate_rps=self.rate_rps(),
@@ -318,7 +320,7 @@ class Scenario(_Part):
             tags=list(self.tags),
             primary=list(self.primary),
             expected_outcomes=list(self.expected_outcomes),
-        ).model_copy(update={"answer": self.answer, "hash": self.hash()})  # records keep fields they do not know
+        )
 
     def faults(self) -> list[schema.Fault]:
         """What the mocks do wrong, as the report shows it: seconds after the start of the measured window."""

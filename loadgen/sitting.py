@@ -217,7 +217,8 @@ class _Start:
             driver.stop(grace_s=2.0)
             seen.samples = watcher.stop()
             seen.wall_s = time.monotonic() - begun
-            seen.steal = machine.steal_share(ticks, machine.cpu_times(cores.all()))
+            now = machine.cpu_times(cores.all())
+            seen.steal, seen.busy = machine.steal_share(ticks, now), machine.busy_share(ticks, now)
         return seen
 
     def follow(self, driver: Child, scenario: Scenario, seen: Evidence) -> None:

@@ -28,6 +28,7 @@ SATURATED: Final = 0.95
 MOCK_HEADROOM: Final = 2.0
 STEAL_VOID: Final = 0.05
 STEAL_WARN: Final = 0.01
+OTHER_LOAD_WARN: Final = 0.15
 RATE: Final = 0.01
 ERRORS: Final = 0.001
 LITTLE: Final = 0.10
@@ -45,6 +46,7 @@ LIMITS: Final = {
     "saturation": f"closed loop: target at least {SATURATED:.0%} of its core",
     "mock-ceiling": f"mocks alone reach {MOCK_HEADROOM:g} x the offered rate",
     "steal": f"at most {STEAL_VOID:.0%} of CPU time stolen by the hypervisor; a warning above {STEAL_WARN:.0%}",
+    "other-load": f"a warning when others use more than {OTHER_LOAD_WARN:.0%} of the cores",
     "achieved-rate": f"within {RATE:.0%} of the offered rate, and the edges of the window",
     "errors": f"unexpected outcomes at most {ERRORS:.1%}",
     "little": f"active requests within {LITTLE:.0%} of rate x mean time, and three standard errors of the samples",
@@ -68,8 +70,12 @@ def generator_lag(lag_p99_ms: float | None, ttft_p50_ms: float | None) -> Check:
         limit=limit,
         ok=lag_p99_ms <= limit,
         unit="ms",
-        text=f"generator lag p99 {lag_p99_ms:.2g} ms, budget {limit:.2g} ms",
+        text=f"generator lag p99 {lag_p99_ms:.2g} ms {_against(lag_p99_ms <= limit)} {limit:.2g} ms budget",
     )
+
+
+def _against(inside: bool) -> str:
+    return "within its" if inside else "over its"
 
 
 def generator_cpu(share: float | None, open_loop: bool) -> Check:
@@ -149,6 +155,19 @@ def steal(share: float) -> Check:
         ok=share <= STEAL_VOID,
         warn=STEAL_WARN < share <= STEAL_VOID,
         text=f"{share:.1%} of CPU time was stolen by the hypervisor, limit {STEAL_VOID:.0%}",
+    )
+
+
+def other_load(share: float | None) -> Check:
+    """Nobody else was busy on the machine; a warning only. `share`: of the cores in use, beyond our own processes."""
+    if share is None:
+        return _not_measured("other-load", "no samples", "bench")
+    return Check(
+        check="other-load",
+        value=share,
+        limit=OTHER_LOAD_WARN,
+        warn=share > OTHER_LOAD_WARN,
+        text=f"other programs and the kernel used {share:.0%} of the cores; stop what can be stopped",
     )
 
 

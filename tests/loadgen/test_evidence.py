@@ -1,0 +1,172 @@
+"""From what was seen of a run to its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from loadgen import evidence, watch
+from loadgen.backends import Ceiling
+from loadgen.driver.plan import make_plan
+from loadgen.evidence import Conditions, Evidence
+from loadgen.scenario import Scenario
+from reports import store
+from reports.schema import RunRecord
+
+S = 1_000_000_000
+MS = 1_000_000
+BEGUN = 100 * S
+
+SCENARIO = Scenario.model_validate(
+    {
+        "id": "small",
+        "question": "what is the question?",
+        "answer": "this would be an answer",
+        "kind": "request",
+        "requests": [{"path": "/"}],
+        "arrivals": {"kind": "constant", "rate": 500},
+        "duration_s": 4,
+        "warmup_s": 1,
+    }
+)
+PLAN = make_plan(np.arange(2500, dtype=np.int64) * 2 * MS, warmup_s=1)
+
+
+def rows(**changes: Any) -> pd.DataFrame:
+    due = BEGUN + PLAN.offset_ns
+    table = pd.DataFrame(
+        {
+            "request_id": np.arange(2500),
+            "worker": 0,
+            "scenario": "small",
+            "endpoint": "mock-0",
+            "intended_ns": due,
+            "sent_ns": due + 100_000,
+            "first_byte_ns": due + 5 * MS,
+            "first_event_ns": pd.NA,
+            "end_ns": due + 6 * MS,
+            "status": 200,
+            "outcome": "ok",
+            "error": None,
+            "bytes_in": 100,
+            "bytes_out": 10,
+            "events": 1,
+            "digest_ok": True,
+            "mock_recv_ns": due + 2 * MS,
+            "mock_sent_ns": due + 3 * MS,
+            "warmup": PLAN.warmup,
+        }
+    )
+    return store.as_read("requests", table.assign(**changes))
+
+
+def samples(driver: float = 0.3, mock: float = 0.2, target: float = 0.5) -> list[watch.Sample]:
+    """Ten seconds of shares of one core, around the window."""
+    shares: dict[watch.Role, float] = {"driver": driver, "mock": mock, "target": target}
+    return [
+        watch.Sample(BEGUN + t * S // 10, pid, role, int(share * t * S // 10), 50 << 20, 1, 1, 10)
+        for t in range(-10, 70)
+        for pid, (role, share) in enumerate(shares.items(), 1)
+    ]
+
+
+def judged(seen: Evidence, table: pd.DataFrame | None, **conditions: Any) -> RunRecord:
+    given: dict[str, Any] = {
+        "scenario": SCENARIO,
+        "described": SCENARIO.describe("pinned"),
+        "ceiling": Ceiling(10_000, 50_000),
+        "bench_cores": 1,
+        "target_cores": 1,
+        "has_process": True,
+        "idle": (1_000_000.0, 40 << 20),
+        "plan": PLAN,
+        **conditions,
+    }
+    record = RunRecord(run="r01-small-olla", scenario="small", target="olla", round=1)
+    return evidence.judge(record, seen, Conditions(**given), table, None)
+
+
+def seen(**changes: Any) -> Evidence:
+    return Evidence(**{"samples": samples(), "driver": {"t0_ns": BEGUN}, "wall_s": 8.0, **changes})
+
+
+def test_a_clean_run_is_valid_and_has_its_window_and_metrics() -> None:
+    record = judged(seen(), rows())
+    assert record.void_reason is None, record.validity
+    assert record.window_ns == (BEGUN + S, BEGUN + 5 * S)
+    assert record.offered_rps == 500
+    assert record.summary["added_p50_us"] == pytest.approx(3900)  # 2 - 0.1 ms there, 5 - 3 ms back
+    assert record.summary["cpu_us_per_request"] == pytest.approx(998, rel=0.01)  # 0.5 of a core less 1 ms/s idle
+    assert {check.check for check in record.validity} >= {"generator-lag", "steal", "digest", "achieved-rate"}
+
+
+@pytest.mark.parametrize(
+    ("what", "changed", "table", "said"),
+    [
+        ("lag", {}, {"sent_ns": BEGUN + PLAN.offset_ns + 3 * MS}, "generator lag p99 3 ms over its 1 ms budget"),
+        ("driver", {"samples": samples(driver=0.75)}, {}, "the driver used 75% of a core"),
+        ("bench", {"samples": samples(driver=0.6, mock=0.4)}, {}, "driver and mocks together used 100%"),
+        ("steal", {"steal": 0.2}, {}, "20.0% of CPU time was stolen"),
+        ("errors", {}, {"outcome": ["timeout"] * 50 + ["ok"] * 2400 + ["timeout"] * 50}, "ended unexpectedly"),
+        ("digest", {}, {"digest_ok": [False] + [True] * 2499}, "not what the mock sent"),
+    ],
+)
+def test_a_broken_rule_voids_the_run_with_its_sentence(
+    what: str, changed: dict[str, Any], table: dict[str, Any], said: str
+) -> None:
+    record = judged(seen(**changed), rows(**table))
+    assert record.void_reason is not None
+    assert said in record.void_reason
+
+
+def test_mocks_that_could_not_do_twice_as_much_void_the_run() -> None:
+    record = judged(seen(), rows(), ceiling=Ceiling(900, None))
+    assert record.void_reason is not None
+    assert "the mocks alone reach 900 req/s, 1,000 needed" in record.void_reason
+
+
+def test_the_driver_counts_the_window_from_its_own_start_not_from_the_first_reply() -> None:
+    late = rows(sent_ns=BEGUN + PLAN.offset_ns + 500 * MS)
+    assert judged(seen(), late).window_ns == (BEGUN + S, BEGUN + 5 * S)
+
+
+def test_a_run_without_rows_is_void_and_says_why() -> None:
+    from loadgen import validity
+
+    broken = validity.broken("the target was ended by SIGKILL", "target")
+    record = judged(seen(broken=broken, driver={}), None)
+    assert record.void_reason == "the target was ended by SIGKILL"
+    assert judged(seen(driver={}), None).void_reason is not None
+
+
+def test_the_sum_of_a_tree_is_a_share_of_one_core() -> None:
+    table = evidence.usage_table(samples(target=0.5))
+    assert evidence.cpu_share(table, "target", (BEGUN, BEGUN + 2 * S)) == pytest.approx(0.5, abs=0.01)
+    assert evidence.cpu_share(table, "target", (BEGUN + 100 * S, BEGUN + 101 * S)) is None
+    assert evidence.cpu_share(None, "target", (0, 1)) is None
+
+
+def test_pauses_of_one_process_and_of_several_workers_become_rows() -> None:
+    one = {"pid": 7, "gc": [[1, 2, 0, 5]], "stalls": [[3, 4, "gc"]]}
+    assert evidence.recorded_pauses(one) == [(7, "gc", 1, 2, 0, 5, None), (7, "stall", 3, 4, None, None, "gc")]
+    assert evidence.recorded_pauses({"workers": [one, {**one, "pid": 8}]}) is not None
+    assert len(evidence.recorded_pauses({"workers": [one, {**one, "pid": 8}]}) or ()) == 4
+    assert evidence.recorded_pauses({}) is None
+    assert evidence.recorded_pauses({"pid": 7, "gc": None, "stalls": None}) is None
+    assert evidence.recorded_pauses({"pid": 7, "gc": [], "stalls": []}) == []
+
+
+def test_the_tables_fit_the_schema_also_when_nothing_happened() -> None:
+    empty = evidence.runtime_table([])
+    assert empty is not None
+    store.as_read("runtime", empty)
+    some = evidence.runtime_table(evidence.recorded_pauses({"gc": [[1, 2, 0, 5]]}))
+    assert some is not None
+    store.as_read("runtime", some)
+    usage = evidence.usage_table(samples())
+    assert usage is not None
+    store.as_read("usage", usage)
+    assert evidence.usage_table([]) is None
