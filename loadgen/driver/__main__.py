@@ -24,6 +24,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+# NumPy's linear algebra would start a spinning thread a core, on cores that are being measured. Read at its import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from loadgen.driver.job import Job, JobError, load_job
 from loadgen.driver.plan import Plan, load_plan
 

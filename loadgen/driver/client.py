@@ -32,6 +32,7 @@ from loadgen.driver.rows import (
     CLIENT_CANCELLED,
     OK,
     REFUSED,
+    REQUEST_ROW,
     RESET,
     TIMEOUT,
     TRUNCATED,
@@ -102,7 +103,7 @@ class Client:
         self.bytes_in = 0
         self.job = job
         self.rows = rows
-        self.event_rows = events
+        self.event_sink = None if events is None else events.append
         self.timer = timer
         self.keep_wrong = keep_wrong
         self.hub = gevent.get_hub()
@@ -409,8 +410,7 @@ class _Exchange:
                 if self.kept_size < _KEPT:
                     self.kept.append(data)
                     self.kept_size += len(data)
-                reader.feed(data)
-                body = reader.take()
+                body = reader.feed(data)
                 if body:
                     scanner = self.scanner
                     if scanner is None:
@@ -431,9 +431,12 @@ class _Exchange:
     def _begin_body(self, stream: bool) -> Scanner:
         client = self.client
         assert self.reader is not None
-        trailer = 3 if is_event_stream(self.reader.head) else 2
         kind = BodyScanner if client.job.expected_events else BoundaryScanner
-        self.scanner = kind(self.request.number, client.event_rows if stream else None, trailer, stream=stream)
+        if stream:
+            trailer = 3 if is_event_stream(self.reader.head) else 2
+            self.scanner = kind(self.request.number, client.event_sink, trailer)
+        else:
+            self.scanner = kind(stream=False)
         return self.scanner
 
     def _may_reuse(self) -> bool:
@@ -502,8 +505,8 @@ class _Exchange:
         client.events += max(events, 0)
         if self.outcome != OK:
             self._count_failure()
-        client.rows.extend(
-            (
+        client.rows.append(
+            REQUEST_ROW.pack(
                 request.number,
                 NEVER if said.endpoint is None else client.rows.endpoints.code(said.endpoint),
                 request.intended_ns,

@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -210,7 +211,7 @@ def parse_job(data: Any, folder: Path, source: str) -> Job:
         raise JobError(f"{source}: give either `plan` (open loop) or `closed` (closed loop), not both and not neither")
     if job.shape and job.closed is None:
         raise JobError(f"{source}: shape: goes with `closed`, not with `plan`")
-    if any(late.until_s <= early.until_s for early, late in zip(job.shape, job.shape[1:], strict=False)):
+    if any(late.until_s <= early.until_s for early, late in pairwise(job.shape)):
         raise JobError(f"{source}: shape: the `until_s` of the stages must grow")
     if job.closed is not None:
         check_marks(job, job.closed.prompt_bytes, job.closed.output_tokens, job.closed.request_seeds - 1, source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from array import array
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.driver.stream import (
+    EVENT_ROW,
     NEVER,
     BodyScanner,
     BoundaryScanner,
@@ -50,8 +50,7 @@ def read(pieces: Iterable[bytes], method: str = "POST") -> tuple[ResponseReader,
     reader = ResponseReader(method)
     body = b""
     for piece in pieces:
-        reader.feed(piece)
-        body += reader.take()
+        body += reader.feed(piece)
     return reader, body
 
 
@@ -168,6 +167,10 @@ class TestResponseReader:
 
     def test_the_mocks_headers_are_found_in_any_case_and_damaged_ones_count_as_absent(self) -> None:
         assert mock_head(HEAD + b"\r\n") == MockHead(b"sha256=00ff", 3, 5, 7, b"mock-0")
+        in_order = b"HTTP/1.1 200 OK\r\nX-Mock-Events: 3\r\nX-Mock-Digest: sha256=00ff\r\n%bX-Mock-Endpoint: mock-0\r\n"
+        in_order += b"X-Mock-Recv-Ns: 00000000000000000005\r\nX-Mock-Sent-Ns: 00000000000000000007\r\n\r\n"
+        for between in (b"", b"Date: now\r\n", b"Date: now\r\nVia: 1.1 x\r\n"):
+            assert mock_head(in_order % between) == MockHead(b"sha256=00ff", 3, 5, 7, b"mock-0")
         damaged = b"HTTP/1.1 200 OK\r\nX-Mock-Events: -3\r\nX-Mock-Recv-Ns: 1e9\r\nX-Mock-Sent-Ns: " + b"9" * 30
         assert mock_head(damaged + b"\r\n\r\n") == MockHead(None, NEVER, NEVER, NEVER, None)
         assert is_event_stream(HEAD + b"\r\n")
@@ -175,11 +178,11 @@ class TestResponseReader:
 
 
 def scan(pieces: Iterable[bytes], trailer: int = 3) -> tuple[BodyScanner, list[tuple[int, ...]]]:
-    rows = array("q")
-    scanner = BodyScanner(42, rows, trailer)
+    rows: list[bytes] = []
+    scanner = BodyScanner(42, rows.append, trailer)
     for index, piece in enumerate(pieces):
         scanner.feed(piece, 1000 + index, index)
-    return scanner, [tuple(rows[i : i + 6]) for i in range(0, len(rows), 6)]
+    return scanner, [EVENT_ROW.unpack(row) for row in rows]
 
 
 def zeroed(body: bytes) -> bytes:
@@ -284,30 +287,40 @@ class TestBodyScanner:
     def test_the_first_content_is_not_the_event_that_only_names_the_role(self, cut: Cut, first: bytes) -> None:
         pieces = cut(first) + cut(event(1))
         scanner, rows = scan(pieces)
-        assert scanner.first_content_ns == rows[1][3] != rows[0][3]
+        assert scanner.first_event_ns == rows[1][3] != rows[0][3]
 
     @pytest.mark.parametrize("field", [b'"content":"x', b'"text":"x', b'"response":"x'])
     def test_content_is_known_in_each_dialect_wherever_the_read_is_cut(self, field: bytes) -> None:
         body = b'{"a":{%b y"},"mock":{"seq":0,"ns":"00000000000000000001"}}\n' % field
         for cut in range(len(body)):
             scanner, rows = scan([body[:cut], body[cut:]])
-            assert scanner.first_content_ns == rows[0][3]
+            assert scanner.first_event_ns == rows[0][3]
+
+    def test_a_stream_without_any_content_began_with_its_first_event(self) -> None:
+        body = b'data: {"x":1,"mock":{"seq":%d,"ns":"00000000000000000001"}}\n\n'
+        scanner, _ = scan([body % 0, body % 1])
+        assert scanner.first_event_ns == 1000
+
+    def test_a_reply_that_is_no_stream_has_no_first_event(self) -> None:
+        scanner = BodyScanner(stream=False)
+        scanner.feed(event(0), 5, 0)
+        assert (scanner.events, scanner.first_event_ns) == (1, NEVER)
 
 
 class TestBoundaryScanner:
     def scan(self, pieces: Iterable[bytes], trailer: int = 3) -> tuple[BoundaryScanner, list[tuple[int, ...]]]:
-        rows = array("q")
-        scanner = BoundaryScanner(42, rows, trailer)
+        rows: list[bytes] = []
+        scanner = BoundaryScanner(42, rows.append, trailer)
         for index, piece in enumerate(pieces):
             scanner.feed(piece, 1000 + index, index)
-        return scanner, [tuple(rows[i : i + 6]) for i in range(0, len(rows), 6)]
+        return scanner, [EVENT_ROW.unpack(row) for row in rows]
 
     @ways
     def test_events_of_an_unknown_server_are_counted_by_their_ends(self, cut: Cut) -> None:
         body = b': ping\n\ndata: {"content": ""}\n\ndata: {"content": "x"}\n\ndata: [DONE]\n\n'
         scanner, rows = self.scan(cut(body))
         assert [row[1:3] for row in rows] == [(0, NEVER), (1, NEVER)]
-        assert scanner.first_content_ns == rows[1][3]
+        assert scanner.first_event_ns == rows[1][3]
         assert scanner.digest() == b"sha256=" + hashlib.sha256(body).hexdigest().encode()
         assert scanner.fault(99) is None
 
