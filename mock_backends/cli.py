@@ -44,6 +44,13 @@ def _count(text: str) -> int:
     return count
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 600:
+        raise argparse.ArgumentTypeError(f"from 0.1 to 600 seconds, not {text}")
+    return seconds
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of `mock`."""
     p = _Parser(prog="proxy-engines mock", description="Mock LLM servers: known bytes, known times, known faults.")
@@ -59,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--faults", metavar="FILE", help="a YAML list of faults; see mock_backends/README.md")
     p.add_argument("--cpu", type=int, default=None, metavar="N", help="run on this processor only")
+    p.add_argument("--self-test", action="store_true", help="measure what the mock can do on this machine, and end")
+    p.add_argument(
+        "--seconds", type=_seconds, default=2.0, help="self-test: length of each load (default: %(default)s)"
+    )
+    p.add_argument("--json", action="store_true", help="self-test: print JSON")
     return p
 
 
@@ -72,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as exc:
         print(exc, file=sys.stderr)
         return _BAD_INPUT
+    if options.self_test:
+        return _self_test(options)
     if options.cpu is not None:
         try:
             os.sched_setaffinity(0, {options.cpu})
@@ -83,6 +97,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as exc:
         print(exc, file=sys.stderr)
         return _MISSING
+
+
+def _self_test(options: argparse.Namespace) -> int:
+    from mock_backends.selftest import self_test, told  # only this command needs it
+
+    try:
+        result = self_test(options.seconds)
+    except Refused as exc:
+        print(exc, file=sys.stderr)
+        return _MISSING
+    print(json.dumps(result) if options.json else told(result))
+    return 0
 
 
 async def _serve(options: argparse.Namespace, behaviour: Behaviour) -> int:

@@ -12,7 +12,7 @@ import json
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic_core import from_json
 
@@ -21,13 +21,13 @@ from mock_backends.dialects import DIALECTS, JSON, TEXT, Ask, BadRequest, Dialec
 from mock_backends.faults import Ending, Fault, spoil
 from mock_backends.pacing import Entry, Pace
 from mock_backends.tape import SILENCE, Tape
-from mock_backends.wire import BadMessage, ChunkedBody, Head, find_head, read_head, response_head
+from mock_backends.wire import BadMessage, ChunkedBody, Head, Likeness, find_head, read_head, response_head
 
 if TYPE_CHECKING:
     from mock_backends.server import Backend
 
 _TURN = 64  # events a stream may write before others get their turn
-_KEPT_REQUEST = 64 * 1024  # a longer request is not remembered for comparison
+_KEPT_BODY = 64 * 1024  # a longer one is not remembered for comparison
 _READ_AHEAD = 256 * 1024  # a client that pipelines more than this is not read until its replies are out
 _SENT = b"\r\nX-Mock-Sent-Ns: "
 _BODY = b"\r\n\r\n"
@@ -61,12 +61,12 @@ class Connection(asyncio.Protocol):
         "_head",
         "_head_sent",
         "_idle_until",
+        "_last",
         "_last_body",
         "_last_head",
         "_next",
         "_paused",
         "_recv",
-        "_remembered",
         "_seen",
         "_stop",
         "_straight",
@@ -82,12 +82,12 @@ class Connection(asyncio.Protocol):
         self._counts = backend.counts
         # The request.
         self._buffer = bytearray()
-        self._seen: bytes | None = None  # the last request, while the next one could be answered the same way
-        self._remembered: bytes | None = None  # becomes `_seen` when the reply is over
-        self._straight = False  # the remembered request is answered at once, in one piece
-        self._block = b""  # the last head as bytes, so that an equal one is not read again
-        self._last_head: Head | None = None
-        self._last_body: bytes | None = None  # what, after that head, asks for `_tape`
+        self._block = b""  # the head that was read last, as bytes
+        self._last_head: Head | None = None  # and as it was understood
+        self._last: Likeness | None = None  # of the last request
+        self._last_body: bytes | None = None  # its body, if it asked for `_tape`
+        self._seen: Likeness | None = None  # `_last`, while the same request would be answered by `_tape` now
+        self._straight = False  # and at once, in one piece
         self._head: Head | None = None  # of the request whose body is still arriving
         self._chunked: ChunkedBody | None = None
         self._recv = 0  # when the head was complete
@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
 
     def forget(self) -> None:
         """The behaviour changed: what was remembered of the last request holds no longer."""
-        self._seen = self._remembered = self._last_body = None
+        self._seen = self._last_body = None
 
     def _reset(self) -> None:
         """Ends the connection with RST; what the kernel took before still arrives."""
@@ -167,7 +167,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """`data` is ours to keep (bytes never change)."""
-        if data == self._seen:
+        seen = self._seen
+        if seen is not None and seen.whole(data):
             recv = monotonic_ns()
             tape = self._tape
             if not self._straight:
@@ -196,65 +197,67 @@ class Connection(asyncio.Protocol):
             if self._paused:  # a reply larger than the buffers: it is over when it has left
                 self._wait_until_out()
             return
-        whole = not self._buffer and self._head is None and not self._busy
-        self._buffer += data
+        buffer = self._buffer
         if self._busy:
-            if len(self._buffer) > _READ_AHEAD:
+            buffer += data
+            if len(buffer) > _READ_AHEAD:
                 self._transport.pause_reading()
             return
-        self._remembered = self._seen = None
+        self._seen = None
         self._idle_until = 0
-        self._read_request()
-        if whole and self._last_body is not None and not self._buffer and self._head is None:
-            self._remember(data)
+        if buffer:
+            buffer += data
+            self._read_request(buffer)
+        else:
+            self._read_request(data)
 
-    def _remember(self, data: bytes) -> None:
-        """`data` was exactly one request and got its tape: the same bytes will get the same."""
-        if len(data) <= _KEPT_REQUEST and self._backend.faults is None:
-            self._remembered = data
-            if not self._busy:
-                self._seen = data
+    def _keep(self, data: bytes | bytearray, used: int) -> None:
+        """Leaves in the buffer what of `data` was not used. `data` is the buffer, or came while that was empty."""
+        if data is self._buffer:
+            del self._buffer[:used]
+        elif used < len(data):
+            self._buffer += data[used:]
 
-    def _read_request(self) -> None:
-        """Reads one request from the buffer, if it is all there, and begins its reply."""
-        buffer = self._buffer
-        head = self._head
+    def _read_request(self, data: bytes | bytearray) -> None:
+        """Reads one request from `data` (see `_keep`), if it is all there, and begins its reply."""
+        head, at = self._head, 0
         try:
             if head is None:
-                while buffer.startswith(b"\r\n"):  # left by clients that end a body with an empty line
-                    del buffer[:2]
-                end = find_head(buffer)
-                if not end:
-                    return
                 self._recv = monotonic_ns()
-                block = bytes(buffer[:end])
-                del buffer[:end]
-                if block == self._block and self._last_head is not None:
+                while data.startswith(b"\r\n", at):  # left by clients that end a body with an empty line
+                    at += 2
+                end = find_head(data, at)
+                if not end:
+                    self._keep(data, 0)
+                    return
+                self._block = block = bytes(data[at:end])
+                at = end
+                if self._last is not None and self._last_head is not None and self._last.head(block):
                     head = self._last_head
                 else:
                     head = read_head(block)
-                    self._block, self._last_head, self._last_body = block, head, None
-                self._head = head
+                    self._last = self._last_body = None
+                    self._last_head = head
                 self._chunked = ChunkedBody() if head.length < 0 else None
-                if head.expects_continue and not buffer:
+                if head.expects_continue and at == len(data):
                     self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
             if self._chunked is not None:
-                end = self._chunked.feed(buffer)
-                if not end:
-                    return
-                body = bytes(self._chunked.body)
+                size = self._chunked.feed(data[at:] if at else data)
+                body = bytes(self._chunked.body) if size else None
             else:
-                end = head.length
-                if len(buffer) < end:
-                    return
-                body = bytes(buffer[:end])
-            del buffer[:end]
+                size = head.length
+                body = bytes(data[at : at + size]) if len(data) - at >= size else None
         except BadMessage as exc:
-            self._recv = monotonic_ns()
+            self._buffer.clear()
             self._close_after = True
             self._dialect = None
             self._refuse(exc.status, json.dumps({"error": {"message": str(exc)}}).encode())
             return
+        if body is None:
+            self._head = head
+            self._keep(data, at)
+            return
+        self._keep(data, at + size)
         self._head = self._chunked = None
         # An HTTP/1.0 client that asks to stay is told that it cannot.
         self._close_after = not head.keep_alive or head.http10
@@ -292,22 +295,23 @@ class Connection(asyncio.Protocol):
             if self._fault and self._struck_at_once(self._fault):
                 return
         self._straight = tape.one_piece and self._backend.pace is None and not self._close_after
-        self._last_body = body
+        if len(body) <= _KEPT_BODY:
+            self._last_body = body
+            self._last = Likeness(self._block, body)
         self._begin(tape, self._recv, monotonic_ns())
 
     def _ask(self, dialect: Dialect, head: Head, body: bytes) -> Ask:
         """What the request asks for. Raises `BadRequest`."""
-        options: dict[str, Any] = dict(head.options)
-        ask = self._backend.blank._replace(path=head.path, **options)
+        model = self._backend.profile.models[0]
         if not dialect.generates:
-            return ask
+            return dialect.read({}, head.path, model, head.options)
         try:
             fields = from_json(body, allow_inf_nan=False)
         except ValueError as exc:
             raise BadRequest(f"the body is not JSON: {exc}") from exc
         if not isinstance(fields, dict):
             raise BadRequest("the body must be a JSON object")
-        return dialect.read(fields, ask)
+        return dialect.read(fields, head.path, model, head.options)
 
     def _answer_plainly(self, head: Head) -> None:
         """The paths that belong to no dialect."""
@@ -398,7 +402,6 @@ class Connection(asyncio.Protocol):
         assert dialect is not None  # only its paths are queued for
         message = "the server is busy: its queue of waiting requests is full"
         self._refuse(dialect.busy, dialect.error(dialect.busy, message), b"Retry-After: 1")
-        self._seen = self._remembered
 
     def _go(self, now: int) -> None:
         """Plays now what is due, or asks for a turn when it will be."""
@@ -471,7 +474,8 @@ class Connection(asyncio.Protocol):
         counts.body_bytes += self._tape.body_bytes
         self._leave()
         self._busy = False
-        self._seen = self._remembered
+        if self._last_body is not None and not self._buffer and self._backend.faults is None:
+            self._seen = self._last
         self._done()
 
     def _done(self) -> None:
@@ -488,8 +492,8 @@ class Connection(asyncio.Protocol):
         """The one that arrived during the last reply."""
         if not self._busy and not self._transport.is_closing():
             self._transport.resume_reading()
-            self._seen = self._remembered = None
-            self._read_request()
+            self._seen = None
+            self._read_request(self._buffer)
 
     def _leave(self) -> None:
         """Gives the place in the batch, or in the queue, back."""

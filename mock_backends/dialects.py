@@ -38,6 +38,9 @@ class BadRequest(Exception):
         self.status = status
 
 
+Options = tuple[int | None, int | None, int | None, int | None]
+
+
 class Ask(NamedTuple):
     """Everything a reply depends on, beside the profile and the seed of the mock. Equal asks get equal bytes."""
 
@@ -50,10 +53,27 @@ class Ask(NamedTuple):
     inputs: int = 1  # embeddings: how many vectors
     dimensions: int | None = None
     base64: bool = False
-    body_bytes: int | None = None  # the four below are asked for by X-Mock-* headers
-    event_bytes: int | None = None
-    events: int | None = None
-    chunk_bytes: int | None = None
+    options: Options = (None, None, None, None)  # asked for by X-Mock-* headers
+
+    @property
+    def body_bytes(self) -> int | None:
+        """Exact size of a body that is not streamed."""
+        return self.options[0]
+
+    @property
+    def event_bytes(self) -> int | None:
+        """Exact size of a content event."""
+        return self.options[1]
+
+    @property
+    def events(self) -> int | None:
+        """How many content events."""
+        return self.options[2]
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """Size of the chunks of a body that is not streamed."""
+        return self.options[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,122 +133,138 @@ def filler(n: int) -> bytes:
     return _FILLER[:n] if n <= len(_FILLER) else (_FILLER * (n // len(_FILLER) + 1))[:n]
 
 
-# --- reading requests -----------------------------------------------------------------------------
+# --- reading requests ------------------------------------------------------------------------------
+
+Fields = Mapping[str, Any]  # the JSON object a client sent
 
 
-def _string(body: Mapping[str, Any], key: str, default: str) -> str:
-    value = body.get(key)
+def _string(fields: Fields, key: str, default: str) -> str:
+    value = fields.get(key)
     if value is None:
         return default
-    if not isinstance(value, str) or not 0 < len(value) <= 256:
+    if type(value) is not str or not 0 < len(value) <= 256:
         raise BadRequest(f"{key!r} must be a string of 1 to 256 characters")
     return value
 
 
-def _flag(body: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = body.get(key)
+def _flag(fields: Fields, key: str, default: bool) -> bool:
+    value = fields.get(key)
     if value is None:
         return default
-    if not isinstance(value, bool):
+    if type(value) is not bool:
         raise BadRequest(f"{key!r} must be true or false")
     return value
 
 
-def _number(body: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
-    value = body.get(key)
+def _number(fields: Fields, key: str, low: int, high: int) -> int | None:
+    value = fields.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if type(value) is not int or not low <= value <= high:
         raise BadRequest(f"{key!r} must be a whole number from {low} to {high}")
     return value
 
 
-def _seed(body: Mapping[str, Any]) -> int | None:
-    return _number(body, "seed", -(2**63), 2**63 - 1)
+def _seed(fields: Fields) -> int | None:
+    return _number(fields, "seed", -(2**63), 2**63 - 1)
 
 
 def _text_bytes(value: Any) -> int:
     """The bytes of all text in a prompt: a string, or parts, messages and lists of them."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, list):
-        if value and isinstance(value[0], int):  # token numbers: about 4 bytes of text each
-            return 4 * len(value)
-        return sum(map(_text_bytes, value))
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is str:
+        return len(value) if value.isascii() else len(value.encode())
+    if kind is dict:
         return _text_bytes(value.get("content", value.get("text")))
+    if kind is list:
+        if value and type(value[0]) is int:  # token numbers: about 4 bytes of text each
+            return 4 * len(value)
+        total = 0
+        for part in value:
+            total += _text_bytes(part)
+        return total
     return 0
 
 
-def tokens_of(*texts: Any) -> int:
+def _tokens(text_bytes: int) -> int:
     """Prompt tokens, at 4 bytes each."""
-    return -(-sum(map(_text_bytes, texts)) // 4)
+    return (text_bytes + 3) // 4
 
 
-def _openai(body: Mapping[str, Any], ask: Ask) -> Ask:
-    if body.get("n") not in (None, 1):
+def _openai(fields: Fields, path: bytes, model: str, options: Options) -> Ask:
+    if fields.get("n") not in (None, 1):
         raise BadRequest("this mock gives one choice: leave 'n' out or make it 1")
-    tokens = _number(body, "max_completion_tokens", 1, MAX_TOKENS)
-    return ask._replace(
-        model=_string(body, "model", ask.model),
-        stream=_flag(body, "stream", False),
-        tokens=_number(body, "max_tokens", 1, MAX_TOKENS) if tokens is None else tokens,
-        seed=_seed(body),
-        prompt_tokens=tokens_of(body.get("messages"), body.get("prompt")),
+    tokens = _number(fields, "max_completion_tokens", 1, MAX_TOKENS)
+    return Ask(
+        path,
+        _string(fields, "model", model),
+        _flag(fields, "stream", False),
+        _number(fields, "max_tokens", 1, MAX_TOKENS) if tokens is None else tokens,
+        _seed(fields),
+        _tokens(_text_bytes(fields.get("messages", fields.get("prompt")))),
+        options=options,
     )
 
 
-def _anthropic(body: Mapping[str, Any], ask: Ask) -> Ask:
-    return ask._replace(
-        model=_string(body, "model", ask.model),
-        stream=_flag(body, "stream", False),
-        tokens=_number(body, "max_tokens", 1, MAX_TOKENS),
-        seed=_seed(body),
-        prompt_tokens=tokens_of(body.get("system"), body.get("messages")),
+def _anthropic(fields: Fields, path: bytes, model: str, options: Options) -> Ask:
+    return Ask(
+        path,
+        _string(fields, "model", model),
+        _flag(fields, "stream", False),
+        _number(fields, "max_tokens", 1, MAX_TOKENS),
+        _seed(fields),
+        _tokens(_text_bytes(fields.get("system")) + _text_bytes(fields.get("messages"))),
+        options=options,
     )
 
 
-def _ollama(body: Mapping[str, Any], ask: Ask) -> Ask:
-    options = body.get("options")
-    if options is None:
-        options = {}
-    elif not isinstance(options, dict):
+def _ollama(fields: Fields, path: bytes, model: str, options: Options) -> Ask:
+    settings = fields.get("options")
+    if settings is None:
+        settings = {}
+    elif type(settings) is not dict:
         raise BadRequest("'options' must be an object")
-    tokens = _number(options, "num_predict", -2, MAX_TOKENS)
-    seed = _seed(options)
-    return ask._replace(
-        model=_string(body, "model", ask.model),
-        stream=_flag(body, "stream", True),
-        tokens=tokens if tokens is not None and tokens > 0 else None,  # -1 and -2 ask for no limit
-        seed=_seed(body) if seed is None else seed,
-        prompt_tokens=tokens_of(body.get("system"), body.get("messages"), body.get("prompt")),
+    tokens = _number(settings, "num_predict", -2, MAX_TOKENS)
+    seed = _seed(settings)
+    prompt = _text_bytes(fields.get("messages", fields.get("prompt")))
+    return Ask(
+        path,
+        _string(fields, "model", model),
+        _flag(fields, "stream", True),
+        tokens if tokens is not None and tokens > 0 else None,  # -1 and -2 ask for no limit
+        _seed(fields) if seed is None else seed,
+        _tokens(_text_bytes(fields.get("system")) + prompt),
+        options=options,
     )
 
 
-def _embedding(body: Mapping[str, Any], ask: Ask) -> Ask:
-    given = body.get("input")
-    if isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], int)):
+def _embedding(fields: Fields, path: bytes, model: str, options: Options) -> Ask:
+    given = fields.get("input")
+    if type(given) is str or (type(given) is list and given and type(given[0]) is int):
         inputs = 1
-    elif isinstance(given, list) and 0 < len(given) <= MAX_INPUTS:
+    elif type(given) is list and 0 < len(given) <= MAX_INPUTS:
         inputs = len(given)
     else:
         raise BadRequest(f"'input' must be a string or a list of 1 to {MAX_INPUTS} of them")
-    coding = body.get("encoding_format", "float")
+    coding = fields.get("encoding_format", "float")
     if coding not in ("float", "base64"):
         raise BadRequest("'encoding_format' must be float or base64")
-    options = body.get("options")
-    return ask._replace(
-        model=_string(body, "model", ask.model),
-        seed=_seed(options if isinstance(options, dict) else body),
-        prompt_tokens=tokens_of(given),
+    settings = fields.get("options")
+    return Ask(
+        path,
+        _string(fields, "model", model),
+        seed=_seed(settings if type(settings) is dict else fields),
+        prompt_tokens=_tokens(_text_bytes(given)),
         inputs=inputs,
-        dimensions=_number(body, "dimensions", 1, 65_536),
+        dimensions=_number(fields, "dimensions", 1, 65_536),
         base64=coding == "base64",
+        options=options,
     )
 
 
-def _plain(body: Mapping[str, Any], ask: Ask) -> Ask:
-    return ask
+def _nothing(fields: Fields, path: bytes, model: str, options: Options) -> Ask:
+    """For paths without a body."""
+    return Ask(path, model, options=options)
 
 
 # --- OpenAI ---------------------------------------------------------------------------------------
@@ -458,7 +494,7 @@ class Dialect:
     """What one path understands and answers. `stream` is None where nothing is streamed."""
 
     method: bytes
-    read: Callable[[Mapping[str, Any], Ask], Ask]
+    read: Callable[[Fields, bytes, str, Options], Ask]  # of fields, path, default model, options; may raise BadRequest
     whole: Callable[[Answer], Whole] | None
     stream: Callable[[Answer], Stream] | None
     stream_type: bytes
@@ -478,10 +514,10 @@ DIALECTS: dict[bytes, Dialect] = {
     b"/v1/chat/completions": Dialect(b"POST", _openai, _chat_whole, _chat_stream, SSE, _openai_error, 503),
     b"/v1/completions": Dialect(b"POST", _openai, _completion_whole, _completion_stream, SSE, _openai_error, 503),
     b"/v1/embeddings": Dialect(b"POST", _embedding, _openai_embedding, None, JSON, _openai_error, 503),
-    b"/v1/models": Dialect(b"GET", _plain, _models, None, JSON, _openai_error, 503),
+    b"/v1/models": Dialect(b"GET", _nothing, _models, None, JSON, _openai_error, 503),
     b"/v1/messages": Dialect(b"POST", _anthropic, _messages_whole, _messages_stream, SSE, _anthropic_error, 529),
     b"/api/chat": Dialect(b"POST", _ollama, _OLLAMA_CHAT[1], _OLLAMA_CHAT[0], NDJSON, _ollama_error, 503),
     b"/api/generate": Dialect(b"POST", _ollama, _OLLAMA_GENERATE[1], _OLLAMA_GENERATE[0], NDJSON, _ollama_error, 503),
     b"/api/embed": Dialect(b"POST", _embedding, _ollama_embedding, None, JSON, _ollama_error, 503),
-    b"/api/tags": Dialect(b"GET", _plain, _tags, None, JSON, _ollama_error, 503),
+    b"/api/tags": Dialect(b"GET", _nothing, _tags, None, JSON, _ollama_error, 503),
 }

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from mock_backends.alarm import alarm
 from mock_backends.connection import Connection
 from mock_backends.counts import Counts
-from mock_backends.dialects import Ask
 from mock_backends.faults import Fault, FaultPlan
 from mock_backends.pacing import Pace
 from mock_backends.profile import Profile
@@ -68,7 +67,6 @@ class Backend:
         self.behaviour = behaviour
         self.profile = profile = behaviour.profile
         self.library = behaviour.library
-        self.blank = Ask(b"", profile.models[0])
         self.pace = Pace(profile, now) if Pace.needed(profile) else None
         self.faults = FaultPlan(behaviour.faults, self.name, behaviour.seed, now) or None
         for connection in self.connections:
@@ -163,10 +161,9 @@ class Mocks:
 
     def __init__(self, behaviour: Behaviour, count: int, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._wheel = Wheel()
         self._alarm = alarm(loop, self._ring)
-        self._running = False
-        self.backends = [Backend(f"mock-{i}", behaviour, loop, self._schedule) for i in range(count)]
+        self._wheel = Wheel(self._alarm.set)
+        self.backends = [Backend(f"mock-{i}", behaviour, loop, self._wheel.add) for i in range(count)]
         self._ticker: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int) -> None:
@@ -175,16 +172,8 @@ class Mocks:
         for i, backend in enumerate(self.backends):
             await opened(backend.listen(host, port + i if port else 0), host, port + i if port else 0)
 
-    def _schedule(self, due: int, turn: Turn) -> None:
-        if self._wheel.add(due, turn) and not self._running:
-            self._alarm.set(self._wheel.next)
-
     def _ring(self) -> None:
-        self._running = True  # set the alarm once, after all turns
         self._wheel.run(monotonic_ns())
-        self._running = False
-        if self._wheel.next:
-            self._alarm.set(self._wheel.next)
 
     def _tick(self) -> None:
         date = date_of(time.time())

@@ -17,36 +17,41 @@ Turn = Callable[[int], None]  # called with the clock when it is due
 
 
 class Wheel:
-    """Turns in the order of their times. There is no removal: who no longer wants a turn ignores it when it comes."""
+    """Turns in the order of their times. There is no removal: who no longer wants a turn ignores it when it comes.
 
-    __slots__ = ("_order", "_slots")
+    `wake` is called with the time at which `run` should be called next, whenever that changes.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_order", "_running", "_slots", "_wake")
+
+    def __init__(self, wake: Callable[[int], None]) -> None:
         self._slots: dict[int, list[Turn]] = {}
         self._order: list[int] = []
+        self._wake = wake
+        self._running = False
 
-    def add(self, due: int, turn: Turn) -> bool:
-        """Asks for `turn` not before `due`. True if that is now the first slot, so that the alarm must be set anew."""
+    def add(self, due: int, turn: Turn) -> None:
+        """Asks for `turn` not before `due`."""
         number = (due >> SLOT_BITS) + 1
         waiting = self._slots.get(number)
         if waiting is not None:
             waiting.append(turn)
-            return False
+            return
         self._slots[number] = [turn]
         heappush(self._order, number)
-        return self._order[0] == number
-
-    @property
-    def next(self) -> int:
-        """When to come next, or 0 if nobody waits."""
-        return self._order[0] << SLOT_BITS if self._order else 0
+        if self._order[0] == number and not self._running:
+            self._wake(number << SLOT_BITS)
 
     def run(self, now: int) -> None:
         """Calls all turns whose slot has come. Turns they add wait for the next run if due at `now` or later."""
         order, slots = self._order, self._slots
+        self._running = True
         while order and order[0] << SLOT_BITS <= now:
             for turn in slots.pop(heappop(order)):
                 turn(now)
+        self._running = False
+        if order:
+            self._wake(order[0] << SLOT_BITS)
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
