@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from proxy import config, worker
 from proxy.control import effective, logs
+from proxy.control.limits import raise_file_limit
 from proxy.control.listen import CannotListen, listen, listen_again, url_of
 from proxy.engines import ENGINES, UNUSED_KEYS
 
@@ -82,6 +83,8 @@ def _serve(args: argparse.Namespace) -> int:
     logs.set_up(settings.server.log_level)
     for key in effective.unused(loaded, unused):
         log.warning("%s is written in %s and not used by %s", key, loaded.source, settings.proxy.engine)
+    if sentence := raise_file_limit(settings.server.max_connections):
+        log.warning("%s", sentence)
     worker.require_loop(settings.server.loop)
     several = settings.server.workers > 1
     sock = listen(settings.server.host, settings.server.port, key="server", shared=several)

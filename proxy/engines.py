@@ -53,7 +53,8 @@ UNUSED_KEYS: Mapping[str, tuple[str, ...]] = {
         "endpoints[].max_conns_per_host",
         "endpoints[].max_idle_conns",
     ),
-    "olla": (),
+    # Olla passes everything on within one pass of the loop, sooner than any interval.
+    "olla": ("proxy.flush.interval",),
 }
 
 # Config keys, or whole sections, that a running proxy cannot change: sockets, processes, what is built once at start.

@@ -37,10 +37,10 @@ class DiscoveryService:
         known = {endpoint.spec: endpoint for endpoint in self.endpoints}
         endpoints = [known.get(spec) or Endpoint(spec) for spec in specs]
         health = {}
-        for endpoint in endpoints:
+        for i, endpoint in enumerate(endpoints, start=1):
             spec = endpoint.spec
             health[endpoint] = self._health.get(endpoint) or HealthState(
-                spec.health_interval, spec.unhealthy_after, spec.healthy_after, now
+                spec.health_interval, spec.unhealthy_after, spec.healthy_after, now, phase=i / len(endpoints)
             )
         self._health = health
         self.endpoints = tuple(endpoints)

@@ -26,7 +26,7 @@ HOP_BY_HOP = frozenset(
 )
 
 # `Connection` may name further fields to drop, but these carry framing or routing: naming them changes nothing.
-NEVER_NOMINATED = frozenset({"host", "content-length", "transfer-encoding", "via"})
+NEVER_NOMINATED = frozenset({"host", "content-length", "transfer-encoding", "via", "x-request-id"})
 
 # The proxy states these itself, so what an upstream says of them never passes.
 OWN_RESPONSE_PREFIX = "x-olla-"

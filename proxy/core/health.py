@@ -16,11 +16,16 @@ def alive(status: int) -> bool:
 
 
 class HealthState:
-    """Counts checks in a row and knows when the next one is due. Times are monotonic seconds."""
+    """Counts checks in a row and knows when the next one is due. Times are monotonic seconds.
+
+    The first check is due at once, the second after a share `phase` of the interval: endpoints that came together are
+    checked one after the other from then on, not in a burst that requests would feel.
+    """
 
     __slots__ = (
         "_healthy_after",
         "_interval",
+        "_phase",
         "_started_at",
         "_unhealthy_after",
         "due_at",
@@ -29,8 +34,11 @@ class HealthState:
         "successes",
     )
 
-    def __init__(self, interval: float, unhealthy_after: int, healthy_after: int, now: float) -> None:
+    def __init__(
+        self, interval: float, unhealthy_after: int, healthy_after: int, now: float, phase: float = 1.0
+    ) -> None:
         self._interval = interval
+        self._phase = phase
         self._unhealthy_after = unhealthy_after
         self._healthy_after = healthy_after
         self.healthy = True
@@ -46,7 +54,8 @@ class HealthState:
     def started(self, now: float) -> None:
         """A check starts: the next one is one interval away, unless `hurry` is called meanwhile."""
         self._started_at = now
-        self.due_at = now + self._interval
+        self.due_at = now + self._interval * self._phase
+        self._phase = 1.0
 
     def hurry(self, now: float) -> bool:
         """Traffic failed: check at once, or HURRY_GAP after the last check; True when that is sooner than planned."""

@@ -34,7 +34,7 @@ def test_a_passive_failure_decides_nothing_but_brings_the_check_forward():
     heard = []
     discovery.on_hurry(lambda: heard.append(True))
     assert names(discovery.due(0)) == ["a", "b"]
-    assert discovery.next_due() == 5
+    assert discovery.next_due() == 2.5
     discovery.report_failure(discovery.endpoints[0], now=1)
     assert discovery.endpoints[0] in discovery.routable
     assert discovery.next_due() == 1

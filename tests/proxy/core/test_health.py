@@ -41,6 +41,16 @@ def test_the_first_check_is_due_at_once_and_the_next_an_interval_after_the_last_
     assert state.due(105)
 
 
+def test_endpoints_that_came_together_are_checked_apart_from_the_second_time_on():
+    states = [HealthState(10, 3, 1, now=0, phase=phase) for phase in (0.25, 0.5, 0.75, 1.0)]
+    for state in states:
+        state.started(0)
+    assert [state.due_at for state in states] == [2.5, 5.0, 7.5, 10.0]
+    for state in states:
+        state.started(state.due_at)
+    assert [state.due_at for state in states] == [12.5, 15.0, 17.5, 20.0]
+
+
 def test_a_passive_failure_makes_the_next_check_due_at_once_but_not_more_often_than_the_gap():
     state = HealthState(interval=5, unhealthy_after=3, healthy_after=1, now=100)
     state.started(100)
