@@ -96,6 +96,10 @@ class Figure:
     min_width: int
     """Pixels below which the page lets it scroll sideways instead of shrinking it."""
 
+    def _repr_png_(self) -> bytes:
+        """How notebooks show it."""
+        return self.png
+
 
 @dataclass(frozen=True, slots=True)
 class NotDrawn:

@@ -25,7 +25,8 @@ from markupsafe import Markup
 from reports import claims, compare, decide, figures, summarise
 from reports.compare import Comparison, Row, Side
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VERSION, Check, Scenario
-from reports.store import Campaign, ReportError, dump_json, load_campaign, write_atomically
+from reports.store import Campaign, ReportError, dump_json, write_atomically
+from reports.study import Study
 from reports.summarise import Facts
 from reports.words import change, headline, interval, number, percent, sentence, title
 
@@ -65,12 +66,11 @@ class ReportResult:
 
 def build_report(campaign_dir: Path) -> ReportResult:
     """Rebuild the report of a campaign from its files. ReportError if they cannot be read or must not be mixed."""
-    campaign = load_campaign(campaign_dir)
-    facts = [summarise.measure_run(run, campaign.scenario(run.record.scenario)) for run in campaign.runs]
-    comparison = compare.compare(campaign, facts)
+    study = Study.load(campaign_dir)
+    campaign, facts, comparison = study.campaign, study.facts, study.comparison
     judged = claims.ledger(campaign, comparison)
     advice = decide.recommend(campaign, comparison)
-    drawn = figures.Gallery(campaign, comparison).all()
+    drawn = study.drawn
     verdict = verdict_of(campaign, comparison, judged, advice)
     page = _Page(campaign, comparison, facts, judged, advice, drawn)
     html, md = page.html(), page.markdown()

@@ -373,6 +373,20 @@ class RunRecord(_Record):
         return self
 
 
+class GateRecord(_Record):
+    """gate.json: what a regression check counted. `baseline update` keeps its counts."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
+    id: Name
+    started: str
+    base: str = ""
+    head: str = ""
+    versions: Json = Field(default_factory=dict)
+    machine: Json = Field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Deterministic counts of the head, benchmark -> counter -> value, e.g. instructions per request."""
+
+
 # ---------------------------------------------------------------------------------------------------------- metrics
 Family = Literal["latency", "cpu", "throughput", "memory", "gc", "stall", "errors", "stream"]
 

@@ -186,7 +186,7 @@ def merge_shards(folder: Path, kind: str) -> None:
 
 def update_header(campaign_dir: Path, **changes: object) -> CampaignHeader:
     """Rewrite campaign.json with `changes`, e.g. state="complete". Returns the new header."""
-    header = _read_record(campaign_dir / "campaign.json", CampaignHeader)
+    header = read_record(campaign_dir / "campaign.json", CampaignHeader)
     changed = CampaignHeader.model_validate({**header.model_dump(mode="json"), **changes})
     _write_record(campaign_dir / "campaign.json", changed)
     return changed
@@ -215,7 +215,8 @@ def read_json(path: Path) -> Any:
         raise ReportError(f"{path}: not readable as JSON ({exc}); the file is truncated or not ours") from exc
 
 
-def _read_record(path: Path, model: type[_Model]) -> _Model:
+def read_record(path: Path, model: type[_Model]) -> _Model:
+    """One of our JSON files as `model`. ReportError if it is foreign, newer, or a key does not hold what it should."""
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
         raise ReportError(f'{path}: not one of our files: it has no number under "schema"')
@@ -341,7 +342,7 @@ def load_campaign(path: Path) -> Campaign:
     """Read a campaign folder. ReportError if it is not one, or if its runs cannot be compared with each other."""
     if not path.is_dir():
         raise ReportError(f"{path}: no such folder")
-    header = _read_record(path / "campaign.json", CampaignHeader)
+    header = read_record(path / "campaign.json", CampaignHeader)
     runs: list[Run] = []
     unfinished: list[str] = []
     folders = sorted(entry for entry in (path / "runs").iterdir() if entry.is_dir()) if (path / "runs").is_dir() else []
@@ -349,7 +350,7 @@ def load_campaign(path: Path) -> Campaign:
         if not (folder / "run.json").exists():
             unfinished.append(folder.name)
             continue
-        record = _read_record(folder / "run.json", RunRecord)
+        record = read_record(folder / "run.json", RunRecord)
         if record.run != folder.name:
             raise ReportError(f"{folder / 'run.json'}: says it is run {record.run!r}; the folder was renamed or copied")
         runs.append(Run(folder, record))

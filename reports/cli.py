@@ -1,0 +1,201 @@
+"""`python -m reports`: report, choose, baseline. `proxy-engines` hands these verbs over.
+
+Exit codes: 0 done, 3 `choose` outside the measured range, 64 usage, 65 a file that cannot be used, 69 something is
+missing, 70 internal error, 130 interrupted. Words like `too-noisy` are in verdict.json, never in the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from reports.store import ReportError
+
+OUTSIDE: Final = 3
+USAGE: Final = 64
+MISSING: Final = 69
+INTERNAL: Final = 70
+INTERRUPTED: Final = 130
+
+RUNS: Final = Path("reports/runs")
+LATEST: Final = RUNS / "latest"
+BASELINE: Final = Path("reports/baselines/counts.json")
+
+app = typer.Typer(
+    name="python -m reports",
+    help="Everything that reads result files: the report of a campaign, advice from stored campaigns, stored counts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+baseline_app = typer.Typer(help="Counts of a gate run, kept as the baseline.", no_args_is_help=True)
+app.add_typer(baseline_app, name="baseline")
+
+
+class _Missing(Exception):
+    """Something needed is not there: one sentence for people."""
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error.")] = False,
+) -> None:
+    """Read before this by `main`, so that it may stand anywhere."""
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A campaign's folder.")] = LATEST,
+) -> None:
+    """Build the report of a campaign from its files: report.html, report.md, verdict.json, figures."""
+    from reports.render import build_report
+
+    if folder == LATEST and not folder.exists():
+        raise _Missing(f"there is no {LATEST}; run `proxy-engines compare` first, or name a campaign's folder")
+    result = build_report(folder)
+    for line in result.headlines:
+        typer.echo(line)
+    typer.echo(f"report: {result.html}")
+
+
+@app.command()
+def choose(
+    rate: Annotated[float, typer.Option(min=0.001, help="Requests per second to be served.")],
+    endpoints: Annotated[int, typer.Option(min=1, help="LLM servers behind the proxy.")],
+    streams: Annotated[int | None, typer.Option(min=1, help="Streams open at once.")] = None,
+    tokens: Annotated[float | None, typer.Option(min=1, help="Output tokens per request.")] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="A limit to keep, e.g. ttft_p99_ms=250. Repeatable."),
+    ] = None,
+    source: Annotated[
+        list[Path] | None, typer.Option("--from", metavar="DIR", help="A stored campaign. Repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Advise an engine for a deployment, from stored campaigns and only inside the range they measured."""
+    from reports import decide
+    from reports.study import Study
+
+    wanted = decide.Deployment(rate, endpoints, streams, tokens, _limits(slo or []))
+    folders = source or [LATEST]
+    if not source and not LATEST.exists():
+        raise _Missing(
+            f"no stored campaign at {LATEST}; run `proxy-engines compare` first, or name one with --from DIR"
+        )
+    points: dict[str, list[decide.Point]] = {}
+    for folder in folders:
+        study = Study.load(folder)
+        for engine, found in decide.points_of(study.campaign, study.comparison).items():
+            points.setdefault(engine, []).extend(found)
+    advice = decide.choose(points, wanted)
+    if as_json:
+        typer.echo(json.dumps(advice.to_json(), indent=2))
+        return
+    typer.echo(f"{advice.engine.capitalize()}: {advice.because[0]}")
+    for reason in advice.because[1:]:
+        typer.echo(f"  {reason}")
+    if advice.break_even_rps is not None:
+        where = "" if advice.break_even_measured else ", which is beyond what was measured: an extrapolation"
+        saved = f"Olla saves {decide.NEGLIGIBLE_CORE * 100:g} % of a core"
+        typer.echo(f"  Break-even: {saved} from {advice.break_even_rps:,.0f} req/s{where}")
+
+
+def _limits(given: Sequence[str]) -> dict[str, float]:
+    from reports.schema import METRICS
+
+    limits = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in METRICS:
+            raise typer.BadParameter(f"--slo {text}: {name!r} is not a metric; known are {', '.join(METRICS)}")
+        try:
+            limits[name] = float(value)
+        except ValueError as exc:
+            raise typer.BadParameter(f"--slo {text}: {value!r} is not a number") from exc
+    return limits
+
+
+@baseline_app.command()
+def update(
+    reason: Annotated[str, typer.Option(help="Why the counts are meant to change; kept beside them.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="A gate run; default the newest.")
+    ] = None,
+) -> None:
+    """Store the counts of a gate run as the baseline. Measures nothing itself."""
+    from reports.schema import SCHEMA_VERSION, GateRecord
+    from reports.store import dump_json, read_record, write_atomically
+
+    if not reason.strip():
+        raise typer.BadParameter("--reason must say why")
+    folder = source or _newest_gate()
+    record = read_record(folder / "gate.json", GateRecord)
+    if not record.counts:
+        raise ReportError(
+            f"{folder / 'gate.json'}: counts: the gate run counted nothing; run `proxy-engines gate` again"
+        )
+    BASELINE.parent.mkdir(parents=True, exist_ok=True)
+    kept = {
+        "schema": SCHEMA_VERSION,
+        "reason": reason.strip(),
+        "from": record.id,
+        "started": record.started,
+        "head": record.head,
+        "versions": record.versions,
+        "machine": record.machine,
+        "counts": record.counts,
+    }
+    write_atomically(BASELINE, dump_json(kept))
+    typer.echo(f"{BASELINE}: {sum(map(len, record.counts.values()))} counts of {record.id}")
+
+
+def _newest_gate() -> Path:
+    found = sorted((path.parent for path in RUNS.glob("*/gate.json")), key=lambda folder: folder.name)
+    if not found:
+        raise _Missing(f"no gate run under {RUNS}; run `proxy-engines gate` first, or name one with --from DIR")
+    return found[-1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit code; errors are one sentence on stderr."""
+    from reports.decide import OutsideRange
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        # Without standalone mode an exit code is returned and errors are raised, which leaves the codes to us.
+        code = app(words, standalone_mode=False)
+    except ReportError as exc:
+        return _say(str(exc), exc.exit_code)
+    except _Missing as exc:
+        return _say(str(exc), MISSING)
+    except OutsideRange as exc:
+        return _say(str(exc), OUTSIDE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as exc:
+        # What typer raises for bad arguments has no public type, but an exit code and a message.
+        if getattr(exc, "exit_code", None) == 2 and hasattr(exc, "format_message"):
+            text = str(exc.format_message())
+            if text.startswith("Usage:"):  # a group without a verb: its help
+                print(text, file=sys.stderr)
+                return USAGE
+            return _say(f"{text.rstrip('.')}; see --help", USAGE)
+        if debug:
+            traceback.print_exc()
+        return _say(f"internal error: {type(exc).__name__}: {exc}; run again with --debug for the traceback", INTERNAL)
+    return code if isinstance(code, int) else 0
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"proxy-engines: {sentence}", file=sys.stderr)
+    return code
