@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from time import perf_counter
 from typing import cast
 
 from httptools import HttpParserError
 
 from proxy.core.errors import ErrorKind, ProxyError, error_body
-from proxy.olla.exchange import NEVER, Engine, Exchange
+from proxy.olla.engine import NEVER, Engine
+from proxy.olla.exchange import Exchange
 from proxy.olla.wire import (
     CHUNKED,
     CONTINUE,
@@ -43,7 +45,7 @@ class ClientConnection(asyncio.Protocol):
     """A client's TCP connection."""
 
     __slots__ = ("address", "deadline", "decoder", "engine", "exchange", "left", "mark", "owner", "parts", "pending",
-                 "read_paused", "reader", "requests", "state", "streaming", "transport", "upload_paused",
+                 "read_paused", "reader", "state", "streaming", "transport", "upload_paused",
                  "write_paused")  # fmt: skip
 
     transport: asyncio.Transport
@@ -61,7 +63,6 @@ class ClientConnection(asyncio.Protocol):
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
         self.mark = 0  # where the progress of a transfer was last seen
-        self.requests = 0
         self.write_paused = False
         self.read_paused = False
         self.upload_paused = False
@@ -131,21 +132,26 @@ class ClientConnection(asyncio.Protocol):
             data = self._skip_empty_lines(data)
             if not data:
                 return
-        end = data.find(HEAD_END) + 4
-        if end == 3:
-            self._wait_for_head(data)
-            return
-        try:
-            request = self.reader.read(data[:end])
-        except ProxyError as error:
-            self._refuse(error)
-            return
-        self.requests += 1
+        engine = self.engine
+        arrived = perf_counter() if engine.settings.timed else 0.0
+        request = self.reader.recall(data)
+        if request is None:
+            end = data.find(HEAD_END)
+            if end < 0:
+                self._wait_for_head(data)
+                return
+            try:
+                request = self.reader.read(data[: end + 4])
+            except ProxyError as error:
+                self._refuse(error)
+                return
         self.deadline = NEVER
-        self.exchange = exchange = self.engine.contexts.get()
+        self.exchange = exchange = engine.contexts.get()
         exchange.open(self, request)
+        if exchange.marks is not None:
+            exchange.marks[b"parse"] = exchange.started - arrived
         length = request.length
-        rest = data[end:]
+        rest = data[request.size :]
         size = len(rest)
         if size == length:
             self.state = BUSY
@@ -187,13 +193,13 @@ class ClientConnection(asyncio.Protocol):
         length = request.length
         settings = self.engine.settings
         if settings.max_body and length > settings.max_body:
-            exchange.body_failed(ProxyError("body_too_large"))
+            exchange.client_failed(ProxyError("body_too_large"))
             return
         self.state = BODY
         self.left = length
         self.mark = 0
         self.deadline = self.engine.horizon + settings.body_timeout
-        if request.expects_continue and not first:
+        if request.traits.expects_continue and not first:
             self.transport.write(CONTINUE)
         if length == CHUNKED:
             self.decoder = BodyReader()
@@ -234,16 +240,16 @@ class ClientConnection(asyncio.Protocol):
         try:
             pieces = decoder.feed(data)
         except ProxyError as error:
-            exchange.body_failed(error)
+            exchange.client_failed(error)
             return
         except HttpParserError as exc:
             # Surplus bytes after the body are the next request and this reader cannot tell where it starts.
-            exchange.body_failed(ProxyError("bad_request", f"chunk framing: {exc}"))
+            exchange.client_failed(ProxyError("bad_request", f"chunk framing: {exc}"))
             return
         limit = self.engine.settings.max_body
         self.left -= sum(map(len, pieces))  # left counts from CHUNKED (-1) downwards
         if limit and CHUNKED - self.left > limit:
-            exchange.body_failed(ProxyError("body_too_large"))
+            exchange.client_failed(ProxyError("body_too_large"))
             return
         if decoder.done:
             self.state = BUSY
@@ -302,13 +308,13 @@ class ClientConnection(asyncio.Protocol):
                 self.mark = waiting
                 self.deadline = now + settings.write_timeout
             elif self.exchange is not None:
-                self.exchange.client_stalled()
+                self.exchange.client_failed(None)
             else:
                 self.abort()
         elif state == HEAD and self.pending:
             self._refuse(ProxyError("request_timeout", "head"))
         elif state == BODY and self.exchange is not None:
-            self.exchange.body_failed(ProxyError("request_timeout", "body"))
+            self.exchange.client_failed(ProxyError("request_timeout", "body"))
         elif state == HEAD:
             self._close(unread=False)
         else:

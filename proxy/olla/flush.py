@@ -16,27 +16,27 @@ class Gatherer:
     `small`: reads below this many bytes go out at once. `limit`: so do gathered bytes from this many on.
     """
 
-    __slots__ = ("_limit", "_pieces", "_size", "_small")
+    __slots__ = ("_limit", "_pieces", "size", "small")
 
     def __init__(self, small: int, limit: int) -> None:
-        self._small = small
+        self.small = small
         self._limit = limit
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
 
     def add(self, data: bytes) -> bytes | None:
         """Take one read. Returns what must be written now, or None while it is gathered."""
         size = len(data)
         pieces = self._pieces
         if not pieces:
-            if size < self._small or size >= self._limit:
+            if size < self.small or size >= self._limit:
                 return data
             pieces.append(data)
-            self._size = size
+            self.size = size
             return None
         pieces.append(data)
-        self._size += size
-        if size < self._small or self._size >= self._limit:
+        self.size += size
+        if size < self.small or self.size >= self._limit:
             return self.take()
         return None
 
@@ -47,8 +47,8 @@ class Gatherer:
             return b""
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        self._size = 0
+        self.size = 0
         return data
 
     def __len__(self) -> int:
-        return self._size
+        return self.size

@@ -113,7 +113,7 @@ class EndpointPool:
         budget = self.budget
         if budget.waiting:
             self._hand_over(connection)
-        elif self.closed or budget.idle >= budget.max_idle or not connection.usable:
+        elif self.closed or connection.ended or budget.idle >= budget.max_idle:
             self._close(connection)
         else:
             connection.idle_since = now

@@ -23,10 +23,12 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
+from proxy.olla import retry
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.downstream import ClientConnection, render_error
-from proxy.olla.exchange import Engine, Exchange, RequestIds, Route, Settings
+from proxy.olla.engine import Engine, RequestIds, Route, Settings
+from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection
 from proxy.olla.wire import Limits
@@ -73,6 +75,7 @@ class OllaProxy:
         state.routes = {}
         state.probes = []
         state.stopping = False
+        state.peculiar = state.settings.server_timing
         state.unsettled = 0
         state.now = state.horizon = 0.0
 
@@ -98,7 +101,7 @@ class OllaProxy:
     async def stop(self, grace: float) -> None:
         """Stop accepting, let exchanges finish for up to `grace` seconds, cut the rest."""
         state = self._state
-        state.stopping = True
+        state.stopping = state.peculiar = True
         if self._server is not None:
             self._server.close()
         for client in list(self._clients):
@@ -109,7 +112,7 @@ class OllaProxy:
             await asyncio.sleep(0.02)
         for client in list(self._clients):
             if client.exchange is not None:
-                client.exchange.client_stalled()
+                client.exchange.client_failed(None)
             client.close_now()
         for route in state.routes.values():
             route.pool.close()
@@ -144,6 +147,7 @@ class OllaProxy:
         state = self._state
         old, self._config = self._config, config
         state.settings = _settings(config, self.engine)
+        state.peculiar = state.stopping or state.settings.server_timing
         if config.proxy.load_balancer != old.proxy.load_balancer:
             state.balancer = make_balancer(config.proxy.load_balancer)
         breaker = config.proxy.circuit_breaker
@@ -219,7 +223,7 @@ class OllaProxy:
             if exchange.started != started or exchange.route is None:
                 continue  # it ended, and told the breaker itself
             if now >= due:
-                exchange.probe_due()
+                retry.probe_due(exchange)
             else:
                 still.append((exchange, started, due))
         state.probes = still
@@ -279,6 +283,7 @@ def _settings(config: Config, engine: str) -> Settings:
     s.retry_all = proxy.retry_non_idempotent
     s.server_timing = proxy.server_timing
     s.strip_credentials = proxy.strip_credentials
+    s.timed = proxy.server_timing or bool(proxy.max_duration)
     s.write_timeout = wait(server.write_timeout)
     return s
 

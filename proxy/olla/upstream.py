@@ -42,7 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.heads = ResponseReader()
         self.chunks: ChunkReader | None = None
         self.used = 0  # exchanges before the present one: a fresh connection has 0
-        self.ended = False  # the upstream sent FIN
+        self.ended = False  # it will bring nothing more: the upstream sent FIN, or it is lost
         self.idle_since = 0.0
         self.reading_paused = False
 
@@ -65,12 +65,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self.exchange = self.exchange, None
+        clean = exc is None and self.ended
+        self.ended = True
         self.keeper.lost(self)
         if self.chunks is not None:
             self.chunks.close()
             self.chunks = None
         if exchange is not None:
-            exchange.upstream_lost(exc is None and self.ended)
+            exchange.upstream_lost(clean)
 
     def pause_writing(self) -> None:
         if self.exchange is not None:
@@ -109,6 +111,7 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; nothing that is buffered is sent, and nobody is told."""
         self.exchange = None
+        self.ended = True
         self.keeper.lost(self)
         self.transport.abort()
 

@@ -9,10 +9,17 @@ What llhttp lets pass and HTTP does not is refused here: a missing or doubled Ho
 versions other than 1.0 and 1.1, any transfer coding but exactly `chunked`, oversized heads (RFC 9112, sections 2.3,
 3.2, 6.1).
 
-**Shapes.** Heads on one connection mostly differ in digits only: a length, a date, a counter. The *shape* of a head
-is the head with every digit replaced by 0. HTTP's grammar treats all digits alike outside the version and the status,
-and both are compared as they are, so a head whose shape was judged before is judged, and every field stands at the
-same offset. A hit costs 0.5 us where parsing costs 4 to 6. A connection that keeps missing stops trying (`MISSES`).
+**Memory.** Heads on one connection resemble each other, so each reader remembers the last one it judged.
+
+* `recall`: most heads differ from the last in digits only: a length, a date, a counter. The *shape* of a head is the
+  head with every digit replaced by 0. HTTP's grammar treats all digits alike outside the version and the status,
+  which are compared as they are; so a head whose shape was judged before is judged, and every field stands at the
+  same offset.
+* `read` first tries to *adapt*: other heads differ in the values of a few fields: an id, a trace, a date. Lines that
+  are equal were judged before; a changed one must have the same name, an ordinary meaning and a valid value.
+* Anything else is judged whole.
+
+A hit costs about a tenth of a judgement by shape and a third by lines (`loadgen/micro/bench_wire.py`).
 """
 
 from __future__ import annotations
@@ -59,6 +66,7 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([/?][^#]*)?")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[;\t ][^\r\n]*)?\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
 _SANE_REQUEST_ID = re.compile(_SANE_TEXT.pattern.encode())
 
 
@@ -74,8 +82,13 @@ def _field_finder(names: Iterable[str], prefix: str = "") -> re.Pattern[bytes]:
 
 _REQUEST_FIELDS = _field_finder(HOP_BY_HOP | RESTATED | CREDENTIALS | {"content-length"})
 _RESPONSE_FIELDS = _field_finder(HOP_BY_HOP | OWN_RESPONSE_NAMES | {"content-length"}, OWN_RESPONSE_PREFIX)
+_LENGTH_VALUE = re.compile(rb"[ \t]*\d{1,18}[ \t]*")
+_ID_VALUE = re.compile(rb"[ \t]*" + _SANE_TEXT.pattern.encode())
+_REQUEST_RULES = {b"content-length": _LENGTH_VALUE, b"x-request-id": _ID_VALUE}
+_RESPONSE_RULES = {b"content-length": _LENGTH_VALUE}
 _CREDENTIALS = frozenset(name.encode() for name in CREDENTIALS)
-_NEVER_NOMINATED = frozenset(name.encode() for name in NEVER_NOMINATED)
+# Options of `Connection` that name no field, and fields that it cannot make us drop.
+_NOT_DROPPED = frozenset({b"close", b"keep-alive", b"upgrade", *(name.encode() for name in NEVER_NOMINATED)})
 
 Span = tuple[int, int]
 
@@ -99,8 +112,42 @@ class Limits:
         self.field = field
 
 
-class Request:
-    """A judged request head, ready to be sent to any endpoint. Never changed after it was made."""
+class _KnownLines:
+    """The lines of a judged head, and for each whether a changed value leaves the judgement standing."""
+
+    __slots__ = ("_rules", "lines")
+
+    def __init__(self, head: bytes, fixed: re.Pattern[bytes], special: dict[bytes, re.Pattern[bytes]]) -> None:
+        """`fixed` finds the fields that must not change at all, `special` gives the pattern of a name's values."""
+        self.lines = head.split(b"\r\n")
+        rules: list[tuple[bytes, re.Pattern[bytes]] | None] = [None]
+        for line in self.lines[1:]:
+            name, colon, _ = line.partition(b":")
+            pattern = special.get(name.lower())
+            if not colon or (pattern is None and fixed.match(b"\r\n" + line)):
+                rules.append(None)
+            else:
+                rules.append((name + colon, pattern or _VALUE))
+        self._rules = rules
+
+    def accept(self, lines: list[bytes]) -> bool:
+        """Whether a head of these lines is valid and means the same, changed values of ordinary fields aside."""
+        known = self.lines
+        if len(lines) != len(known):
+            return False
+        for i, line in enumerate(lines):
+            if line != known[i]:
+                rule = self._rules[i]
+                if rule is None:
+                    return False
+                name, pattern = rule
+                if not line.startswith(name) or not pattern.fullmatch(line, len(name)):
+                    return False
+        return True
+
+
+class Traits:
+    """What requests of one shape have in common."""
 
     __slots__ = (
         "authority",
@@ -109,105 +156,161 @@ class Request:
         "idempotent",
         "is_head",
         "keep_alive",
-        "kept",
-        "length",
         "looped",
         "method",
-        "request_id",
+        "plain",
         "suffix",
-        "target",
     )
 
-    method: bytes
-    target: bytes
+    method: bytes  # with the blank that follows it
     authority: bytes  # what the client called us
-    kept: bytes  # the forwarded fields, each with its CRLF in front
-    suffix: bytes  # the proxy's own fields, up to the request id's value
-    request_id: bytes | None  # None: one is made
-    length: int  # bytes of body, or CHUNKED
+    suffix: bytes  # the proxy's own fields; where the client gave no request id, up to its value
     http10: bool
     keep_alive: bool
+    plain: bool  # HTTP/1.1 and kept alive: nothing about the connection needs to be said
     idempotent: bool
     is_head: bool
     expects_continue: bool
     looped: bool
 
 
+class Request:
+    """A judged request head, ready to be sent to any endpoint. Never changed after it was made."""
+
+    __slots__ = ("kept", "length", "request_id", "size", "target", "traits")
+
+    traits: Traits
+    target: bytes
+    kept: bytes  # the forwarded fields, each with its CRLF in front
+    request_id: bytes | None  # None: one is made
+    length: int  # bytes of body, or CHUNKED
+    size: int  # bytes of head
+
+
 class _RequestShape:
     """Where things stand in heads of one shape."""
 
-    __slots__ = ("host", "kept", "length", "request", "request_id", "shape", "target", "version")
+    __slots__ = (
+        "head", "host", "kept", "kept_lines", "length", "length_line", "lines", "request", "request_id",
+        "request_id_line", "shape", "size", "target", "version",
+    )  # fmt: skip
 
+    head: bytes
+    size: int
     shape: bytes
     request: Request
-    version: Span
+    version: int
     target: Span
     host: Span
     length: Span | None
     request_id: Span | None
     kept: tuple[Span, ...]
+    # the same by lines, made when first needed
+    lines: _KnownLines | None
+    kept_lines: list[int]
+    length_line: int
+    request_id_line: int
 
 
 class RequestReader:
     """Reads the request heads of one client connection.
 
-    `peer` is the client's address, `via` this instance's name. Raises ProxyError for what must be refused.
+    `peer` is the client's address, `via` this instance's name. Ask `recall` first, which knows heads like the last one
+    without looking for their end; `read` judges any other and raises ProxyError for what must be refused.
     """
 
-    __slots__ = ("_head", "_limits", "_misses", "_peer", "_request", "_shape", "_strip", "_via")
+    __slots__ = ("_limits", "_misses", "_peer", "_shape", "_strip", "_via")
 
     def __init__(self, limits: Limits, peer: bytes, via: bytes, strip_credentials: bool) -> None:
         self._limits = limits
         self._peer = peer
         self._via = via
         self._strip = strip_credentials
-        self._head = b""
-        self._request: Request | None = None
         self._shape: _RequestShape | None = None
         self._misses = 0
 
-    def read(self, head: bytes) -> Request:
-        """Judge one head, which ends with an empty line."""
-        if head == self._head and self._request is not None:
-            return self._request
-        if self._misses < MISSES:
-            shape = head.translate(_ZEROS)
-            known = self._shape
-            if known is not None and shape == known.shape:
-                request = self._reread(head, known)
-                if request is not None:
-                    self._misses = 0
-                    return request
-            self._misses += 1
-            return self._parse(head, shape)
-        return self._parse(head, None)
-
-    def _reread(self, head: bytes, known: _RequestShape) -> Request | None:
-        model = known.request
-        a, b = known.version
-        if head[a:b] != (b"1.0" if model.http10 else b"1.1"):
+    def recall(self, data: bytes) -> Request | None:
+        """The request at the start of `data` if its head is the last one's but for digits; else None."""
+        known = self._shape
+        if known is None or self._misses > MISSES:
             return None
+        head = data[: known.size]
+        model = known.request
+        if head == known.head:
+            return model
+        # A head of this shape holds its first empty line where the known one does: at its end.
+        if head.translate(_ZEROS) != known.shape or head[known.version] != known.head[known.version]:
+            return None
+        a, b = known.host
+        traits = model.traits
+        if head[a:b] != traits.authority:
+            return None
+        self._misses = 0
         request = Request()
-        request.method = model.method
+        request.traits = traits
+        request.size = known.size
         a, b = known.target
         request.target = head[a:b]
-        a, b = known.host
-        request.authority = authority = head[a:b]
-        request.suffix = model.suffix if authority == model.authority else self._suffix(authority, b"", b"", b"", False)
-        request.kept = b"".join([head[a:b] for a, b in known.kept])
-        request.request_id = None if known.request_id is None else head[known.request_id[0] : known.request_id[1]]
-        request.length = 0 if known.length is None else int(head[known.length[0] : known.length[1]])
-        request.http10 = model.http10
-        request.keep_alive = model.keep_alive
-        request.idempotent = model.idempotent
-        request.is_head = model.is_head
-        request.expects_continue = model.expects_continue
-        request.looped = False
-        self._head = head
-        self._request = request
+        spans = known.kept
+        if len(spans) == 1:
+            a, b = spans[0]
+            request.kept = head[a:b]
+        else:
+            request.kept = b"".join([head[a:b] for a, b in spans])
+        span = known.request_id
+        request.request_id = None if span is None else head[span[0] : span[1]]
+        span = known.length
+        request.length = 0 if span is None else int(head[span[0] : span[1]])
         return request
 
-    def _parse(self, head: bytes, shape: bytes | None) -> Request:
+    def read(self, head: bytes) -> Request:
+        """Judge one head, which ends with an empty line."""
+        return self._adapt(head) or self._judge(head)
+
+    def _adapt(self, head: bytes) -> Request | None:
+        known = self._shape
+        limits = self._limits
+        if known is None or (limits.field and len(head) > limits.field) or (limits.head and len(head) > limits.head):
+            return None
+        if known.lines is None:
+            self._index_lines(known)
+            assert known.lines is not None
+        lines = head.split(b"\r\n")
+        if not known.lines.accept(lines):
+            return None
+        self._misses += 1
+        model = known.request
+        request = Request()
+        request.traits = model.traits
+        request.size = len(head)
+        request.target = model.target
+        request.kept = b"\r\n".join([b"", *[lines[i] for i in known.kept_lines]])
+        i = known.request_id_line
+        request.request_id = lines[i].partition(b":")[2].strip(b" \t") if i else None
+        i = known.length_line
+        request.length = int(lines[i].partition(b":")[2]) if i else 0
+        return request
+
+    def _index_lines(self, known: _RequestShape) -> None:
+        known.lines = _KnownLines(known.head, _REQUEST_FIELDS, _REQUEST_RULES)
+        known.kept_lines = []
+        known.length_line = known.request_id_line = 0
+        at = len(known.lines.lines[0])
+        for i, line in enumerate(known.lines.lines[1:-2], 1):
+            if any(a <= at < b for a, b in known.kept):
+                known.kept_lines.append(i)
+            name = line.partition(b":")[0].lower()
+            if name == b"content-length":
+                known.length_line = i
+            elif (
+                name == b"x-request-id"
+                and known.request_id is not None
+                and at < known.request_id[0] < at + len(line) + 2
+            ):
+                known.request_id_line = i
+            at += len(line) + 2
+
+    def _judge(self, head: bytes) -> Request:
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise ProxyError("version_not_supported" if _OTHER_VERSION.match(head) else "bad_request", "request line")
@@ -243,6 +346,9 @@ class RequestReader:
                 continue
             if name in _CREDENTIALS and not self._strip:
                 continue
+            if name == b"x-request-id" and id_span is None and _SANE_REQUEST_ID.fullmatch(match[2]):
+                id_span = match.span(2)
+                continue
             if match.start() > start:
                 kept.append((start, match.start()))
             start = match.end()
@@ -253,8 +359,6 @@ class RequestReader:
                 tokens += [token.strip(b" \t").lower() for token in match[2].split(b",")]
             elif name == b"transfer-encoding":
                 codings.append(match[2].rstrip(b" \t").lower())
-            elif name == b"x-request-id":
-                id_span = match.span(2) if id_span is None and _SANE_REQUEST_ID.fullmatch(match[2]) else (0, 0)
             elif name == b"expect":
                 expects = match[2].rstrip(b" \t").lower() == b"100-continue"
             elif name == b"via":
@@ -282,8 +386,7 @@ class RequestReader:
             elif target != b"*" or method != b"OPTIONS":
                 raise ProxyError("bad_request", "target")
 
-        request = Request()
-        request.length = 0
+        length = 0
         if codings:
             if http10:
                 raise ProxyError("bad_request", "Transfer-Encoding in HTTP/1.0")
@@ -291,78 +394,74 @@ class RequestReader:
                 raise ProxyError("not_implemented", "transfer coding")
             if length_span is not None:
                 raise ProxyError("bad_request", "Transfer-Encoding with Content-Length")
-            request.length = CHUNKED
+            length = CHUNKED
         elif length_span is not None:
             digits = head[length_span[0] : length_span[1]].rstrip(b" \t")
             length_span = (length_span[0], length_span[0] + len(digits))
             if not digits.isdigit() or len(digits) > _MAX_LENGTH_DIGITS:
                 raise ProxyError("bad_request", "Content-Length")
-            request.length = int(digits)
+            length = int(digits)
 
-        extra = {token for token in tokens if token} - {b"close", b"keep-alive", b"upgrade"} - _NEVER_NOMINATED
-        request.method = method
+        extra = {token for token in tokens if token} - _NOT_DROPPED
+        request = Request()
+        request.size = len(head)
         request.target = target
-        request.authority = authority
+        request.length = length
+        request.request_id = None if id_span is None else head[id_span[0] : id_span[1]]
         request.kept = b"".join([head[a:b] for a, b in kept])
         if extra:
             request.kept = _without(request.kept, extra)
-        if id_span is not None and id_span[1]:
-            request.request_id = head[id_span[0] : id_span[1]]
-        else:
-            request.request_id = None
-        request.suffix = self._suffix(
-            authority, via, forwarded_for, forwarded_host, request.length == CHUNKED, forwarded_proto
-        )
-        request.http10 = http10
-        request.keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
-        request.idempotent = method in IDEMPOTENT
-        request.is_head = method == b"HEAD"
-        request.expects_continue = expects and not http10
-        request.looped = bool(via) and any(entry.split()[1:2] == [self._via] for entry in via.split(b","))
-
-        if shape is not None:
-            plain = not (extra or via or forwarded_for or forwarded_host or forwarded_proto or absolute or codings)
-            self._head = head
-            self._request = request
-            self._shape = None
-            if plain and host_span is not None and id_span != (0, 0):
-                self._shape = memo = _RequestShape()
-                memo.shape = shape
-                memo.request = request
-                memo.version = (line.end() - 5, line.end() - 2)
-                memo.target = line.span(2)
-                memo.host = (host_span[0], host_span[0] + len(authority))
-                memo.length = length_span
-                memo.request_id = id_span
-                memo.kept = tuple(kept)
-        return request
-
-    def _suffix(
-        self, authority: bytes, via: bytes, forwarded_for: bytes, host: bytes, chunked: bool, proto: bytes = b""
-    ) -> bytes:
-        return b"".join(
+        request.traits = traits = Traits()
+        traits.method = method + b" "
+        traits.authority = authority
+        traits.http10 = http10
+        traits.keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
+        traits.plain = traits.keep_alive and not http10
+        traits.idempotent = method in IDEMPOTENT
+        traits.is_head = method == b"HEAD"
+        traits.expects_continue = expects and not http10
+        traits.looped = bool(via) and any(entry.split()[1:2] == [self._via] for entry in via.split(b","))
+        traits.suffix = b"".join(
             (
-                b"\r\nTransfer-Encoding: chunked" if chunked else b"",
+                b"\r\nTransfer-Encoding: chunked" if codings else b"",
                 b"\r\nX-Forwarded-For: ",
                 forwarded_for,
                 self._peer,
                 b"\r\nX-Forwarded-Proto: ",
-                proto or b"http",
+                forwarded_proto or b"http",
                 b"\r\nX-Forwarded-Host: ",
-                host or authority,
+                forwarded_host or authority,
                 b"\r\nVia: ",
                 via,
                 b"1.1 ",
                 self._via,
-                b"\r\nX-Request-ID: ",
+                b"" if id_span is not None else b"\r\nX-Request-ID: ",
             )
         )
+
+        self._misses += 1
+        self._shape = None
+        ordinary = not (extra or via or forwarded_for or forwarded_host or forwarded_proto or absolute or codings)
+        if ordinary and host_span is not None:
+            self._shape = known = _RequestShape()
+            known.head = head
+            known.size = len(head)
+            known.shape = head.translate(_ZEROS)
+            known.request = request
+            known.version = line.end() - 3
+            known.target = line.span(2)
+            known.host = (host_span[0], host_span[0] + len(authority))
+            known.length = length_span
+            known.request_id = id_span
+            known.kept = tuple(kept)
+            known.lines = None
+        return request
 
 
 class Response:
     """A judged response head. Never changed after it was made."""
 
-    __slots__ = ("fields", "interim", "keep_alive", "length", "line", "status")
+    __slots__ = ("fields", "interim", "keep_alive", "length", "line", "size", "status")
 
     status: int
     line: bytes  # the status line with its CRLF, always as HTTP/1.1
@@ -370,23 +469,36 @@ class Response:
     length: int  # bytes of body, CHUNKED or UNTIL_CLOSE
     keep_alive: bool
     interim: bool
+    size: int  # bytes of head
 
 
 class _ResponseShape:
     """Where things stand in heads of one shape."""
 
-    __slots__ = ("bodiless", "kept", "length", "response", "shape", "status_line")
+    __slots__ = (
+        "head", "kept", "kept_lines", "length", "length_line", "lines", "response", "shape", "size",
+        "status_line", "to_head",
+    )  # fmt: skip
 
+    head: bytes
+    size: int
     shape: bytes
     response: Response
     status_line: bytes
-    bodiless: bool
+    to_head: bool
     length: Span | None
     kept: tuple[Span, ...]
+    # the same by lines, made when first needed
+    lines: _KnownLines | None
+    kept_lines: list[int]
+    length_line: int
 
 
 class ResponseReader:
-    """Reads the response heads of one upstream connection. Raises ProxyError `upstream_invalid`."""
+    """Reads the response heads of one upstream connection, like RequestReader. Raises ProxyError `upstream_invalid`.
+
+    `to_head`: the response answers a HEAD request and has no body, whatever it says.
+    """
 
     __slots__ = ("_misses", "_shape")
 
@@ -394,15 +506,15 @@ class ResponseReader:
         self._shape: _ResponseShape | None = None
         self._misses = 0
 
-    def read(self, head: bytes, to_head: bool) -> Response:
-        """Judge one head, which ends with an empty line; `to_head`: it answers a HEAD request."""
-        if self._misses >= MISSES:
-            return self._parse(head, to_head, None)
-        shape = head.translate(_ZEROS)
+    def recall(self, data: bytes, to_head: bool) -> Response | None:
+        """The response at the start of `data` if its head is the last one's but for digits; else None."""
         known = self._shape
-        if known is None or shape != known.shape or not head.startswith(known.status_line) or known.bodiless != to_head:
-            self._misses += 1
-            return self._parse(head, to_head, shape)
+        if known is None or self._misses > MISSES:
+            return None
+        size = known.size
+        head = data[:size]
+        if head.translate(_ZEROS) != known.shape or not head.startswith(known.status_line) or known.to_head != to_head:
+            return None
         self._misses = 0
         model = known.response
         response = Response()
@@ -410,16 +522,56 @@ class ResponseReader:
         response.line = model.line
         response.keep_alive = model.keep_alive
         response.interim = False
+        response.size = size
         span = known.length
         response.length = model.length if span is None else int(head[span[0] : span[1]])
-        kept = known.kept
-        if len(kept) == 1:
-            response.fields = head[kept[0][0] :]
+        spans = known.kept
+        if len(spans) == 1:
+            response.fields = head[spans[0][0] :]
         else:
-            response.fields = b"".join([head[a:b] for a, b in kept])
+            response.fields = b"".join([head[a:b] for a, b in spans])
         return response
 
-    def _parse(self, head: bytes, to_head: bool, shape: bytes | None) -> Response:
+    def read(self, head: bytes, to_head: bool) -> Response:
+        """Judge one head, which ends with an empty line."""
+        return self._adapt(head, to_head) or self._judge(head, to_head)
+
+    def _adapt(self, head: bytes, to_head: bool) -> Response | None:
+        known = self._shape
+        if known is None or known.to_head != to_head:
+            return None
+        if known.lines is None:
+            self._index_lines(known)
+            assert known.lines is not None
+        lines = head.split(b"\r\n")
+        if not known.lines.accept(lines):
+            return None
+        self._misses += 1
+        model = known.response
+        response = Response()
+        response.status = model.status
+        response.line = model.line
+        response.keep_alive = model.keep_alive
+        response.interim = False
+        response.size = len(head)
+        i = known.length_line
+        response.length = int(lines[i].partition(b":")[2]) if i else model.length
+        response.fields = b"\r\n".join([*[lines[i] for i in known.kept_lines], b"", b""])
+        return response
+
+    def _index_lines(self, known: _ResponseShape) -> None:
+        known.lines = _KnownLines(known.head, _RESPONSE_FIELDS, _RESPONSE_RULES)
+        known.kept_lines = []
+        known.length_line = 0
+        at = len(known.lines.lines[0]) + 2
+        for i, line in enumerate(known.lines.lines[1:-2], 1):
+            if any(a <= at < b for a, b in known.kept):
+                known.kept_lines.append(i)
+            if known.length is not None and at <= known.length[0] < at + len(line):
+                known.length_line = i
+            at += len(line) + 2
+
+    def _judge(self, head: bytes, to_head: bool) -> Response:
         line = _STATUS_LINE.match(head)
         if line is None:
             raise ProxyError("upstream_invalid", "status line")
@@ -479,20 +631,24 @@ class ResponseReader:
             response.length = 0
         response.line += framing
         response.fields = b"".join([head[a:b] for a, b in kept])
-        extra = {token for token in tokens if token} - {b"close", b"keep-alive", b"upgrade"} - _NEVER_NOMINATED
+        extra = {token for token in tokens if token} - _NOT_DROPPED
         if extra:
             response.fields = _without(b"\r\n" + response.fields, extra)[2:]
 
-        if shape is not None:
-            self._shape = None
-            if not extra and not response.interim:
-                self._shape = memo = _ResponseShape()
-                memo.shape = shape
-                memo.response = response
-                memo.status_line = line[0]
-                memo.bodiless = to_head
-                memo.length = None if bodiless or codings else length_span
-                memo.kept = tuple(kept)
+        response.size = len(head)
+        self._misses += 1
+        self._shape = None
+        if not extra and not response.interim:
+            self._shape = known = _ResponseShape()
+            known.head = head
+            known.lines = None
+            known.size = len(head)
+            known.shape = head.translate(_ZEROS)
+            known.response = response
+            known.status_line = line[0]
+            known.to_head = to_head
+            known.length = None if bodiless or codings else length_span
+            known.kept = tuple(kept)
         return response
 
 
