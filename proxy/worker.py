@@ -57,6 +57,7 @@ class Worker:
         self.engine = engine_of(config, index)
         self._file_config = config
         self.config = _as_run(config, self.engine)
+        self.digest = self.config.digest()
         self._started_at = time.monotonic()
         self.discovery = DiscoveryService(self.config.endpoint_specs(), self._started_at)
         self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance)
@@ -92,6 +93,7 @@ class Worker:
         load_certificates(config)
         self._file_config, refused = taken_over(self._file_config, config, fixed_keys(self._file_config))
         self.config = _as_run(self._file_config, self.engine)
+        self.digest = self.config.digest()
         self.discovery.update(self.config.endpoint_specs(), time.monotonic())
         self.service.update_config(self.config)
         logging.getLogger("proxy").setLevel(self.config.server.log_level.upper())
@@ -123,7 +125,7 @@ class Worker:
             "worker": self.index,
             "pid": os.getpid(),
             "engine": self.engine,
-            "config_hash": self.config.digest(),
+            "config_hash": self.digest,
             **self._about,
             "heap": self._heap.as_json() if self._heap else {},
             "rss_bytes": runtime.rss_bytes(),
@@ -173,7 +175,7 @@ class Alone:
         return {
             "engine": self._worker.engine,
             "instance": self._worker.instance.via,
-            "config": {"source": self._source, "hash": self._worker.config.digest()},
+            "config": {"source": self._source, "hash": self._worker.digest},
             "workers": [self._worker.status()],
         }
 

@@ -154,7 +154,9 @@ class AdminListener:
             case "/metrics":
                 runtime = await source.runtime(None)
                 status = await source.status()
-                text = metrics.render(await source.snapshots(), status["workers"], runtime.get("workers", [runtime]))
+                text = await metrics.render(
+                    await source.snapshots(), status["workers"], runtime.get("workers", [runtime])
+                )
                 return Answer(200, text, metrics.CONTENT_TYPE)
             case _:
                 raise Refused(404, f"known here: {' '.join(PATHS)}")

@@ -4,7 +4,8 @@ Both recorders write into rings of integers made beforehand. A garbage collector
 (that is what triggers collections), and a recorder that grows would itself be what it looks for. Nothing here is on the
 path of a request; reading happens on demand, from the admin listener.
 
-Cost: about 1 us a collection, and 0.5 to 0.7 % of a core for the heartbeat; `runtime.recorders: false` removes both.
+Cost: about 1 us a collection. A beat takes 8 us when the loop is busy, 0.08 % of a core; an idle loop pays about 1 % of
+a core, nearly all of it for being woken. `runtime.recorders: false` removes both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 GC_ENTRIES = 4096
 STALL_ENTRIES = 1024
 
-# At 2 ms the heartbeat costs 1.7 % of a core instead of 0.6 %.
+# At 2 ms the wake-ups of an otherwise idle loop cost three times as much.
 PERIOD_NS = 10_000_000
 # A beat this much late is a stall. Timers of a healthy loop are late by up to 2 ms (uvloop's have whole milliseconds).
 # So a call that blocks for PERIOD + LATE is always found, a shorter one only if a beat falls into its first part.

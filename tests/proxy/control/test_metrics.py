@@ -1,8 +1,10 @@
 """The Prometheus text, read back by Prometheus' own parser."""
 
+import asyncio
+
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.control.metrics import merged_by_engine, render
+from proxy.control.metrics import SLICE, merged_by_engine, render
 from proxy.control.recorders import Recorders
 from proxy.core.endpoint import Endpoint, EndpointSpec
 from proxy.core.stats import StatsCollector
@@ -28,7 +30,7 @@ def runtime(worker, engine="olla", *, recorders=True):
 
 def samples(*args):
     """{(name, sorted labels): value} and {family: type} of a rendered exposition."""
-    families = list(text_string_to_metric_families(render(*args).decode()))
+    families = list(text_string_to_metric_families(asyncio.run(render(*args)).decode()))
     return (
         {(s.name, *(f"{k}={v}" for k, v in sorted(s.labels.items()))): s.value for f in families for s in f.samples},
         {family.name: family.type for family in families},
@@ -106,5 +108,27 @@ def test_memory_pauses_and_stalls_are_shown_for_each_worker_in_base_units():
 
 
 def test_no_family_is_announced_without_a_series():
-    families = list(text_string_to_metric_families(render([], [], []).decode()))
+    families = list(text_string_to_metric_families(asyncio.run(render([], [], [])).decode()))
     assert families == []
+
+
+def test_many_endpoints_are_rendered_in_slices_between_which_the_loop_runs():
+    endpoints = {f"e{i}": {"healthy": True} for i in range(3 * SLICE + 1)}
+    turns = []
+
+    async def main():
+        async def other_work():
+            while True:
+                turns.append(True)
+                await asyncio.sleep(0)
+
+        other = asyncio.ensure_future(other_work())
+        text = await render([], [{"worker": 0, "engine": "olla", "endpoints": endpoints}], [])
+        other.cancel()
+        return text.decode()
+
+    text = asyncio.run(main())
+    (family,) = text_string_to_metric_families(text)
+    assert {s.labels["endpoint"] for s in family.samples} == endpoints.keys()
+    assert text.count("# TYPE") == text.count("# HELP") == 1
+    assert len(turns) >= 4
