@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import sys
@@ -44,19 +45,25 @@ class _TimerFd:
         self._pointer = ctypes.byref(self._spec)
         self._loop = loop
         self._ring = ring
+        self._pending = False
         loop.add_reader(self._fd, self._rang)
 
     def set(self, when: int) -> None:
+        self._pending = True
         spec = self._spec
         spec[2], spec[3] = divmod(when, 1_000_000_000)
         self._settime(self._fd, _ABSOLUTE, self._pointer, None)
 
     def _rang(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:  # set anew since it rang
-            return
+        # Setting a timerfd also takes back that it rang: a read, and its system call, is only needed if nobody does.
+        self._pending = False
         self._ring()
+        if not self._pending:
+            self._read()
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 8)
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)

@@ -1,8 +1,8 @@
 """The self-test's driver: raw sockets and epoll, one process, nothing of ours imported.
 
 All replies to one request are equally long (clocks have a fixed width), so checking one is counting its bytes. Run as
-`python -m mock_backends.raw_client JOB`, where JOB is JSON: host, port, request (text), connections, seconds, ramp (over
-how many seconds the connections send their first request), cpu (or null). Prints one line of JSON.
+`python -m mock_backends.raw_client JOB`, where JOB is JSON: host, port, request (text), connections, seconds, ramp
+(over how many seconds the connections send their first request), cpu (or null). Prints one line of JSON.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ def _path_of(target: bytes) -> bytes:
 class Likeness:
     """Recognises the same request when it comes again, whatever its id, by comparing bytes.
 
-    Clients and proxies give each request an id of its own, so whole requests are never equal. Costs 0.5 us, where reading
-    the head again costs 5 and the body another 5.
+    Clients and proxies give each request an id of its own, so whole requests are never equal. Costs 0.5 us, where
+    reading the head again costs 5 and the body another 5.
     """
 
     __slots__ = ("_after", "_before", "_body", "_room")
