@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -89,9 +90,21 @@ def _work(job: Job, plan: Plan | None, port: int) -> int:
         pass
     runner.client.close(linger=0)  # what a dead master did not take must not keep this process
     if conductor.failure is not None:
-        sys.stderr.write(f"worker: {type(conductor.failure).__name__}: {conductor.failure}\n")
-        return INTERNAL
+        return _explain(conductor.failure, job)
     return 0
+
+
+def _explain(failure: BaseException, job: Job) -> int:
+    """One sentence on stderr, and the exit code."""
+    if isinstance(failure, socket.gaierror):
+        sys.stderr.write(f"{job.base_url}: the address cannot be resolved: {failure.strerror}\n")
+        return MISSING
+    if isinstance(failure, OSError):
+        where = failure.filename or job.out
+        sys.stderr.write(f"{where}: {failure.strerror or failure}\n")
+        return MISSING
+    sys.stderr.write(f"the driver is broken: {type(failure).__name__}: {failure}\n")
+    return INTERNAL
 
 
 def _set_up_process() -> None:
@@ -172,9 +185,6 @@ class _Run:
                 return 128 + self._signal
             runner.start_shape()
             self._wait(conductor)
-        except OSError as exc:
-            sys.stderr.write(f"{self._job.base_url}: {exc.strerror or exc}\n")
-            return MISSING
         finally:
             runner.quit()
             self._reap()
@@ -235,8 +245,7 @@ class _Run:
 
     def _report(self, conductor: Any) -> int:
         if conductor.failure is not None:
-            sys.stderr.write(f"{type(conductor.failure).__name__}: {conductor.failure}\n")
-            return MISSING if isinstance(conductor.failure, OSError) else INTERNAL
+            return _explain(conductor.failure, self._job)
         summaries = [conductor.results[worker] for worker in sorted(conductor.results)]
         _print_line({"finished": True, **_merged(summaries), "lost_workers": sorted(conductor.lost)})
         if self._signal:

@@ -38,6 +38,8 @@ _LEAD_LOCAL_S = 0.05
 _LEAD_WORKERS_S = 1.0
 _LEAD_A_USER_S = 0.0003  # Locust needs about 0.1 ms to start one
 _HALT_S = 30.0  # for workers to write their shards after a halt
+_SILENT_S = 15.0  # after Locust has missed a worker's heartbeats; it may only have been short of processor time
+_WRITING_S = 600.0  # the same for a worker that said it is writing its shard, which sends no heartbeats meanwhile
 
 _END = REQUEST_COLUMNS.index("end_ns")
 _SENT = REQUEST_COLUMNS.index("sent_ns")
@@ -118,6 +120,7 @@ class Conductor:
         self._workers: dict[str, int] = {}  # on a master: Locust's client id -> our worker number
         self._pids: dict[int, int] = {}  # of workers on this machine
         self._latest: dict[int, dict[str, Any]] = {}
+        self._writing: set[int] = set()
         # A user is asked to stop between two requests; how long Locust waits for that before it kills it.
         environment.stop_timeout = job.timeout_s if job.closed is not None else 0.0
         DriverUser.conductor = JobShape.conductor = self
@@ -126,6 +129,7 @@ class Conductor:
             events.test_start.add_listener(self._deal)
             events.test_stop.add_listener(self._halt_workers)
             self._runner.register_message("pe-begun", self._worker_begun)
+            self._runner.register_message("pe-measured", self._worker_measured)
             self._runner.register_message("pe-shard", self._shard_written)
             self._runner.register_message("pe-progress", self._worker_progress)
         else:
@@ -160,15 +164,21 @@ class Conductor:
         self.over.clear()
         self._tests += 1
         out = self._out if self._tests == 1 else self._out / f"test-{self._tests}"  # the page's "New test"
-        self.session = Session(
-            self.job,
-            self._plan,
-            out=out,
-            worker=worker,
-            workers=workers,
-            on_rows=_Page(self._environment, self.job).add,
-            on_progress=self._progress,
-        )
+        try:
+            self.session = Session(
+                self.job,
+                self._plan,
+                out=out,
+                worker=worker,
+                workers=workers,
+                on_rows=_Page(self._environment, self.job).add,
+                on_progress=self._progress,
+                on_measured=self._measured,
+            )
+        except Exception as exc:  # Locust would log it and go on without us
+            self.failure = exc
+            self._tell_end(worker, {}, out)
+            return
         self.session.start(t0_ns)
         gevent.spawn(self._finish, self.session, out)
 
@@ -179,13 +189,22 @@ class Conductor:
     def _finish(self, session: Session, out: Path) -> None:
         session.done.wait()
         self.failure = session.failure
+        self._tell_end(session.worker, session.summary, out)
+
+    def _tell_end(self, worker: int, summary: dict[str, Any], out: Path) -> None:
         if isinstance(self._runner, WorkerRunner):
-            self._runner.send_message("pe-shard", {"worker": session.worker, "summary": session.summary})
+            self._runner.send_message("pe-shard", {"worker": worker, "summary": summary})
+        elif summary:
+            self.results = {0: summary}
+            write_index(out, 1, (), [summary])
         else:
-            self.results = {0: session.summary} if session.summary else {}
-            self.lost = set() if session.summary else {0}
-            write_index(out, 1, self.lost, self.results.values())
+            self.lost = {0}
         self.over.set()
+
+    def _measured(self) -> None:
+        if isinstance(self._runner, WorkerRunner):
+            assert self.session is not None
+            self._runner.send_message("pe-measured", {"worker": self.session.worker})
 
     def _progress(self, line: dict[str, Any]) -> None:
         if isinstance(self._runner, WorkerRunner):
@@ -221,6 +240,7 @@ class Conductor:
         self.results = {}
         self.lost = set()
         self._latest = {}
+        self._writing = set()
         self._tests += 1
         self._workers = {client.id: number for number, client in enumerate(sorted(ready, key=lambda c: c.id))}
         lead_ns = self._lead_ns(_LEAD_WORKERS_S)
@@ -237,12 +257,17 @@ class Conductor:
     def _watch_workers(self, workers: dict[str, int]) -> None:
         """Until every worker has finished or is lost; then the index is written."""
         clients = self._runner.clients
+        heard = dict.fromkeys(workers.values(), time.monotonic())
         while self._workers is workers and not self.over.is_set():
+            now = time.monotonic()
             for client_id, worker in workers.items():
                 client = clients.get(client_id)
-                if worker not in self.results and (client is None or client.state == STATE_MISSING):
+                if client is not None and client.state != STATE_MISSING:
+                    heard[worker] = now
+                patience_s = _WRITING_S if worker in self._writing else _SILENT_S
+                if worker not in self.results and now - heard[worker] > patience_s:
                     self.lost.add(worker)
-            if len(self.results) + len(self.lost) >= len(workers):
+            if len(self.results.keys() | self.lost) >= len(workers):
                 self._write_index()
                 return
             gevent.sleep(0.05)
@@ -262,6 +287,9 @@ class Conductor:
 
     def _worker_begun(self, msg: Any, **_: Any) -> None:
         self._pids[msg.data["pid"]] = msg.data["worker"]
+
+    def _worker_measured(self, msg: Any, **_: Any) -> None:
+        self._writing.add(msg.data["worker"])
 
     def _shard_written(self, msg: Any, **_: Any) -> None:
         if msg.data["summary"]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from loadgen.driver.stream import NEVER
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from reports.schema import EVENTS, REQUESTS
 
 Ints64 = npt.NDArray[np.int64]
 
@@ -129,10 +129,6 @@ class RequestRows(Rows):
 
     def write(self, path: Path, *, scenario: str, worker: int) -> None:
         """Writes the shard ``requests-<worker>.parquet``."""
-        import pyarrow as pa
-
-        from reports.schema import REQUESTS
-
         extra = [(name, pa.int64()) for name in REQUEST_COLUMNS if name not in REQUESTS.names]
         schema = pa.schema([*REQUESTS, *extra], metadata=REQUESTS.metadata)
         outcomes = np.array(OUTCOMES, dtype=object)
@@ -166,9 +162,6 @@ class EventRows(Rows):
 
     def write(self, path: Path) -> None:
         """Writes the shard ``events-<worker>.parquet``."""
-        import pyarrow as pa
-
-        from reports.schema import EVENTS
 
         def column(rows: Ints64, name: str) -> pa.Array:
             values = rows[:, EVENT_COLUMNS.index(name)]
@@ -180,9 +173,6 @@ class EventRows(Rows):
 
 def _write(path: Path, schema: pa.Schema, groups: Iterator[list[pa.Array]]) -> None:
     """Writes a table whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:

@@ -52,7 +52,11 @@ _WARMUP = REQUEST_COLUMNS.index("warmup")
 
 
 class Session:
-    """What one worker does. `on_rows` gets the new rows four times a second, `on_progress` a dict once a second."""
+    """What one worker does.
+
+    `on_rows` gets the new rows four times a second, `on_progress` a dict once a second; `on_measured` is called when
+    the last request has ended, before the rows are written (which may take seconds in which nothing else runs).
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Session:
         workers: int = 1,
         on_rows: Callable[[Ints64], object] | None = None,
         on_progress: Callable[[dict[str, Any]], object] | None = None,
+        on_measured: Callable[[], object] | None = None,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.job = job
@@ -77,6 +82,7 @@ class Session:
         self._out = out
         self._on_rows = on_rows
         self._on_progress = on_progress
+        self._on_measured = on_measured
         self._wrong_kept = 0
         self._timer = Timer()
         self._rows = RequestRows(out / f".requests-{worker}.spill")
@@ -175,6 +181,9 @@ class Session:
             ticker.kill()
             self._tick()
             measured = self._measured()
+            if self._on_measured is not None:
+                self._on_measured()
+                gevent.sleep(0)  # what it sends shall leave before the writing
         except Exception as exc:
             self.failure = exc
             measured = {}
