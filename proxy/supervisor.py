@@ -200,12 +200,16 @@ class Supervisor:
             await self.snapshots()
 
     async def _wait_until_ready(self) -> bool:
-        everyone = asyncio.gather(*(seat.ready.wait() for seat in self._seats))
+        async def everyone() -> None:
+            for seat in self._seats:
+                await seat.ready.wait()
+
+        ready = asyncio.ensure_future(everyone())
         stop = asyncio.ensure_future(self._stop.asked.wait())
-        await asyncio.wait((everyone, stop), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((ready, stop), return_when=asyncio.FIRST_COMPLETED)
+        self._all_ready = ready.done()
+        ready.cancel()
         stop.cancel()
-        self._all_ready = everyone.done()
-        everyone.cancel()
         return self._all_ready
 
     async def _keep(self, seat: Seat) -> None:

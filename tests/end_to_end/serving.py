@@ -73,10 +73,18 @@ class Backend:
         self._loop.call_soon_threadsafe(self._release.set)
 
     def close(self) -> None:
-        """Listen no more, and end the thread."""
-        self._loop.call_soon_threadsafe(self._server.close)
+        """Listen no more, hang up, and end the thread."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Serve:

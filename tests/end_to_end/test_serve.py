@@ -193,9 +193,9 @@ def test_streams_longer_than_the_grace_period_are_cut(start: Start, workers: int
 def test_a_reload_changes_endpoints_and_balancer_and_cuts_no_stream(
     start: Start, upstream: Backend, engine: str, workers: int
 ) -> None:
-    sections = {"proxy": {"engine": engine}, "server": {"workers": workers}}
+    sections = {"proxy": {"engine": engine, "max_conns_per_host": 0}, "server": {"workers": workers}}
     proxy = start(**sections)
-    streams = [proxy.stream() for _ in range(20)]
+    streams = [proxy.stream() for _ in range(200)]
     with backend() as other:
         changed = config_for(upstream, **sections, endpoints=[{"name": "b", "url": f"http://127.0.0.1:{other.port}"}])
         changed["proxy"]["load_balancer"] = "round-robin"
@@ -208,7 +208,7 @@ def test_a_reload_changes_endpoints_and_balancer_and_cuts_no_stream(
             assert proxy.get("/new")[0] == 200
         assert other.seen.count("/new") == 8
         upstream.release()
-        assert [stream.read() for stream in streams] == [b"last"] * 20
+        assert [stream.read() for stream in streams] == [b"last"] * 200
 
 
 def all_know(proxy: Serve, endpoint: str) -> bool:

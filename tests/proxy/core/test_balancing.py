@@ -36,6 +36,12 @@ def test_round_robin_gives_everyone_the_same_share_to_within_one(count, picks):
     assert max(shares.values()) - min(shares.get(e.name, 0) for e in candidates) <= 1
 
 
+def test_round_robin_goes_in_configured_order_from_the_first():
+    candidates = endpoints(0, 0, 0)
+    balancer = RoundRobin()
+    assert [balancer.pick(candidates).name for _ in range(5)] == ["e0", "e1", "e2", "e0", "e1"]
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_priority_picks_only_the_highest_and_rotates_among_equals(priorities):
     candidates = endpoints(*[0] * len(priorities), priorities=priorities)
@@ -75,6 +81,12 @@ def test_above_the_sampling_limit_the_better_of_two_is_picked_and_never_the_sing
     candidates = endpoints(*range(SAMPLE_ABOVE + 1))
     balancer = LeastConnections(Random(seed))
     assert all(balancer.pick(candidates) is not candidates[-1] for _ in range(20))
+
+
+def test_above_the_sampling_limit_a_pick_looks_at_two_and_not_at_all():
+    candidates = endpoints(*range(SAMPLE_ABOVE + 1))
+    balancer = LeastConnections(Random(1))
+    assert len({balancer.pick(candidates).name for _ in range(50)}) > 5  # a scan would find the idle one every time
 
 
 def test_above_the_sampling_limit_load_stays_close_to_even():
