@@ -466,7 +466,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._@+-]+")
 def safe_name(name: str) -> str:
     """`name` as one harmless path component; distinct names stay distinct. Plain names are returned unchanged."""
     cleaned = _UNSAFE.sub("_", name).lstrip(".")[:100]
-    if cleaned == name:
+    if cleaned and cleaned == name:
         return cleaned
     return f"{cleaned or 'x'}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

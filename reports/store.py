@@ -80,10 +80,8 @@ def dump_json(value: object) -> bytes:
 
 
 def _write_record(path: Path, record: BaseModel) -> None:
-    try:
-        write_atomically(path, dump_json(record.model_dump(mode="json", exclude_none=False)))
-    except ValueError as exc:
-        raise ReportError(f"{path}: a value is NaN or infinite; what was not measured must be null") from exc
+    # Dumping for JSON turns NaN and Infinity into null: not measured.
+    write_atomically(path, dump_json(record.model_dump(mode="json")))
 
 
 def _as_arrow(kind: str, table: Table, where: Path, only: list[str] | None = None) -> pa.Table:
@@ -132,7 +130,7 @@ def _write_table(path: Path, kind: str, table: Table) -> None:
 
 def run_folder(campaign_dir: Path, run: str) -> Path:
     """The folder of `run`, made if absent. ReportError if the name would leave the campaign's folder."""
-    if safe_name(run) != run or run in (".", ".."):
+    if safe_name(run) != run:
         raise ReportError(f"run name {run!r} is not a plain file name; make it with reports.schema.run_name")
     folder = campaign_dir / "runs" / run
     folder.mkdir(parents=True, exist_ok=True)
