@@ -263,8 +263,8 @@ class Campaign:
 
     def _setting(self) -> Setting:
         planned = self._planned
-        self._voice.step("measuring what the mocks reach alone")
-        ceiling = backends.ceiling(planned.cores.mocks)
+        self._voice.step("measuring what the mocks reach alone (once for this machine)")
+        ceiling = backends.ceiling(self._folder.parent / "mock-ceiling.json")
         note = planned.cores.note
         return Setting(
             folder=self._folder,

@@ -136,7 +136,7 @@ def pressure() -> dict[str, float]:
 def describe(cores: Cores) -> dict[str, Any]:
     """The `machine` of campaign.json. Unreadable facts are left out, never guessed."""
     facts: dict[str, Any] = {
-        "cpu_model": _cpu_model(),
+        "cpu_model": cpu_model(),
         "cores": os.cpu_count(),
         "cores_available": len(available_cores()),
         "memory_bytes": psutil.virtual_memory().total,
@@ -194,7 +194,8 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """The processor's name as the kernel knows it."""
     info = _read("/proc/cpuinfo") or ""
     for line in info.splitlines():
         name, _, value = line.partition(":")

@@ -23,6 +23,9 @@ from reports import schema
 
 _FOLDER = Path(__file__).with_name("scenarios")
 
+PINS = "pins.json"
+"""What the requests of each scenario are answered with, made by `python -m loadgen.pin`: `{id: [{digest, events}]}`."""
+
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -79,6 +82,11 @@ class Request(_Part):
     def text(self) -> str:
         """The body as it is sent, marks included."""
         return self.body if isinstance(self.body, str) else json.dumps(self.body, separators=(",", ":"))
+
+    @property
+    def always_the_same(self) -> bool:
+        """Whether every request of this kind gets the same reply, so that its digest can be pinned."""
+        return MAX_TOKENS_MARK not in self.text() and SEED_MARK not in self.text()
 
     def template(self, copy: int = 0, *, check_digest: bool = True) -> Template:
         """What the driver sends. `check_digest` false: only the status is expected."""
@@ -376,16 +384,35 @@ def catalogue() -> Mapping[str, Scenario]:
 
 
 def load(path: Path) -> Scenario:
-    """One scenario file. Raises BadInput with file, key and value."""
+    """One scenario file, with the replies pinned beside it. Raises BadInput with file, key and value."""
     data = _read(path)
     if isinstance(data, dict) and "like" in data:
         data = _like(path, data)
     try:
-        return Scenario.model_validate(data)
+        return _pinned(Scenario.model_validate(data), path.with_name(PINS))
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BadInput(f"{path}: {key}: {first['msg']} (it is {first['input']!r})"[:600]) from exc
+
+
+def _pinned(scenario: Scenario, pins: Path) -> Scenario:
+    """The scenario with what `pins` says its requests are answered with; a request's own `expect` wins."""
+    try:
+        known = json.loads(pins.read_text(encoding="utf-8")).get(scenario.id)
+    except FileNotFoundError:
+        return scenario
+    except (OSError, ValueError) as exc:
+        raise BadInput(f"{pins}: cannot be read: {exc}; make it anew with python -m loadgen.pin") from exc
+    if known is None or len(known) != len(scenario.requests):
+        return scenario
+    requests = [
+        request
+        if pin is None or request.expect.digest is not None
+        else request.model_copy(update={"expect": request.expect.model_copy(update=pin)})
+        for request, pin in zip(scenario.requests, known, strict=True)
+    ]
+    return scenario.model_copy(update={"requests": tuple(requests)})
 
 
 def _like(path: Path, data: dict[str, Any]) -> dict[str, Any]:

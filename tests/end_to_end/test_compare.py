@@ -1,0 +1,275 @@
+"""Whole campaigns with real processes: they end in a report, survive what is killed, and leave nothing behind.
+
+No test here looks at a speed: on a busy machine runs may be void (exit code 3), and that is a right answer too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loadgen import backends
+from loadgen.errors import INTERRUPTED, NO_VALID_RUN
+from reports.store import load_campaign
+
+SCENARIO = """
+id: tiny
+question: Does a whole campaign work from end to end?
+answer: A report whose rows were all checked against the expected reply.
+kind: stream
+mock:
+  profile: {name: brisk, time_to_first_token: {constant: 2ms}, token_gap: {constant: 2ms}}
+requests:
+  - path: /v1/chat/completions
+    body: {model: mock-model, messages: [{role: user, content: hello}], max_tokens: 5, stream: true, seed: 7}
+    stream: true
+arrivals: {kind: constant, rate: 40}
+warmup_s: 0.25
+duration_s: SECONDS
+"""
+
+
+def scenario(folder: Path, seconds: float) -> str:
+    path = folder / "tiny.yaml"
+    path.write_text(SCENARIO.replace("SECONDS", str(seconds)))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def ceiling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mocks' self-test, measured once for all campaigns of these tests."""
+    path = tmp_path_factory.mktemp("ceiling") / "mock-ceiling.json"
+    backends.ceiling(path)
+    return path
+
+
+@pytest.fixture
+def compare(tmp_path: Path, ceiling: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `proxy-engines compare` in a folder of its own; afterwards nothing that it started may be left."""
+    started: list[subprocess.Popen[str]] = []
+    for folder in (tmp_path, tmp_path / "reports" / "runs"):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ceiling, folder)
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "loadgen", "compare", *arguments]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def child_called(pid: int, words: str) -> psutil.Process:
+    """The descendant whose command line holds `words`, once it is there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for one in descendants(pid):
+            try:
+                line = " ".join(one.cmdline())
+            except psutil.Error:
+                continue
+            if words in line and "leash.py" not in line:
+                return one
+        time.sleep(0.02)
+    raise AssertionError(f"no child called {words!r} came up")
+
+
+def load_has_begun(folder: Path, run: str) -> None:
+    """Waits until the driver of `run` has reported its first second."""
+    progress = folder / "runs" / run / "driver.stdout"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if progress.exists() and '"t"' in progress.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{run} did not begin")
+
+
+def records(folder: Path) -> dict[str, Any]:
+    return {run.name: run.record for run in load_campaign(folder).runs}
+
+
+def test_a_campaign_ends_in_a_report_with_every_reply_checked(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    arguments = ("--scenarios", scenario(tmp_path, 0.75), "--targets", "relay,direct", "--rounds", "1")
+    process = compare(*arguments)
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode in (0, NO_VALID_RUN), told
+    folder = tmp_path / "reports" / "runs" / "latest"
+    assert folder.is_symlink()
+    assert "Report: reports/runs/" in told
+    campaign = load_campaign(folder)
+    assert campaign.header.state == "complete"
+    assert campaign.header.command.endswith(" ".join(arguments))
+    assert {"r01-tiny-relay", "r01-tiny-direct"} <= {run.name for run in campaign.runs}
+    assert not campaign.unfinished
+    for run in campaign.runs:
+        rows = run.table("requests")
+        events = run.table("events")
+        usage = run.table("usage")
+        assert rows is not None and events is not None and usage is not None
+        assert len(rows) == 40
+        assert rows["digest_ok"].all()
+        assert set(rows["outcome"]) == {"ok"}
+        assert len(events) == rows["events"].sum()
+        assert rows["warmup"].sum() == 10
+        roles = {"mock", "driver", "target"} if run.record.target == "relay" else {"mock", "driver"}
+        assert set(usage["role"]) == roles
+        assert {check.check for check in run.record.validity} >= {"generator-lag", "steal", "digest", "errors"}
+    for name in ("report.html", "report.md", "verdict.json", "campaign.json"):
+        assert (folder / name).stat().st_size > 0
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["schema"] == 1
+
+
+def test_an_interrupted_campaign_leaves_no_process_keeps_its_runs_and_can_be_resumed(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "campaign"
+    process = compare(
+        "--scenarios", scenario(tmp_path, 1.5), "--targets", "relay,direct", "--rounds", "1", "--out", str(folder)
+    )
+    load_has_begun(folder, "r01-tiny-direct")  # the second of two runs
+    started = descendants(process.pid)
+    assert len(started) >= 2
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED, told
+    assert "1 finished run(s) are kept" in told
+    assert "Traceback" not in told
+    assert all_gone(started)
+    kept = records(folder)
+    assert list(kept) == ["r01-tiny-relay"]
+    assert load_campaign(folder).header.state == "interrupted"
+
+    report = subprocess.run(
+        [sys.executable, "-m", "loadgen", "report", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert report.returncode == 0, report.stderr
+    assert (folder / "report.html").exists()
+
+    resumed = compare("--resume", str(folder))
+    told, _ = resumed.communicate(timeout=60)
+    assert resumed.returncode in (0, NO_VALID_RUN), told
+    assert {"r01-tiny-relay", "r01-tiny-direct"} <= set(records(folder))
+    assert records(folder)["r01-tiny-relay"] == kept["r01-tiny-relay"]
+    assert load_campaign(folder).header.state == "complete"
+
+
+def test_a_conductor_that_is_killed_takes_its_processes_with_it(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "campaign"
+    process = compare(
+        "--scenarios", scenario(tmp_path, 20), "--targets", "relay", "--rounds", "1", "--out", str(folder)
+    )
+    load_has_begun(folder, "r01-tiny-relay")
+    started = descendants(process.pid)
+    process.kill()
+    process.wait()
+    assert all_gone(started)
+
+
+def test_what_is_killed_in_mid_run_voids_that_run_and_the_campaign_goes_on(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    victims = [
+        ("loadgen.targets.relay", "target", "the target was ended by SIGKILL"),
+        ("mock_backends", "bench", "the mocks' process was ended by SIGKILL"),
+        ("loadgen.driver", "bench", "the driver was ended by SIGKILL"),
+    ]
+    folder = tmp_path / "campaign"
+    process = compare(
+        "--scenarios", scenario(tmp_path, 1.5), "--targets", "relay", "--rounds", "3", "--out", str(folder)
+    )
+    for number, (victim, _, _) in enumerate(victims, 1):
+        load_has_begun(folder, f"r0{number}-tiny-relay")
+        child_called(process.pid, victim).kill()
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, NO_VALID_RUN), told
+    found = records(folder)
+    for number, (_, blame, said) in enumerate(victims, 1):
+        broken = found[f"r0{number}-tiny-relay"]
+        assert broken.void_reason is not None
+        assert broken.void_reason.startswith(said)
+        assert broken.validity[0].blame == blame
+        assert f"Void: {said}" in told
+    repeat = found["r04-tiny-relay"]
+    assert repeat.attempt == 2
+    assert repeat.summary["outcomes"] == {"ok": 60}
+    assert (folder / "report.html").exists()
+
+
+def test_a_target_that_answers_wrongly_is_not_measured(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    code = (
+        "from http.server import *\n"
+        "class H(BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers()\n"
+        "        self.wfile.write(b'hi')\n"
+        "server = HTTPServer(('127.0.0.1', 0), H); print(server.server_port, flush=True); server.serve_forever()\n"
+    )
+    liar = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert liar.stdout is not None
+        url = f"http://127.0.0.1:{int(liar.stdout.readline())}"
+        folder = tmp_path / "campaign"
+        process = compare(
+            *("--scenarios", scenario(tmp_path, 0.5), "--targets", "liar", "--target", f"liar={url},pid={liar.pid}"),
+            *("--rounds", "1", "--out", str(folder)),
+        )
+        told, _ = process.communicate(timeout=60)
+    finally:
+        liar.kill()
+        liar.communicate()
+    assert process.returncode == NO_VALID_RUN, told
+    reason = records(folder)["r01-tiny-liar"].void_reason
+    assert "does not carry X-Mock-Digest" in reason
+
+
+def test_a_folder_that_holds_a_campaign_is_not_written_over(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "campaign.json").write_text("{}")
+    process = compare("--scenarios", scenario(tmp_path, 0.5), "--targets", "direct", "--out", "used")
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 65
+    assert "a campaign is already there" in told
+    assert os.listdir(tmp_path / "used") == ["campaign.json"]  # noqa: PTH208  # names are enough
