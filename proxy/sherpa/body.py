@@ -88,6 +88,8 @@ class RequestBody:
                     data = await content.readany()
                 if self._patience is not None:
                     self._patience = max(self._patience - (monotonic() - asked), 0.0)
+            if (broken := content.exception()) is not None:  # it broke behind the bytes that were just read
+                raise broken
         except TimeoutError as exc:
             raise ProxyError("request_timeout", "the body") from exc
         except RequestPayloadError as exc:

@@ -18,6 +18,9 @@ from typing import Any, cast
 
 from aiohttp import (
     ClientError,
+    ClientHandlerType,
+    ClientMiddlewareType,
+    ClientRequest,
     ClientResponse,
     ClientSession,
     ClientTimeout,
@@ -34,6 +37,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, HttpResponseParser, HttpResponseParserPy
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
+from multidict import CIMultiDict
 
 from proxy.config import Config
 from proxy.core.endpoint import EndpointSpec
@@ -180,6 +184,10 @@ class _HeadRefused(Exception):
         self.code = code
 
 
+def _refused(code: str) -> _ErrInfo:
+    return _ErrInfo(ERRORS[code].status, _HeadRefused(code), "")
+
+
 class ClientConnection(_StallWatch, RequestHandler):
     """aiohttp's server protocol with limits for whole heads in time and size, and with bodies that fail loudly."""
 
@@ -295,7 +303,11 @@ class ClientConnection(_StallWatch, RequestHandler):
         message, payload = self._messages[-1]
         if not isinstance(message, _ErrInfo):
             if self._head_bytes + size > self._max_head and _field_bytes(message) > self._max_head:
-                self._messages[-1] = (_ErrInfo(431, _HeadRefused("headers_too_large"), ""), payload)
+                self._messages[-1] = (_refused("headers_too_large"), payload)
+            elif message.version.major != 1 or message.version.minor > 1:
+                # llhttp reads a request line without a version as 0.9; aiohttp answers 2.0 in kind.
+                code = "version_not_supported" if message.version.major else "bad_request"
+                self._messages[-1] = (_refused(code), payload)
             self._body, self._body_bytes = payload, 0
         elif not self._body.is_eof():  # it is in the body of the request in hand, whose handler aiohttp would let hang
             self._messages.pop()
@@ -310,7 +322,7 @@ class ClientConnection(_StallWatch, RequestHandler):
 
     def _refuse_head(self, code: str) -> None:
         self._end_head()
-        self._messages.append((_ErrInfo(ERRORS[code].status, _HeadRefused(code), ""), EMPTY_PAYLOAD))
+        self._messages.append((_refused(code), EMPTY_PAYLOAD))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -531,7 +543,7 @@ def new_session(connector: Connector) -> ClientSession:
         connector=connector,
         cookie_jar=DummyCookieJar(),  # a real one would hand a client's cookies to the next client
         auto_decompress=False,
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        skip_auto_headers=("Content-Type",),
         trust_env=False,
         read_bufsize=READ_BUFFER,
         max_line_size=limits.max_target_size or NO_LIMIT,
@@ -539,6 +551,23 @@ def new_session(connector: Connector) -> ClientSession:
         max_headers=limits.max_headers or NO_LIMIT,
         trace_configs=[_connect_times()] if config.proxy.server_timing else None,
     )
+
+
+def sending(headers: Pairs, *, chunked: bool) -> ClientMiddlewareType:
+    """A middleware that lets a request have these fields and this framing.
+
+    Given the usual way, `X-A: 1` and `x-a: 2` would become the second alone, a DELETE would gain `Content-Length: 0`,
+    and `chunked=False` would chunk (aiohttp#13739).
+    """
+
+    async def send(request: ClientRequest, forward: ClientHandlerType) -> ClientResponse:
+        request.headers = CIMultiDict(headers)
+        request.chunked = chunked or None
+        if chunked:
+            request.headers[hdrs.TRANSFER_ENCODING] = "chunked"
+        return await forward(request)
+
+    return send
 
 
 def trust(spec: EndpointSpec) -> ssl.SSLContext | bool:

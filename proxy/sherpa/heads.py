@@ -20,9 +20,6 @@ _UNKNOWN_METHOD = re.compile(r"""\n\n  b['"][!#$%&'*+.^_`|~0-9A-Za-z-]+ """)
 def check_request(request: web.BaseRequest) -> tuple[Pairs, str]:
     """The fields and the path with its query, as received, of a request that is valid HTTP. Raises ProxyError."""
     headers, version, target = request.headers, request.version, request.raw_path
-    if version.major != 1 or version.minor > 1:
-        # llhttp reads a request line without a version as 0.9, and takes 2.0 for 1.1.
-        raise ProxyError("bad_request" if version.major == 0 else "version_not_supported")
     if request.method == "CONNECT":
         raise ProxyError("not_implemented", "CONNECT")
     coding = headers.get("Transfer-Encoding")
@@ -52,6 +49,8 @@ def check_response(upstream: ClientResponse) -> Pairs:
     """The fields of a response as received, if they are valid. aiohttp's client parses leniently. Raises ProxyError."""
     if upstream.status < 200:
         raise ProxyError("upstream_invalid", f"an unasked {upstream.status}")
+    if upstream.version is None or upstream.version.major != 1:
+        raise ProxyError("upstream_invalid", f"version {upstream.version}")
     if _CONTROL.search(b"".join([value for _, value in upstream.raw_headers])):
         raise ProxyError("upstream_invalid", "control bytes in a field")
     return _decoded(upstream.raw_headers, "upstream_invalid")

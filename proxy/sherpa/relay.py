@@ -120,12 +120,11 @@ class Relay:
             upstream = await self._session.request(
                 exchange.request.method,
                 url,
-                headers=headers,
                 data=body.data(),
-                chunked=body.chunked or None,  # False would chunk as well (aiohttp#13739)
                 allow_redirects=False,
                 timeout=self._connector.timeout,
                 ssl=guard.trust(endpoint.spec),
+                middlewares=(guard.sending(headers, chunked=body.chunked),),
                 trace_request_ctx=exchange.times,
             )
         except guard.CLIENT_ERRORS as exc:
@@ -147,7 +146,7 @@ class Relay:
                 chunk = await content.read(size)
             except guard.CLIENT_ERRORS as exc:
                 raise guard.UpstreamFailed("upstream_closed", repr(exc)) from exc
-            if content.at_eof():
+            if content.at_eof() and content.exception() is None:
                 await response.write_eof(chunk)
                 break
             await response.write(chunk)  # goes to the socket at once: the flush

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.engines import ENGINES
 from tests.contract.peers import Endpoint
-from tests.contract.running import WORKERS, ProcessProxy, RunningProxy, Settings, ThreadProxy
+from tests.contract.running import LATE_TROUBLE, WORKERS, ProcessProxy, RunningProxy, Settings, ThreadProxy
 
 Start = Callable[..., Any]
 
@@ -87,6 +87,15 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} pins a promise and was skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_forgotten() -> Iterator[None]:
+    """Tasks that were destroyed while pending and exceptions that nobody retrieved, seen when they are collected."""
+    yield
+    gc.collect()  # not after each test: it takes longer than most of them
+    late, LATE_TROUBLE[:] = list(LATE_TROUBLE), []
+    assert not late, late
 
 
 @pytest.fixture(scope="session", autouse=True)

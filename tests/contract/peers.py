@@ -27,7 +27,7 @@ from typing import Self
 # Long enough for a noisy machine; a test that waits as long fails.
 PATIENCE = 8.0
 
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~]*)?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2}) ([\t -~\x80-\xff]*)")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\x00]*?)[ \t]*")
@@ -206,7 +206,7 @@ class Wire:
         self.sock.settimeout(during)
         try:
             self._unread = self.sock.recv(2**16)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             return True
         except OSError:
             return False
@@ -235,9 +235,10 @@ class Wire:
         try:
             while True:
                 line = self.receive_until(b"\r\n")[:-2]
-                if not _CHUNK_SIZE.fullmatch(line):
+                match = _CHUNK_SIZE.fullmatch(line)
+                if match is None:
                     raise Broken(f"chunk size {line!r}")
-                size = int(line, 16)
+                size = int(match[1], 16)
                 if size == 0:
                     break
                 chunks.append(self.receive(size))
