@@ -12,6 +12,8 @@ whichever runs.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from http import HTTPStatus
 from time import perf_counter
 from typing import cast
@@ -38,7 +40,9 @@ HEAD, BODY, BUSY, CLOSING, LINGERING = range(5)
 GATHERED_BODY = 64 * 1024  # a body up to this size is awaited whole, then sent in one write and can be sent again
 MAX_PENDING = 64 * 1024  # pipelined bytes kept while busy; then the client is read no further
 PROGRESS = 16 * 1024  # a timeout on a transfer is renewed by this many bytes, so that a dribble does not renew it
-LINGER = 2.0
+LINGER = 2.0  # seconds
+LINGER_BYTES = 2**20  # what a client may still send after it was refused
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -97,6 +101,10 @@ class ClientConnection(asyncio.Protocol):
             if len(self.pending) > MAX_PENDING:
                 self.read_paused = True
                 self._apply_pause()
+        elif state == LINGERING:
+            self.left -= len(data)
+            if self.left < 0:
+                self.abort()
 
     def eof_received(self) -> None:
         """The client will send nothing more; like nginx we take that for leaving. The loop closes the transport."""
@@ -153,7 +161,10 @@ class ClientConnection(asyncio.Protocol):
         length = request.length
         rest = data[request.size :]
         size = len(rest)
-        if size == length:
+        if length > engine.settings.max_body:
+            self.state = BODY
+            exchange.client_failed(ProxyError("body_too_large"))
+        elif size == length:
             self.state = BUSY
             self.pending = b""
             exchange.start(rest, True)
@@ -192,9 +203,6 @@ class ClientConnection(asyncio.Protocol):
     def _begin_body(self, request: Request, exchange: Exchange, first: bytes) -> None:
         length = request.length
         settings = self.engine.settings
-        if settings.max_body and length > settings.max_body:
-            exchange.client_failed(ProxyError("body_too_large"))
-            return
         self.state = BODY
         self.left = length
         self.mark = 0
@@ -246,9 +254,8 @@ class ClientConnection(asyncio.Protocol):
             # Surplus bytes after the body are the next request and this reader cannot tell where it starts.
             exchange.client_failed(ProxyError("bad_request", f"chunk framing: {exc}"))
             return
-        limit = self.engine.settings.max_body
         self.left -= sum(map(len, pieces))  # left counts from CHUNKED (-1) downwards
-        if limit and CHUNKED - self.left > limit:
+        if CHUNKED - self.left > self.engine.settings.max_body:
             exchange.client_failed(ProxyError("body_too_large"))
             return
         if decoder.done:
@@ -284,10 +291,13 @@ class ClientConnection(asyncio.Protocol):
         self._send_error(error.kind, request_id, keep_alive)
         self.exchange_done(keep_alive)
 
-    def abort(self) -> None:
-        """Cut the connection."""
+    def abort(self, reset: bool = False) -> None:
+        """Cut the connection, by RST instead of FIN if `reset`."""
         self.exchange = None
         self.state = CLOSING
+        sock = self.transport.get_extra_info("socket") if reset else None
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
     def pause_upload(self, paused: bool) -> None:
@@ -358,6 +368,7 @@ class ClientConnection(asyncio.Protocol):
         self.pending = b""
         if unread and not self.transport.is_closing():
             self.state = LINGERING
+            self.left = LINGER_BYTES
             self.deadline = engine.horizon + LINGER
             self.upload_paused = self.read_paused = False
             self._apply_pause()

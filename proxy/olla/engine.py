@@ -77,7 +77,7 @@ class Settings:
     idle_wait: float
     keep_alive_timeout: float
     limits: Limits
-    max_body: int
+    max_body: float
     max_connections: int
     max_duration: float
     max_in_flight: int
@@ -186,5 +186,5 @@ class Client(Protocol):
     def pause_upload(self, paused: bool) -> None:
         """Read no more of the request body (True), or read on (False)."""
 
-    def abort(self) -> None:
-        """Cut the connection, so that the client sees that the answer is not whole."""
+    def abort(self, reset: bool = False) -> None:
+        """Cut the connection, so that nobody takes the answer for whole; `reset`: a FIN would look like its end."""

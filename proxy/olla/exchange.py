@@ -102,6 +102,7 @@ class Exchange:
         self.client = client
         self.request = request
         self.started = perf_counter()
+        self.body_complete = False
         engine = self.engine
         stats = engine.stats
         stats.total += 1
@@ -256,6 +257,10 @@ class Exchange:
             if end < 0:
                 odd.wait_for_head(self, data)
                 return
+            limit = self.engine.settings.limits.head
+            if limit and end + 4 > limit:
+                odd.wait_for_head(self, data)  # which refuses it
+                return
             try:
                 response = connection.heads.read(data[: end + 4], traits.is_head)
             except ProxyError as error:
@@ -362,13 +367,18 @@ class Exchange:
         """The upstream's connection ended. Whether that is the end of the response is decided by its framing."""
         connection = self.connection
         if self.response is None:
-            stale = connection is not None and connection.used > 0 and not self.partial
+            stale = connection is not None and connection.used > 0 and not self.answered
             error = ProxyError("upstream_closed", "FIN" if clean else "reset")
-            retry.attempt_failed(self, error, sent=True, answered=bool(self.partial), stale=stale)
-        elif self.remaining == UNTIL_CLOSE and clean:
+            retry.attempt_failed(self, error, sent=True, answered=self.answered, stale=stale)
+        elif self.response.length == UNTIL_CLOSE and clean:
             self.succeed(reusable=False)
         else:
             self.cut(ProxyError("upstream_closed", "in the middle of the body"))
+
+    @property
+    def answered(self) -> bool:
+        """Whether the upstream said anything at all: then nothing is sent a second time."""
+        return bool(self.partial or self.interims)
 
     def upload_paused(self, paused: bool) -> None:
         """The upstream takes the request body too slowly (True), or takes it again (False)."""
@@ -438,8 +448,9 @@ class Exchange:
         retry.blame(self, route)
         self.engine.stats.record_failure(perf_counter() - self.started, None)
         client = self.client
+        unframed = self.decoder is not None or (self.response is not None and self.response.length == UNTIL_CLOSE)
         self.close("failed", 0)
-        client.abort()
+        client.abort(reset=unframed)
 
     def close(self, outcome: str, status: int) -> None:
         """Whatever ended the exchange was counted: drop what it held."""

@@ -80,7 +80,7 @@ def time_out(exchange: Exchange, detail: str) -> None:
         exchange.route = None
         exchange.fail(ProxyError("pool_timeout"))
     else:
-        attempt_failed(exchange, error, sent=exchange.connection is not None)
+        attempt_failed(exchange, error, sent=exchange.connection is not None, answered=exchange.answered)
 
 
 def withdraw(exchange: Exchange, route: Route) -> None:

@@ -27,7 +27,7 @@ from proxy.olla import retry
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.downstream import ClientConnection, render_error
-from proxy.olla.engine import Engine, RequestIds, Route, Settings
+from proxy.olla.engine import NEVER, Engine, RequestIds, Route, Settings
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection
@@ -107,9 +107,14 @@ class OllaProxy:
         for client in list(self._clients):
             client.stop()
         ends = state.loop.time() + grace
-        # Polled: an event would cost every request a check to save one loop at the end.
-        while any(client.exchange is not None for client in self._clients) and state.loop.time() < ends:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+        while any(client.exchange is not None for client in self._clients):
+            left = ends - state.loop.time()
+            if left <= 0:
+                break
+            await asyncio.sleep(
+                min(left, 0.02)
+            )  # polled: an event would cost every request a check for one loop at the end
         for client in list(self._clients):
             if client.exchange is not None:
                 client.exchange.client_failed(None)
@@ -239,7 +244,7 @@ class OllaProxy:
             _libc_call("malloc_trim", 0)
 
 
-_TRIMMED = float("inf")
+_TRIMMED = NEVER
 
 
 def keep_freed_memory() -> None:
@@ -260,7 +265,7 @@ def _settings(config: Config, engine: str) -> Settings:
     server, proxy = config.server, config.proxy
 
     def wait(seconds: float) -> float:
-        return seconds or float("inf")
+        return seconds or NEVER
 
     s = Settings()
     s.adaptive_flush = proxy.flush.policy == "adaptive"
@@ -274,7 +279,7 @@ def _settings(config: Config, engine: str) -> Settings:
     s.idle_wait = wait(proxy.idle_wait)
     s.keep_alive_timeout = wait(server.keep_alive_timeout)
     s.limits = Limits(server.max_header_size, server.max_headers, server.max_target_size, server.max_field_size)
-    s.max_body = server.max_body_size
+    s.max_body = server.max_body_size or NEVER
     s.max_connections = server.max_connections
     s.max_duration = proxy.max_duration or 0.0
     s.max_in_flight = server.max_in_flight

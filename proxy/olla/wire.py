@@ -59,8 +59,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _MAX_LENGTH_DIGITS = 18  # 10**18 bytes: no overflow anywhere, and no body is that long
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n")
-_OTHER_VERSION = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e\x80-\xff]+ HTTP/\d\.\d\r\n")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n")
+_OTHER_VERSION = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21\x22\x24-\x7e\x80-\xff]+ HTTP/\d\.\d\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([/?][^#]*)?")
@@ -611,6 +611,8 @@ class ResponseReader:
         response.status = status
         response.interim = status < 200
         response.line = b"HTTP/1.1" + line[0][8:]
+        if len(line[0]) == len(b"HTTP/1.1 200\r\n"):  # the blank belongs there even without a reason (RFC 9112 4)
+            response.line = b"HTTP/1.1 %d \r\n" % status
         response.keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
         bodiless = to_head or status in (204, 304) or status < 200
         framing = b""

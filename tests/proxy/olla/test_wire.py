@@ -228,6 +228,7 @@ REFUSED = {
     "two spaces": (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
     "a space in the target": (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
     "a relative target": (b"GET a HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
+    "a fragment in the target": (b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
     "* without OPTIONS": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
     "ftp": (b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
     "userinfo in the target": (b"GET http://u@h/ HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
@@ -467,7 +468,7 @@ def test_framing_of_responses() -> None:
     assert (old.line, old.keep_alive) == (b"HTTP/1.1 200 OK\r\n", False)
     assert reads.read(answer("Connection: close"), False).keep_alive is False
     assert reads.read(answer("Content-Length: 9", "Connection: keep-alive", line="HTTP/1.0 200 OK"), False).keep_alive
-    assert reads.read(b"HTTP/1.1 200\r\nContent-Length: 9\r\n\r\n", False).line == b"HTTP/1.1 200\r\n"
+    assert reads.read(b"HTTP/1.1 200\r\nContent-Length: 9\r\n\r\n", False).line == b"HTTP/1.1 200 \r\n"
 
 
 def test_interim_responses_are_told_apart() -> None:
