@@ -42,8 +42,6 @@ RESTATED = frozenset(
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
 
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
 Pairs = list[tuple[str, str]]
 
 

@@ -1,5 +1,6 @@
 """Which header fields cross the proxy. Fields are pairs; order, case and repeats matter."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -31,6 +32,23 @@ def test_hop_by_hop_fields_and_those_that_connection_names_are_dropped_and_nothi
     named = {n.strip().lower() for v in values(pairs, "connection") for n in v.split(",")}
     drop = {n.lower() for n in HOP} | (named - {"host", "content-length", "transfer-encoding", "via"})
     assert kept == [pair for pair in pairs if pair[0].lower() not in drop]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer",
+        "Transfer-Encoding", "Upgrade",
+    ],
+)  # fmt: skip
+def test_each_hop_by_hop_field_is_dropped_in_any_case(name):
+    for spelling in (name, name.lower(), name.upper()):
+        assert headers.sanitize_headers([(spelling, "x"), ("Accept", "y")]) == [("Accept", "y")]
+
+
+@pytest.mark.parametrize("name", ["host", "content-length", "transfer-encoding", "via", "x-request-id"])
+def test_a_field_that_carries_framing_or_routing_cannot_be_named_for_dropping(name):
+    assert headers.nominated([f"x-other, {name}"]) == {"x-other"}
 
 
 def test_a_field_really_called_trailers_is_an_ordinary_one():
@@ -76,6 +94,20 @@ def test_what_earlier_proxies_said_is_appended_to_in_one_field():
 def test_nothing_is_invented():
     names = {name.lower() for name, _ in request([("Host", "h")])}
     assert not names & {"user-agent", "accept", "accept-encoding", "content-type", "expect"}
+
+
+def test_what_the_proxy_states_itself_is_never_passed_on_twice():
+    pairs = [("Host", "h"), ("Expect", "100-continue"), ("X-Request-ID", "theirs"), ("Accept", "a")]
+    sent = request(pairs)
+    assert values(sent, "x-request-id") == ["id-1"]
+    assert values(sent, "expect") == []
+    assert values(sent, "accept") == ["a"]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key"])
+def test_each_credential_is_stripped_on_request_and_only_then(name):
+    assert values(request([("Host", "h"), (name, "secret")]), name) == ["secret"]
+    assert values(request([("Host", "h"), (name, "secret")], strip_credentials=True), name) == []
 
 
 def test_credentials_pass_unless_they_are_to_be_stripped():
