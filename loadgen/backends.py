@@ -33,7 +33,7 @@ class Ceiling:
 
 
 class Backends:
-    """Running mocks, at `urls`, told what to do at `control`. Owns their process; `behave` and `stats` use their control listener, which no fault touches."""
+    """Running mocks at `urls`. Owns their process; what it is told goes to `control`, which no fault touches."""
 
     def __init__(self, child: Child, urls: tuple[str, ...], control: str) -> None:
         self.child = child
@@ -124,7 +124,7 @@ def ceiling(cache: Path) -> Ceiling:
         known = json.loads(cache.read_text(encoding="utf-8"))
         if known.get("key") == key:
             return Ceiling(known["requests_per_s"], known["events_per_s"])
-    command = [sys.executable, "-m", "mock_backends", "--self-test", "--json", "--seconds", "0.5"]
+    command = [sys.executable, "-P", "-m", "mock_backends", "--self-test", "--json", "--seconds", "0.5"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         data = json.loads(done.stdout)

@@ -56,7 +56,8 @@ class Child:
                 stdin=subprocess.PIPE if held else subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=None if env is None else {**os.environ, **env},
+                # PYTHONSAFEPATH: a folder `reports` in the current one must not be taken for our package.
+                env={**os.environ, "PYTHONSAFEPATH": "1", **(env or {})},
                 start_new_session=True,  # Ctrl-C reaches the conductor only, which then ends its children in order
             )
 

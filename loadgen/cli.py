@@ -41,7 +41,8 @@ def _options(
 def become(verb: str, arguments: list[str]) -> NoReturn:
     """Replaces this process by the package that owns `verb`; `arguments` are passed on untouched."""
     module, words, _ = ELSEWHERE[verb]
-    os.execv(sys.executable, [sys.executable, "-m", module, *words, *arguments])
+    # -P: the current folder is not searched for modules. It usually holds a folder called `reports`.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *words, *arguments])
 
 
 def _elsewhere(verb: str) -> None:

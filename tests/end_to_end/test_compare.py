@@ -63,7 +63,7 @@ def compare(tmp_path: Path, ceiling: Path) -> Iterator[Callable[..., subprocess.
         shutil.copy(ceiling, folder)
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "loadgen", "compare", *arguments]
+        command = [sys.executable, "-P", "-m", "loadgen", "compare", *arguments]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, start_new_session=True
         )
@@ -173,7 +173,7 @@ def test_an_interrupted_campaign_leaves_no_process_keeps_its_runs_and_can_be_res
     assert load_campaign(folder).header.state == "interrupted"
 
     report = subprocess.run(
-        [sys.executable, "-m", "loadgen", "report", str(folder)],
+        [sys.executable, "-P", "-m", "loadgen", "report", str(folder)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,7 +15,12 @@ TRACE_HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "loadgen", *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=cwd
+        [sys.executable, "-P", "-m", "loadgen", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=cwd,
     )
 
 
@@ -61,7 +66,7 @@ def test_verbs_of_other_packages_replace_the_process_and_pass_everything_on(
     monkeypatch.setattr(sys, "argv", ["proxy-engines", verb, "--help", "--", "--x=1", "a b"])
     with pytest.raises(Became):
         cli.main()
-    assert became == [[sys.executable, "-m", module, *words, "--help", "--", "--x=1", "a b"]]
+    assert became == [[sys.executable, "-P", "-m", module, *words, "--help", "--", "--x=1", "a b"]]
 
 
 @pytest.mark.parametrize(
