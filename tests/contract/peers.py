@@ -42,6 +42,10 @@ class Cut(Exception):
         self.how = how
 
 
+class _Closed(Cut):
+    """Cut by an ordinary close."""
+
+
 class Silence(Exception):
     """The other side said nothing for as long as the test would wait."""
 
@@ -93,7 +97,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._unread = b""
+        self._unread = bytearray()
         sock.settimeout(PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -149,43 +153,31 @@ class Wire:
         """Exactly `count` bytes. Raises Cut, Silence."""
         while len(self._unread) < count:
             self._more()
-        data, self._unread = self._unread[:count], self._unread[count:]
-        return data
+        return self._take(count)
 
     def receive_until(self, end: bytes) -> bytes:
         """Everything up to and including `end`. Raises Cut, Silence."""
-        while end not in self._unread:
+        while (at := self._unread.find(end)) < 0:
             self._more()
-        at = self._unread.index(end) + len(end)
-        data, self._unread = self._unread[:at], self._unread[at:]
-        return data
+        return self._take(at + len(end))
 
     def receive_some(self, limit: int = 2**16) -> bytes:
         """Whatever is there, at least a byte. Raises Cut, Silence."""
         if not self._unread:
             self._more(limit)
-        data, self._unread = self._unread[:limit], self._unread[limit:]
-        return data
+        return self._take(limit)
 
     def receive_to_end(self) -> bytes:
         """Everything until the other side closes cleanly. Raises Cut for a reset, Silence."""
-        data = self._unread
-        self._unread = b""
-        while True:
-            try:
-                more = self.sock.recv(2**16)
-            except TimeoutError as exc:
-                raise Silence(f"not closed; had {data[-200:]!r}") from exc
-            except OSError as exc:
-                raise Cut(data, "reset") from exc
-            if not more:
-                return data
-            data += more
+        with contextlib.suppress(_Closed):
+            while True:
+                self._more()
+        return self._take(len(self._unread))
 
     def ended(self, within: float = PATIENCE) -> str:
         """How the other side ended it, `closed` or `reset`. Raises Silence if it did not, Broken if bytes came."""
         if self._unread:
-            raise Broken(f"not the end: {self._unread[:200]!r}")
+            raise Broken(f"not the end: {bytes(self._unread[:200])!r}")
         self.sock.settimeout(within)
         try:
             data = self.sock.recv(2**16)
@@ -205,7 +197,7 @@ class Wire:
             return False
         self.sock.settimeout(during)
         try:
-            self._unread = self.sock.recv(2**16)
+            self._unread += self.sock.recv(2**16)
         except (TimeoutError, BlockingIOError):
             return True
         except OSError:
@@ -214,15 +206,21 @@ class Wire:
             self.sock.settimeout(PATIENCE)
         return False
 
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._unread[:count])
+        del self._unread[:count]
+        return data
+
     def _more(self, limit: int = 2**16) -> None:
+        had = bytes(self._unread[-200:])
         try:
             data = self.sock.recv(limit)
         except TimeoutError as exc:
-            raise Silence(f"nothing more after {self._unread[-200:]!r}") from exc
+            raise Silence(f"nothing more after {had!r}") from exc
         except OSError as exc:
-            raise Cut(self._unread, "reset") from exc
+            raise Cut(bytes(self._unread), "reset") from exc
         if not data:
-            raise Cut(self._unread, "closed")
+            raise _Closed(bytes(self._unread), "closed")
         self._unread += data
 
     def _head(self) -> tuple[str, list[tuple[str, str]], bytes]:
