@@ -12,7 +12,7 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 from mock_backends.strict import Refused
 
 ROUNDS = 3
+PACED_STREAMS = (500, 2000, 4000, 8000)
 LATENESS_LIMIT_MS = 5.0
 _BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello wo" * 115}]})
 
@@ -41,8 +42,11 @@ class Load:
     driver_busy: float
 
 
-def self_test(seconds: float) -> dict[str, Any]:
-    """Measures everything; about `10 * seconds` and a bit. Raises `Refused` if the machine is too small."""
+def self_test(seconds: float, paced_streams: Sequence[int] = PACED_STREAMS) -> dict[str, Any]:
+    """Measures everything: 9 loads of `seconds`, then one for each number of paced streams while they are held.
+
+    Raises `Refused` if a process of it fails.
+    """
     open_files = _raise_open_files()
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     with _mock(cpus[0]) as (url, admin):
@@ -51,7 +55,7 @@ def self_test(seconds: float) -> dict[str, Any]:
         stream = bench.median(connections=64, gap="5ms", events=200)
         burst = bench.median(connections=16, events=200)
         paced = {}
-        for streams in (500, 2000, 4000, 8000):
+        for streams in paced_streams:
             if streams + 100 > open_files:
                 break
             paced[streams] = bench.measure(connections=streams, gap="100ms", events=20, ramp=1.0)
