@@ -35,6 +35,11 @@ from reports.words import number, title
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
+FIGURES: Final = (
+    "effects", "overhead", "transit", "load", "tail", "cpu", "gc", "timeline", "memory", "resilience", "ablation",
+)  # fmt: skip
+"""In the order of the report; each is a method of Gallery."""
+
 # Theme colours: the page swaps these for its own, so that figures follow a dark theme.
 INK: Final = "#1b2431"
 MUTED: Final = "#5c6776"
@@ -133,12 +138,8 @@ class Gallery:
 
     def all(self) -> dict[str, Drawn]:
         """Every figure by name, in the order of the report."""
-        makers: tuple[Callable[[], Drawn], ...] = (
-            self.effects, self.overhead, self.transit, self.load, self.tail, self.cpu, self.gc, self.timeline,
-            self.memory, self.resilience, self.ablation,
-        )  # fmt: skip
         with mpl.rc_context(_STYLE):
-            return {drawn.name: drawn for drawn in (make() for make in makers)}
+            return {name: getattr(self, name)() for name in FIGURES}
 
     # --------------------------------------------------------------------------------------------------- helpers
     def colour(self, target: str) -> str:
@@ -164,7 +165,7 @@ class Gallery:
         return {"color": self.colour(target), "linestyle": (0, (4, 2)) if floor else "-", "lw": 1.4 if floor else 1.9}
 
     def _legend(self, canvas: Canvas, names: Iterable[str], inches: float) -> None:
-        handles = [Line2D([], [], label=title(name), **self._line(name)) for name in names]
+        handles = [Line2D([], [], label=_short(title(name)), **self._line(name)) for name in names]
         canvas.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.04 / inches), columnspacing=1.6,
             ncols=int(canvas.get_size_inches()[0] / 1.2),
@@ -200,7 +201,7 @@ class Gallery:
             ax.plot(
                 [row.ratio or 1], [y], "o", ms=6.5, mec=colour, mfc=PAPER if hollow else colour, zorder=4
             )  # fmt: skip
-            labels.append(f"{row.scenario}  ·  {row.spec.label}")
+            labels.append(f"{_short(row.scenario, 22)}  ·  {row.spec.label}")
         ax.axvline(1, color=MUTED, lw=1)
         ax.set_xscale("log")
         low = min(min(row.ci_low or 1 for row in rows), 0.8) * 0.92
@@ -216,7 +217,7 @@ class Gallery:
         ax.set_yticks(range(0, -len(rows), -1), labels)
         ax.set_ylim(-len(rows) + 0.45, 0.55)
         ax.grid(visible=False, axis="y")
-        ax.set_xlabel(f"{title(self.main or '')} / {title(self.baseline)}, logarithmic: left is less")
+        ax.set_xlabel(f"{_short(title(self.main or ''))} / {_short(title(self.baseline))}, logarithmic: left is less")
         rounds = self._rounds({row.scenario for row in rows}, [self.main or "", self.baseline])
         caption = (
             f"Primary metrics, {title(self.main or '')} against {title(self.baseline)}: estimate and 95 % interval, "
@@ -278,7 +279,7 @@ class Gallery:
             _log_x(ax, float(ends.min()), float(ends.max()))
             ax.set_ylim(0, 1.02)
             ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-            ax.set_title(scenario)
+            ax.set_title(_short(scenario))
             ax.set_xlabel(label)
         shown = [t for t in self.targets if any(t in found for found in data.values())]
         self._legend(canvas, shown, inches)
@@ -314,7 +315,7 @@ class Gallery:
                 words += self._load_line(ax, names, target, top)
             ax.set_yscale("log")
             _plain_log_y(ax)
-            ax.set_title(group)
+            ax.set_title(_short(group))
             ax.set_xlabel("offered load, req/s")
             ax.set_ylabel("end to end, ms")
         self._legend(canvas, self.targets, inches)
@@ -380,7 +381,7 @@ class Gallery:
             shown = [tick for tick in ticks if tick[0] <= deepest + 0.05]
             ax.set_xticks([tick for tick, _ in shown], [text for _, text in shown])
             ax.set_xlim(0, deepest + 0.1)
-            ax.set_title(scenario)
+            ax.set_title(_short(scenario))
             ax.set_xlabel("percentile")
             ax.set_ylabel("end to end, ms")
         shown_targets = [t for t in self.targets if any(t in found for found in data.values())]
@@ -405,7 +406,7 @@ class Gallery:
         if not panels:
             return NotDrawn("cpu", "no valid run has CPU samples of its target")
         rows = max(len(shown) for _, _, shown in panels)
-        left = 0.35 + 0.075 * max(len(target) for _, _, shown in panels for target in shown)
+        left = 0.35 + 0.075 * max(min(len(target), 20) for _, _, shown in panels for target in shown)
         canvas, axes, _ = _grid(len(panels), height=0.95 + 0.32 * rows, legend=False, left=left)
         words = []
         for ax, (scenario, metric, shown) in zip(axes, panels, strict=True):
@@ -433,10 +434,10 @@ class Gallery:
                 _log_ticks(ax.xaxis, *ax.get_xlim())
             else:
                 ax.set_xlim(0, every.max() * 1.22)
-            ax.set_yticks(range(0, -len(shown), -1), [title(t) for t in shown])
+            ax.set_yticks(range(0, -len(shown), -1), [_short(title(t), 20) for t in shown])
             ax.set_ylim(-rows + 0.4, 0.85)
             ax.grid(visible=False, axis="y")
-            ax.set_title(scenario)
+            ax.set_title(_short(scenario))
             ax.set_xlabel(f"{METRICS[metric].label}, {METRICS[metric].shown_unit}")
         caption = (
             "CPU of the target's whole process tree, idle share subtracted: every run (dot), geometric mean and 95 % "
@@ -487,10 +488,10 @@ class Gallery:
             ax.set_xticks([p + o for p in range(len(found)) for o in (-0.24, 0, 0.24)], ["0", "1", "2"] * len(found))
             for place, target in enumerate(found):
                 ax.annotate(
-                    title(target), (place, 0), (0, -26), xycoords=("data", "axes fraction"), textcoords="offset points",
-                    ha="center", va="top", color=self.colour(target), weight="bold",
+                    _short(title(target), 20), (place, 0), (0, -26), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", ha="center", va="top", color=self.colour(target), weight="bold",
                 )  # fmt: skip
-            ax.set_title(scenario)
+            ax.set_title(_short(scenario))
             ax.set_ylabel("pause, ms")
             ax.grid(visible=False, axis="x")
         shown = [t for t in self.targets if any(t in found for found in data.values())]
@@ -546,7 +547,7 @@ class Gallery:
         edges = np.linspace(0, seconds, max(2, int(seconds * 10)) + 1)
         counts, _ = np.histogram(facts.outcomes.at_s, edges)
         load.step(edges[:-1], counts, where="post", color=colour, lw=1)
-        load.set_title(title(facts.record.target), color=colour)
+        load.set_title(_short(title(facts.record.target)), color=colour)
         for ax, pauses in ((gc, facts.gc), (stall, facts.stalls)):
             if pauses is None:
                 ax.annotate("not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=MUTED)
@@ -592,7 +593,7 @@ class Gallery:
                     words.append(f"{title(target)} peak {number(float(peak.mean()))} MiB")
             ax.axvspan(0, self.campaign.scenario(chosen).duration_s, color=GRID, alpha=0.45, lw=0)
             ax.set_ylim(0, ax.get_ylim()[1] * 1.08)
-            ax.set_title(f"{chosen}: memory over time")
+            ax.set_title(f"{_short(chosen)}: memory over time")
             ax.set_xlabel("seconds; the measured window is shaded")
             ax.set_ylabel("resident, MiB")
         if sweep:
@@ -664,14 +665,14 @@ class Gallery:
                     zorder=0,
                 )
                 ax.annotate(
-                    f"{fault.endpoint} {fault.kind}", (fault.from_s, 1.0), (3, -2), xycoords=("data", "axes fraction"),
-                    textcoords="offset points", va="top", fontsize=8, color=MUTED,
+                    _short(f"{fault.endpoint} {fault.kind}"), (fault.from_s, 1.0), (3, -2),
+                    xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=8, color=MUTED,
                 )  # fmt: skip
             lost = sum(int((f.outcomes.outcome != "ok").sum()) for f in runs if f.outcomes)
             words.append(f"{scenario} {title(target)}: {lost} requests not answered rightly in {len(runs)} rounds")
             ax.set_xlim(0, max(edges[-2], 1))
             ax.set_ylim(0, ax.get_ylim()[1] * 1.1)
-            ax.set_title(f"{scenario}: {title(target)}", color=self.colour(target))
+            ax.set_title(f"{_short(scenario, 20)}: {_short(title(target), 16)}", color=self.colour(target))
             ax.set_xlabel("seconds into the measured window")
             ax.set_ylabel("requests per second")
         handles = [Line2D([], [], marker="s", ls="", color=shades[name], label=name, ms=7) for name in names]
@@ -711,8 +712,8 @@ class Gallery:
                 ax.plot(shares[1:], [-position] * 2, color=colour, lw=2)
                 words.append(f"{scenario} {bar.label}: {shares[0]:+.1f} %")
             ax.axvline(0, color=MUTED, lw=1)
-            ax.set_yticks(range(0, -len(bars), -1), [bar.label for bar in bars])
-            ax.set_title(scenario)
+            ax.set_yticks(range(0, -len(bars), -1), [_short(bar.label, 30) for bar in bars])
+            ax.set_title(_short(scenario))
             ax.set_xlabel(f"{METRICS[bars[0].metric].label}, change in %")
             ax.grid(visible=False, axis="y")
         caption = (
@@ -768,6 +769,11 @@ def _panels(
         for row in range(rows)
         for column in range(columns)
     ]
+
+
+def _short(name: str, most: int = 28) -> str:
+    """A name that fits its place; the caption has it whole."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _columns(count: int, most: int = 3) -> int:

@@ -365,21 +365,29 @@ class _Page:
                 grouped.setdefault(check.check, []).append(check)
         found = []
         for name, checks in grouped.items():
-            failed = sum(not check.ok for check in checks)
-            warned = sum(check.warn and check.ok for check in checks)
-            values = [check.value for check in checks if isinstance(check.value, float | int)]
+            judged = [check for check in checks if check.value is not None or not check.ok]
+            failed = sum(not check.ok for check in judged)
+            warned = sum(check.warn and check.ok for check in judged)
+            values = [check.value for check in judged if isinstance(check.value, float | int)]
             limits = sorted({_plain(check.limit) for check in checks if check.limit is not None})
             unit = next((check.unit for check in checks if check.unit), "")
+            if failed:
+                word, say = "bad", f"{failed} failed"
+            elif warned:
+                word, say = "warn", f"{warned} near the limit"
+            else:
+                word, say = ("ok", "all passed") if judged else ("none", "not measured")
             found.append(
                 {
                     "check": name,
                     "range": f"{number(min(values))}..{number(max(values))} {unit}".strip() if values else "–",
                     "limit": " / ".join(limits[:3]) + (f" {unit}" if unit else "") if limits else "–",
                     "blame": checks[0].blame,
-                    "passed": len(checks) - failed,
-                    "total": len(checks),
-                    "word": "bad" if failed else "warn" if warned else "ok",
-                    "say": f"{failed} failed" if failed else f"{warned} near the limit" if warned else "all passed",
+                    "passed": len(judged) - failed,
+                    "total": len(judged),
+                    "skipped": len(checks) - len(judged),
+                    "word": word,
+                    "say": say,
                 }
             )
         return found

@@ -460,15 +460,16 @@ METRICS: Final[dict[str, Metric]] = {
 }
 
 # ------------------------------------------------------------------------------------------------------------ names
-_UNSAFE = re.compile(r"[^A-Za-z0-9._@+-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._@+~-]+")
+_LONGEST_NAME: Final = 110
 
 
 def safe_name(name: str) -> str:
     """`name` as one harmless path component; distinct names stay distinct. Plain names are returned unchanged."""
-    cleaned = _UNSAFE.sub("_", name).lstrip(".")[:100]
-    if cleaned and cleaned == name:
-        return cleaned
-    return f"{cleaned or 'x'}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    cleaned = _UNSAFE.sub("_", name).lstrip(".")
+    if cleaned == name and 0 < len(name) <= _LONGEST_NAME:
+        return name
+    return f"{cleaned[:100] or 'x'}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def run_name(round_number: int, scenario: str, target: str) -> str:

@@ -101,10 +101,10 @@ def title(target: str) -> str:
 
 
 def headline(rows: Sequence[Row]) -> Row | None:
-    """The row that answers a use case: what was served, then CPU, then latency, if decided; else the first primary."""
-    order = {"throughput": 0, "cpu": 1, "latency": 2}
+    """The row that answers a use case: a decided primary if there is one (what was served first), else CPU's."""
     for words in (("faster", "slower"), ("equivalent",), ("too-noisy",), ("void",), ("not-measured",)):
         found = [row for row in rows if row.primary and row.verdict in words]
         if found:
-            return min(found, key=lambda row: order.get(row.spec.family, 3))
+            order = ["throughput"] * ("faster" in words) + ["cpu", "latency"]
+            return min(found, key=lambda row: order.index(row.spec.family) if row.spec.family in order else len(order))
     return None

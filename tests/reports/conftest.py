@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.figures import FIGURES, Gallery, NotDrawn
 from reports.render import ReportResult, build_report
 from tests.reports.synthetic import CHAT, STREAM, World, write_campaign
 
@@ -33,12 +34,18 @@ def built(small: Path) -> ReportResult:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the figures out, which is most of the time, for tests that are not about them."""
+    monkeypatch.setattr(Gallery, "all", lambda _: {name: NotDrawn(name, "not drawn in this test") for name in FIGURES})
+
+
+@pytest.fixture
 def copied(small: Path, tmp_path: Path) -> Callable[[], Path]:
     """Makes copies of `small` to break."""
 
     def copy() -> Path:
         target = tmp_path / "copy"
-        shutil.copytree(small, target)
+        shutil.copytree(small, target, ignore=shutil.ignore_patterns("report.*", "verdict.json", "figures"))
         return target
 
     return copy

@@ -144,6 +144,13 @@ class World:
         )
 
 
+VARIANTS = (
+    Target(name="olla-no-buffers", kind="variant", variant_of="olla", switches={"pools.buffers": False}),
+    Target(name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}),
+    Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
+)
+
+
 def full_world(**changes: Any) -> World:
     """Four targets, three variants and ten scenarios: something for each part of the report."""
     short = {"duration_s": 4.0}
@@ -172,14 +179,7 @@ def full_world(**changes: Any) -> World:
             update={"loop": "closed", "rate_rps": None, "duration_s": 0.3, "tags": ["saturation"], "connections": 32}
         ),
     }
-    variants = (
-        Target(name="olla-no-buffers", kind="variant", variant_of="olla", switches={"pools.buffers": False}),
-        Target(
-            name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}
-        ),
-        Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
-    )
-    settings = {"targets": ("sherpa", "olla", "direct", "nginx"), "variants": variants, "scenarios": scenarios}
+    settings = {"targets": ("sherpa", "olla", "direct", "nginx"), "variants": VARIANTS, "scenarios": scenarios}
     return World(**{**settings, **changes})
 
 

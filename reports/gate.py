@@ -1,0 +1,519 @@
+"""When CI fails: from what base and head were measured to do, to a word for each row, an exit code and the summary.
+
+Three levels, cheapest first. **L0** promises (right bytes, accounting, prompt tokens): kept or not. **L1** counted
+work: exact, so a small limit is enough. **L2** times, base and head interleaved with a second base: a row is red only
+if its whole interval lies beyond the margin and the second base shows no such difference.
+
+A row's word, and what it does to the exit code:
+
+    pass, improvement     nothing
+    not-measured          nothing: base lacks it, or a tool is not installed; said
+    regression            1
+    could-not-measure     2: unsteady counts, an unclean A/A arm, a void row, a machine too noisy to see anything
+    void                  3: wrong answers, or base and head cannot be compared
+
+3 beats 1 beats 2: a regression that was seen stays one, and after wrong answers no count means anything. Pure: the
+measuring is `loadgen.gate`'s. The limits stand in gate.yaml.
+"""
+
+from __future__ import annotations
+
+import functools
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from reports.compare import Comparison, Row, bench_fault, visible_text
+from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord
+from reports.store import ReportError, dump_json, read_json, write_atomically
+
+BASE: Final = "base"
+HEAD: Final = "head"
+RECORD: Final = "gate.json"
+SUMMARY: Final = "summary.md"
+JUNIT: Final = "junit.xml"
+BASELINES: Final = Path("reports/baselines/counts.json")
+
+Level = Literal["L0", "L1", "L2"]
+Word = Literal["pass", "improvement", "not-measured", "regression", "could-not-measure", "void"]
+
+PASSED, REGRESSION, COULD_NOT_MEASURE, VOID = 0, 1, 2, 3
+_CODES: Final[dict[Word, int]] = {"regression": REGRESSION, "could-not-measure": COULD_NOT_MEASURE, "void": VOID}
+_GRAVEST_FIRST: Final = (VOID, REGRESSION, COULD_NOT_MEASURE)
+
+
+# -------------------------------------------------------------------------------------------------------- the policy
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CountLimit(_Part):
+    """How much more head may count than base: a share, and a number in the unit; both must be exceeded."""
+
+    limit: Annotated[float, Field(gt=0, lt=1)]
+    floor: Annotated[float, Field(ge=0)]
+    why: Annotated[str, Field(min_length=10)]
+
+
+class TimeLimit(_Part):
+    """How much worse head may be: a share, and microseconds where the comparison judges a difference."""
+
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    blind: Annotated[float, Field(gt=0)]
+    margin_us: Annotated[float, Field(gt=0)] | None = None
+    blind_us: Annotated[float, Field(gt=0)] | None = None
+    why: Annotated[str, Field(min_length=10)]
+
+
+class Span(_Part):
+    """How long a scenario is measured by the gate."""
+
+    duration_s: Annotated[float, Field(gt=0)]
+    warmup_s: Annotated[float, Field(ge=0)]
+
+
+class Times(_Part):
+    """The interleaved level."""
+
+    rounds: Annotated[int, Field(ge=2, le=100)]
+    idle_s: Annotated[float, Field(ge=0.2)]
+    budget_s: Annotated[float, Field(gt=0)]
+    scenarios: dict[str, Span]
+    metrics: dict[str, TimeLimit]
+
+
+class Policy(_Part):
+    """gate.yaml."""
+
+    counts: dict[str, CountLimit]
+    times: Times
+
+
+@functools.cache
+def policy() -> Policy:
+    """The limits in force."""
+    return Policy.model_validate(yaml.safe_load(Path(__file__).with_name("gate.yaml").read_text(encoding="utf-8")))
+
+
+# -------------------------------------------------------------------------------------------------------- the record
+class GateRow(BaseModel):
+    """One line of the table. `base` and `head` in `unit`; `change` is a share of base, or in `unit` where `unit` says.
+
+    `ci_low`, `ci_high`: the interval of `change` (L2), or its smallest and largest over the counts taken (L1).
+    `visible`: the smallest effect that would have been seen, in words.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    level: Level
+    subject: str
+    """The engine or target."""
+    metric: str
+    unit: str = ""
+    base: float | None = None
+    head: float | None = None
+    change: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    relative: bool = True
+    """Whether change and interval are shares; else they are in `unit`."""
+    visible: str = ""
+    limit: str = ""
+    word: Word
+    reason: str = ""
+
+
+class Side(BaseModel):
+    """One of the two that are compared."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """What was typed: a revision, a target, a baseline file."""
+    revision: str = ""
+    """The commit, in full."""
+    subject: str = ""
+    """The commit's first line."""
+
+
+class GateRun(GateRecord):
+    """gate.json: everything one gate run saw."""
+
+    command: str = ""
+    sides: dict[str, Side] = Field(default_factory=dict)
+    machine_class: str = ""
+    rows: list[GateRow] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    """Sentences for people: what was not measured and why, a dirty tree."""
+    seconds: float = 0.0
+    exit_code: int = PASSED
+
+    def judged(self, rows: Iterable[GateRow]) -> GateRun:
+        """The same run with these rows and the exit code they mean."""
+        rows = list(rows)
+        return self.model_copy(update={"rows": rows, "exit_code": exit_code(rows)})
+
+
+def exit_code(rows: Iterable[GateRow]) -> int:
+    """0 pass, 1 regression, 2 could not measure, 3 void; 3 beats 1 beats 2. Rows that were not measured pass."""
+    found = {_CODES.get(row.word, PASSED) for row in rows}
+    return next((code for code in _GRAVEST_FIRST if code in found), PASSED)
+
+
+# ------------------------------------------------------------------------------------------------------------ L0
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How one side did with one promise of L0. `kept` None: it lacks what it takes to try it."""
+
+    kept: bool | None
+    why: str = ""
+
+
+def judge_promise(subject: str, promise: str, base: Tried, head: Tried, *, grave: bool) -> GateRow:
+    """One promise of L0. `grave`: without it answers are wrong (void); else its loss is a regression."""
+    word: Word
+    if head.kept is None:
+        word, reason = "not-measured", f"head: {head.why}"
+    elif not head.kept and grave:
+        word, reason = "void", f"head: {head.why}"
+    elif not head.kept and base.kept is False:
+        word, reason = "pass", f"kept by neither: {head.why}"
+    elif not head.kept:
+        word, reason = "regression", f"head: {head.why}"
+    elif base.kept is False:
+        # What base counts while it answers wrongly is nothing to compare with.
+        word, reason = ("could-not-measure" if grave else "improvement"), f"base: {base.why}"
+    else:
+        word, reason = "pass", ""
+    return GateRow(level="L0", subject=subject, metric=promise, word=word, reason=reason)
+
+
+# ------------------------------------------------------------------------------------------------------------ L1
+UNITS: Final = {
+    "instructions_per_request": "instructions",
+    "instructions_per_event": "instructions",
+    "allocations_per_request": "allocations",
+    "allocations_per_event": "allocations",
+    "syscalls_per_1000_requests": "calls",
+    "syscalls_per_1000_events": "calls",
+    "gc_gen0_per_1000_requests": "collections",
+}
+
+
+def judge_count(
+    subject: str, metric: str, base: Sequence[float], head: Sequence[float], limit: CountLimit, why_not: str = ""
+) -> GateRow:
+    """One count of L1, taken several times on each side. `why_not`: why one of them is empty."""
+    row: dict[str, Any] = {
+        "level": "L1",
+        "subject": subject,
+        "metric": metric,
+        "unit": UNITS[metric],
+        "limit": f"+{limit.limit * 100:g} %" + (f", +{limit.floor:g}" if limit.floor else ""),
+        "base": median(base) if base else None,
+        "head": median(head) if head else None,
+    }
+    if not base or not head:
+        return GateRow(**row, word="not-measured", reason=why_not or f"{HEAD if base else BASE} has no such count")
+    ours, theirs = median(base), median(head)
+    if ours <= 0:
+        row |= {"relative": False, "change": theirs - ours, "ci_low": min(head) - max(base)}
+        row["ci_high"] = max(head) - min(base)
+    else:
+        row |= {"change": theirs / ours - 1, "ci_low": min(head) / max(base) - 1, "ci_high": max(head) / min(base) - 1}
+    if exceeds(head, base, limit):
+        return GateRow(**row, word="regression", reason="every count of head is above every count of base by more")
+    if exceeds([theirs], [ours], limit):
+        spread = "the counts of one side differ among themselves by as much"
+        return GateRow(**row, word="could-not-measure", reason=f"unsteady: {spread}")
+    word: Word = "improvement" if exceeds(base, head, limit) else "pass"
+    return GateRow(**row, word=word)
+
+
+def exceeds(more: Sequence[float], less: Sequence[float], limit: CountLimit) -> bool:
+    """Whether the smallest of `more` is above the largest of `less` by more than share and floor."""
+    low, high = min(more), max(less)
+    return low - high > limit.floor and low > high * (1 + limit.limit)
+
+
+# ------------------------------------------------------------------------------------------------------------ L2
+def judge_times(subject: str, comparison: Comparison, times: Times) -> list[GateRow]:
+    """The rows of an interleaved campaign whose targets are `base` (with its A/A arm) and `head`."""
+    rows = []
+    for scenario in times.scenarios:
+        for metric, limit in times.metrics.items():
+            row = comparison.row(scenario, metric, HEAD)
+            if row is not None and not _beside_the_point(row):
+                rows.append(_judge_time(subject, comparison, row, limit))
+    return rows
+
+
+def _beside_the_point(row: Row) -> bool:
+    """A metric of streams in a scenario that has none, or the other way round."""
+    return row.verdict == "not-measured" and bool(row.rounds)
+
+
+def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit) -> GateRow:
+    relative = row.basis == "ratio"
+    margin = limit.margin if relative else _in_unit(row, limit.margin, limit.margin_us)
+    said: dict[str, Any] = {
+        "level": "L2",
+        "subject": f"{subject} · {row.scenario}",
+        "metric": row.metric,
+        "unit": row.spec.unit,
+        "base": row.baseline.value,
+        "head": row.candidate.value,
+        "relative": relative,
+        "visible": visible_text(row) if row.visible is not None else "",
+        "limit": f"{limit.margin * 100:g} %" if relative else f"{margin:.3g} {row.spec.unit}",
+    }
+    if row.verdict == "void" or row.effect is None:
+        return GateRow(**said, **_not_judged(seen, row))
+    change, low, high = row.effect
+    said |= {"change": change, "ci_low": low, "ci_high": high}
+    if row.spec.higher_is_better:
+        low, high = -high, -low  # from here on more is worse
+    again = seen.row(row.scenario, row.metric, BASE + AA_SUFFIX)
+    if again is None or again.effect is None:
+        return GateRow(**said, word="could-not-measure", reason="the second base was not measured")
+    if _differs(again, limit):
+        assert again.effect is not None
+        found = _shown(again.effect[0], again.basis == "ratio", row.spec.unit)
+        return GateRow(**said, word="could-not-measure", reason=f"base differs from itself by {found} (A/A)")
+    if low > margin:
+        return GateRow(**said, word="regression", reason="the whole interval lies beyond the margin")
+    blind = limit.blind if relative else _in_unit(row, limit.blind, limit.blind_us)
+    if row.visible is not None and row.visible > blind and high > margin:
+        reason = f"too noisy: effects under {visible_text(row)} are not visible here"
+        return GateRow(**said, word="could-not-measure", reason=reason)
+    return GateRow(**said, word="improvement" if high < -margin else "pass")
+
+
+def _in_unit(row: Row, share: float, micros: float | None) -> float:
+    """A limit where the difference is judged: in microseconds where it is one of time, else a share of base."""
+    if micros is not None and row.spec.unit == "us":
+        return micros
+    return share * abs(row.baseline.value or 0.0)
+
+
+def _differs(again: Row, limit: TimeLimit) -> bool:
+    """Whether the second base differs from the first: its interval leaves out 0, its estimate the margin."""
+    if again.effect is None:
+        return False
+    change, low, high = again.effect
+    margin = limit.margin if again.basis == "ratio" else _in_unit(again, limit.margin, limit.margin_us)
+    return (low > 0 or high < 0) and abs(change) > margin
+
+
+def _not_judged(seen: Comparison, row: Row) -> dict[str, Any]:
+    """Word and reason of a row without an interval."""
+    heads = seen.voided.get((row.scenario, HEAD), ())
+    of_head = [facts.record for facts, _ in heads if facts.void and bench_fault(facts.record.validity) is None]
+    wrong = next((r for r in of_head if any(c.check == "digest" and not c.ok for c in r.validity)), None)
+    if wrong is not None:
+        return {"word": "void", "reason": f"head: {wrong.void_reason}"}
+    bases = [seen.valid.get((row.scenario, name), ()) for name in (BASE, BASE + AA_SUFFIX)]
+    if of_head and not seen.valid.get((row.scenario, HEAD)) and all(len(runs) >= len(of_head) for runs in bases):
+        return {"word": "regression", "reason": f"head fails where base does not: {of_head[0].void_reason}"}
+    return {"word": "could-not-measure", "reason": row.reason or "too few valid rounds"}
+
+
+# --------------------------------------------------------------------------------------------------------- baselines
+def update_baseline(folder: Path, reason: str, file: Path = BASELINES) -> str:
+    """Keep the counts of the gate run in `folder`, under its machine class and Python. Returns a sentence.
+
+    Earlier reasons are kept. Raises ReportError: no counts, no reason, not a gate run.
+    """
+    run = load_run(folder)
+    if not reason.strip():
+        raise ReportError("--reason: must say why the counts are meant to change")
+    if not run.counts:
+        raise ReportError(f"{folder / RECORD}: counts: the run counted nothing (without valgrind, memray and strace)")
+    stored: dict[str, Any] = {"schema": SCHEMA_VERSION, "classes": {}}
+    if file.exists():
+        stored = _read_baselines(file)
+    key = run.machine_class
+    earlier = stored["classes"].get(key, {})
+    said = {"reason": reason.strip(), "from": run.id, "started": run.started, "head": run.head}
+    stored["classes"][key] = {
+        "counts": run.counts,
+        "versions": run.versions,
+        "machine": run.machine,
+        "history": [*earlier.get("history", []), said],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, dump_json(stored))
+    return f"{file}: {sum(map(len, run.counts.values()))} counts of {run.id} kept for {key}"
+
+
+def read_baseline(file: Path, machine_class: str) -> dict[str, dict[str, float]]:
+    """The stored counts for machines of this class: subject -> metric -> count. Raises ReportError, NotComparable."""
+    classes = _read_baselines(file)["classes"]
+    if machine_class not in classes:
+        raise NotComparable(
+            f"{file}: holds counts for {', '.join(sorted(classes)) or 'no machine'}, and this one is {machine_class}: "
+            "counts of another processor, C library or Python say nothing here"
+        )
+    counts: dict[str, dict[str, float]] = classes[machine_class]["counts"]
+    return counts
+
+
+class NotComparable(ReportError):
+    """Base and head cannot be compared."""
+
+    exit_code = VOID
+
+
+def _read_baselines(file: Path) -> dict[str, Any]:
+    data = read_json(file)
+    if not isinstance(data, dict) or not isinstance(data.get("classes"), dict):
+        raise ReportError(f'{file}: not a file of `baseline update`: it has no "classes"')
+    if not isinstance(data.get("schema"), int) or data["schema"] > SCHEMA_VERSION:
+        raise ReportError(f"{file}: written by a newer version; this one reads schema {SCHEMA_VERSION}")
+    return data
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+def write_run(folder: Path, run: GateRun) -> None:
+    """gate.json, summary.md and junit.xml. Raises ReportError where the disk refuses."""
+    write_atomically(folder / RECORD, dump_json(run.model_dump(mode="json")))
+    write_atomically(folder / SUMMARY, summary(run).encode())
+    write_atomically(folder / JUNIT, junit(run))
+
+
+def load_run(folder: Path) -> GateRun:
+    """The gate run kept in `folder`. Raises ReportError."""
+    data = read_json(folder / RECORD)
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int) or "rows" not in data:
+        raise ReportError(f"{folder / RECORD}: not a gate run")
+    if data["schema"] > SCHEMA_VERSION:
+        raise ReportError(f"{folder / RECORD}: written by a newer version; this one reads schema {SCHEMA_VERSION}")
+    try:
+        return GateRun.model_validate(data)
+    except ValueError as exc:
+        raise ReportError(f"{folder / RECORD}: not a gate run ({str(exc).splitlines()[0]})") from exc
+
+
+_MARKS: Final[dict[Word, str]] = {
+    "pass": "✅ pass",
+    "improvement": "✅ better",
+    "not-measured": "➖ not measured",
+    "regression": "❌ regression",
+    "could-not-measure": "⚠️ could not measure",
+    "void": "❌ void",
+}
+
+_HEADLINES: Final = {
+    PASSED: "No regression",
+    REGRESSION: "Regression",
+    COULD_NOT_MEASURE: "Could not measure",
+    VOID: "Void",
+}
+
+
+def headline(run: GateRun) -> str:
+    """The verdict in one sentence."""
+    gravest = [row for row in run.rows if _CODES.get(row.word, PASSED) == run.exit_code and run.exit_code]
+    if not gravest:
+        measured = sum(row.word in ("pass", "improvement") for row in run.rows)
+        if run.exit_code == PASSED:
+            return f"No regression in {measured} rows"
+        return f"{_HEADLINES[run.exit_code]}: {run.notes[-1] if run.notes else 'nothing was measured'}"
+    first = gravest[0]
+    more = f" and {len(gravest) - 1} more" if len(gravest) > 1 else ""
+    change = f" {_shown(first.change, first.relative, first.unit)}" if first.change is not None else ""
+    reason = f": {first.reason}" if first.reason else ""
+    return f"{_HEADLINES[run.exit_code]}: {first.subject} {first.metric}{change}{more}{reason}"
+
+
+def summary(run: GateRun) -> str:
+    """Markdown for a pull request: the verdict, the rows that matter, all rows, what was not measured."""
+    lines = [f"## Performance gate: {_plain(headline(run))}", "", _sides(run), ""]
+    loud = [row for row in run.rows if row.word not in ("pass", "not-measured")]
+    if loud:
+        lines += [*_table(loud), ""]
+    lines += ["<details><summary>All rows</summary>", "", *_table(run.rows), "", "</details>", ""]
+    lines += [f"- {_plain(note)}" for note in run.notes]
+    lines += ["", f"{run.machine_class}, {run.seconds:.0f} s. Counts: change with its smallest and largest over all "
+              "counts taken. Times: change with its 95 % interval; `sees` is the smallest effect that would have "
+              "been seen."]  # fmt: skip
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sides(run: GateRun) -> str:
+    parts = []
+    for side in (BASE, HEAD):
+        found = run.sides.get(side)
+        if found is not None:
+            commit = f" `{found.revision[:12]}`" if found.revision else ""
+            about = f" ({_plain(found.subject)})" if found.subject else ""
+            parts.append(f"{side}: {_plain(found.name)}{commit}{about}")
+    return " · ".join(parts)
+
+
+def _table(rows: Sequence[GateRow]) -> list[str]:
+    lines = ["| | what | metric | base | head | change | sees | limit | |", "|---|---|---|--:|--:|--:|--:|--:|---|"]
+    for row in rows:
+        interval = ""
+        if row.change is not None:
+            interval = _shown(row.change, row.relative, row.unit)
+            if row.ci_low is not None and row.ci_high is not None:
+                ends = (_shown(end, row.relative, "") for end in (row.ci_low, row.ci_high))
+                interval += f" ({' .. '.join(ends)})"
+        cells = (
+            row.level, row.subject, row.metric, _figure(row.base), _figure(row.head), interval, row.visible, row.limit,
+            _MARKS[row.word] + (f": {row.reason}" if row.reason else ""),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+    return lines
+
+
+def _plain(text: str) -> str:
+    """Text that cannot end a table's cell or start markup: commit messages and replies are not ours."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _shown(change: float, relative: bool, unit: str) -> str:
+    if relative:
+        return f"{change * 100:+.2f} %"
+    return f"{change:+.3g} {unit}".rstrip()
+
+
+def junit(run: GateRun) -> bytes:
+    """JUnit XML: a test case a row. Void rows and those that could not be measured are errors, not failures."""
+    root = ET.Element("testsuites", name="performance gate")
+    levels: Mapping[str, list[GateRow]] = {level: [r for r in run.rows if r.level == level] for level in _levels(run)}
+    for level, rows in levels.items():
+        suite = ET.SubElement(root, "testsuite", name=f"gate {level}", tests=str(len(rows)), time="0")
+        for kind, words in (("failures", {"regression"}), ("errors", {"void", "could-not-measure"})):
+            suite.set(kind, str(sum(row.word in words for row in rows)))
+        suite.set("skipped", str(sum(row.word == "not-measured" for row in rows)))
+        for row in rows:
+            case = ET.SubElement(suite, "testcase", classname=f"gate.{level}.{row.subject}", name=row.metric, time="0")
+            change = "" if row.change is None else f" {_shown(row.change, row.relative, row.unit)}, limit {row.limit}"
+            text = f"{row.word}:{change} {row.reason}".strip()
+            if row.word == "regression":
+                ET.SubElement(case, "failure", message=text)
+            elif row.word in ("void", "could-not-measure"):
+                ET.SubElement(case, "error", message=text)
+            elif row.word == "not-measured":
+                ET.SubElement(case, "skipped", message=text)
+    ET.indent(root)
+    found: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return found
+
+
+def _levels(run: GateRun) -> list[str]:
+    return sorted({row.level for row in run.rows})

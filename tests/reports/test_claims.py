@@ -1,0 +1,272 @@
+"""Each rule of the ledger against campaigns made to hold, to fail, and to say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reports.claims import CLAIMS, Judged, ledger, shortened
+from reports.compare import compare
+from reports.schema import Fault, Scenario, Target
+from reports.summarise import Facts, Requests
+from tests.reports.synthetic import campaign_of, fact
+
+ENGINES = ("sherpa", "olla")
+WOBBLE = (1.0, 1.01, 0.99, 1.005)
+
+Numbers = Mapping[str, float]
+
+
+def judged(
+    claim: str,
+    scenarios: Mapping[str, Scenario],
+    values: Mapping[tuple[str, str], Numbers],
+    *,
+    variants: Sequence[Target] = (),
+    extras: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
+    samples: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
+    rounds: int = 4,
+) -> Judged:
+    """The finding on one claim. `values[(scenario, target)]` are metrics, wobbling by 1 % from round to round."""
+    facts: list[Facts] = []
+    for (scenario, target), metrics in values.items():
+        for n in range(rounds):
+            more = {
+                k: v * WOBBLE[n % 4] if isinstance(v, float) else v
+                for k, v in (extras or {}).get((scenario, target), {}).items()
+            }
+            numbers = {metric: value * WOBBLE[n % 4] for metric, value in metrics.items()}
+            one = fact(scenario, n + 1, target, numbers, **more)
+            if samples is not None:
+                one = replace(one, requests=_requests(samples[scenario, target], WOBBLE[n % 4]))
+            facts.append(one)
+    campaign = campaign_of([*ENGINES, *variants], scenarios, rounds)
+    return next(one for one in ledger(campaign, compare(campaign, facts)) if one.claim.id == claim)
+
+
+def _requests(ttft_by_endpoint: Mapping[str, float], factor: float) -> Requests:
+    """2,000 replies an endpoint with this time to first byte (ms), half of them in the first second."""
+    endpoint = np.repeat(list(ttft_by_endpoint), 2000)
+    times = np.repeat(list(ttft_by_endpoint.values()), 2000) * factor
+    nothing = np.full(times.size, np.nan)
+    at = np.tile(np.linspace(0, 1.999, 2000), len(ttft_by_endpoint))
+    return Requests(at, nothing, times, times, times, nothing, endpoint.astype(object))
+
+
+def both(metric: str, sherpa: float, olla: float, scenario: str = "chat") -> dict[tuple[str, str], Numbers]:
+    return {(scenario, "sherpa"): {metric: sherpa}, (scenario, "olla"): {metric: olla}}
+
+
+PLAIN = {"chat": Scenario(rate_rps=100)}
+
+
+def test_the_ledger_has_the_fourteen_claims_and_the_published_figures_in_order() -> None:
+    assert [claim.id for claim in CLAIMS] == [*(f"C{n}" for n in range(1, 15)), "P1", "P2", "P3"]
+    assert all(claim.rule and claim.source and claim.sentence for claim in CLAIMS)
+
+
+def test_an_empty_campaign_answers_no_claim_and_says_what_each_would_need() -> None:
+    campaign = campaign_of(ENGINES, PLAIN, 6)
+    for one in ledger(campaign, compare(campaign, [])):
+        assert one.finding.verdict == "not-testable"
+        assert "needs" in one.finding.measured
+
+
+def test_a_campaign_without_an_engine_says_which_is_missing() -> None:
+    campaign = campaign_of(("sherpa",), PLAIN, 6)
+    findings = {one.claim.id: one.finding for one in ledger(campaign, compare(campaign, []))}
+    assert findings["C5"].measured == "olla is not among the targets of this campaign"
+
+
+@pytest.mark.parametrize(("added", "word"), [(400.0, "holds"), (1600.0, "does-not-hold"), (1000.0, "not-testable")])
+def test_c1_added_time_of_sherpa_against_one_millisecond(added: float, word: str) -> None:
+    found = judged("C1", PLAIN, both("added_p50_us", added, 90.0)).finding
+    assert found.verdict == word
+    assert found.evidence == ("r01..r04-chat-sherpa",)
+    assert ("more rounds would tell" in found.measured) == (word == "not-testable")
+
+
+def test_one_scenario_that_fails_decides_against_a_claim_about_all() -> None:
+    scenarios = {"chat": Scenario(rate_rps=100), "big": Scenario(rate_rps=10)}
+    values = {**both("added_p50_us", 400.0, 90.0), ("big", "sherpa"): {"added_p50_us": 5000.0}}
+    assert judged("C1", scenarios, values).finding.verdict == "does-not-hold"
+
+
+def test_scenarios_with_faults_and_at_saturation_do_not_count_as_typical() -> None:
+    scenarios = {
+        "chat": Scenario(rate_rps=100),
+        "broken": Scenario(rate_rps=100, faults=[Fault(endpoint="mock-0", kind="slow")]),
+        "full": Scenario(loop="closed", tags=["saturation"]),
+    }
+    values = {**both("added_p50_us", 400.0, 90.0)}
+    values |= {(name, "sherpa"): {"added_p50_us": 9000.0} for name in ("broken", "full")}
+    assert judged("C1", scenarios, values).finding.verdict == "holds"
+
+
+@pytest.mark.parametrize(("share", "word"), [(0.999, "holds"), (0.5, "does-not-hold")])
+def test_c5_share_of_ollas_requests_under_one_millisecond(share: float, word: str) -> None:
+    extras = {("chat", "olla"): {"added_under_1ms": share}}
+    assert judged("C5", PLAIN, both("added_p50_us", 1.0, 1.0), extras=extras).finding.verdict == word
+
+
+FULL = {"full": Scenario(loop="closed", tags=["saturation"])}
+
+
+@pytest.mark.parametrize(
+    ("sherpa", "olla", "c2", "c6", "p2"),
+    [
+        (5_400.0, 45_000.0, "holds", "holds", "does-not-hold"),
+        (1_100.0, 9_000.0, "does-not-hold", "does-not-hold", "holds"),
+    ],
+)
+def test_c2_c6_and_p2_rates_at_saturation(sherpa: float, olla: float, c2: str, c6: str, p2: str) -> None:
+    values = both("goodput_rps", sherpa, olla, "full")
+    words = [judged(claim, FULL, values).finding.verdict for claim in ("C2", "C6", "P2")]
+    assert words == [c2, c6, p2]
+
+
+@pytest.mark.parametrize(("bend", "word"), [(0.0, "holds"), (30.0, "does-not-hold")])
+def test_c3_memory_is_a_straight_line_in_connections(bend: float, word: str) -> None:
+    counts = (100, 500, 2000)
+    scenarios = {f"streams-{n}": Scenario(kind="stream", connections=n, tags=["sweep-connections"]) for n in counts}
+    values = {(f"streams-{n}", "sherpa"): {"rss_peak_mib": 40 + n * 0.03 + bend * (n == 500)} for n in counts}
+    found = judged("C3", scenarios, values).finding
+    assert found.verdict == word
+    if word == "holds":
+        assert "30.8 KiB per connection over 100..2000" in found.measured
+
+
+@pytest.mark.parametrize(("cpu", "word"), [(100.0, "holds"), (900.0, "does-not-hold")])
+def test_c4_share_of_a_request_on_the_cpu(cpu: float, word: str) -> None:
+    extras = {("chat", "sherpa"): {"wall_mean_ms": 1.0}}
+    values = {("chat", "sherpa"): {"cpu_us_per_request": cpu}}
+    assert judged("C4", PLAIN, values, extras=extras).finding.verdict == word
+
+
+@pytest.mark.parametrize(
+    ("idle", "growth", "word"), [(60.0, 0.01, "holds"), (30.0, 0.01, "does-not-hold"), (60.0, 0.5, "does-not-hold")]
+)
+def test_c7_olla_starts_higher_and_stays(idle: float, growth: float, word: str) -> None:
+    extras = {("chat", "olla"): {"rss_growth": growth}}
+    assert judged("C7", PLAIN, both("rss_idle_mib", 46.0, idle), extras=extras).finding.verdict == word
+
+
+LOADED = {"gc": Scenario(rate_rps=500, tags=["gc-load"])}
+NO_POOLS = Target(name="olla-no-contexts", kind="variant", variant_of="olla", switches={"proxy.pools.contexts": False})
+
+
+@pytest.mark.parametrize(("pooled", "word"), [(3.0, "holds"), (9.0, "does-not-hold"), (0.0, "holds")])
+def test_c8_pools_on_against_off(pooled: float, word: str) -> None:
+    values = {("gc", "olla"): {"gc_total_ms": pooled}, ("gc", "olla-no-contexts"): {"gc_total_ms": 10.0}}
+    found = judged("C8", LOADED, values, variants=[NO_POOLS]).finding
+    assert found.verdict == word
+    assert "pools on against off" in found.measured
+
+
+def test_c8_without_the_variant_says_that_it_is_not_pooling_alone() -> None:
+    found = judged("C8", LOADED, both("gc_total_ms", 10.0, 1.0, "gc")).finding
+    assert "not pooling alone" in found.measured
+
+
+def test_c8_without_any_collection_is_not_testable() -> None:
+    found = judged("C8", LOADED, both("gc_total_ms", 0.0, 0.0, "gc")).finding
+    assert found.verdict == "not-testable"
+
+
+@pytest.mark.parametrize(("healthy", "word"), [(10.1, "holds"), (20.0, "does-not-hold")])
+def test_c9_healthy_endpoints_beside_a_slow_one(healthy: float, word: str) -> None:
+    fault = Fault(endpoint="mock-1", kind="slow")
+    scenarios = {
+        "twin": Scenario(rate_rps=100),
+        "slow": Scenario(rate_rps=100, tags=["slow-endpoint"], healthy="twin", faults=[fault]),
+    }
+    values: dict[tuple[str, str], Numbers] = {("twin", "olla"): {}, ("slow", "olla"): {}}
+    samples = {
+        ("twin", "olla"): {"mock-0": 10.0, "mock-1": 10.0},
+        ("slow", "olla"): {"mock-0": healthy, "mock-1": 900.0},
+    }
+    assert judged("C9", scenarios, values, samples=samples).finding.verdict == word
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds", "word"), [(5, 30, "holds"), (9, 30, "does-not-hold"), (5, 5, "does-not-hold")]
+)
+def test_c10_breaker_opens_after_five_for_thirty_seconds(failures: int, seconds: int, word: str) -> None:
+    scenarios = {"failing": Scenario(rate_rps=100, tags=["failing-endpoint"])}
+    extras = {
+        ("failing", "olla"): {
+            "breaker_failures_before_open": failures,
+            "breaker_open_for_s": seconds,
+            "lost_requests": 5,
+        }
+    }
+    found = judged("C10", scenarios, {("failing", "olla"): {}}, extras=extras).finding
+    assert found.verdict == word
+    assert "5 requests lost at most" in found.measured
+
+
+@pytest.mark.parametrize(("small", "word"), [(400.0, "holds"), (300.0, "does-not-hold")])
+def test_c11_buffers_of_64_against_8_kib(small: float, word: str) -> None:
+    eight = Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192})
+    scenarios = {"large": Scenario(rate_rps=10, tags=["large-response"])}
+    values = {("large", "olla"): {"cpu_us_per_mib": 300.0}, ("large", "olla-8k"): {"cpu_us_per_mib": small}}
+    assert judged("C11", scenarios, values, variants=[eight]).finding.verdict == word
+
+
+@pytest.mark.parametrize(
+    ("transit", "reads", "word"),
+    [(100.0, 500.0, "holds"), (5000.0, 500.0, "does-not-hold"), (100.0, 1000.0, "does-not-hold")],
+)
+def test_c12_adaptive_flushing_is_prompt_and_writes_less(transit: float, reads: float, word: str) -> None:
+    every = Target(name="olla-every", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"})
+    values = {
+        ("chat", "olla"): {"transit_event_p99_us": transit},
+        ("chat", "olla-every"): {"transit_event_p99_us": 100.0},
+    }
+    extras = {("chat", "olla"): {"reads_per_mib": reads}, ("chat", "olla-every"): {"reads_per_mib": 1000.0}}
+    scenarios = {"chat": Scenario(kind="stream", rate_rps=10)}
+    assert judged("C12", scenarios, values, variants=[every], extras=extras).finding.verdict == word
+
+
+@pytest.mark.parametrize(("warm", "word"), [(5.0, "holds"), (15.0, "does-not-hold")])
+def test_c13_first_second_with_and_without_prewarm(warm: float, word: str) -> None:
+    warmed = Target(name="olla-warm", kind="variant", variant_of="olla", switches={"proxy.pools.prewarm": 1000})
+    scenarios = {"cold": Scenario(rate_rps=100, tags=["cold-start"])}
+    values: dict[tuple[str, str], Numbers] = {("cold", "olla"): {}, ("cold", "olla-warm"): {}}
+    samples = {("cold", "olla"): {"mock-0": 10.0}, ("cold", "olla-warm"): {"mock-0": warm}}
+    assert judged("C13", scenarios, values, variants=[warmed], samples=samples).finding.verdict == word
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "word"), [(100.0, 20.0, "holds"), (20.0, 20.0, "does-not-hold"), (100.0, 100.0, "does-not-hold")]
+)
+def test_c14_ten_endpoints_as_the_dividing_line(few: float, many: float, word: str) -> None:
+    scenarios = {f"endpoints-{n}": Scenario(rate_rps=100, endpoints=n, tags=["sweep-endpoints"]) for n in (2, 10, 50)}
+    values: dict[tuple[str, str], Numbers] = {}
+    for n, olla in ((2, few), (10, many), (50, many)):
+        values |= both("cpu_us_per_request", 100.0, olla, f"endpoints-{n}")
+    assert judged("C14", scenarios, values).finding.verdict == word
+
+
+def test_p1_first_token_is_not_held_back_by_a_buffer() -> None:
+    assert judged("P1", PLAIN, both("added_p50_us", 1.0, 90.0)).finding.verdict == "does-not-hold"
+    assert judged("P1", PLAIN, both("added_p50_us", 1.0, 150_000.0)).finding.verdict == "holds"
+
+
+def test_p3_published_cost_ratio() -> None:
+    assert judged("P3", PLAIN, both("cpu_us_per_request", 115.6, 98.5)).finding.verdict == "holds"
+    assert judged("P3", PLAIN, both("cpu_us_per_request", 186.0, 22.0)).finding.verdict == "does-not-hold"
+
+
+def test_a_single_round_answers_nothing() -> None:
+    assert judged("C1", PLAIN, both("added_p50_us", 400.0, 90.0), rounds=1).finding.verdict == "not-testable"
+
+
+def test_runs_that_follow_each_other_are_named_short() -> None:
+    runs = [fact("chat", n, "olla", {}) for n in (1, 2, 3, 4)]
+    assert shortened(runs) == ["r01..r04-chat-olla"]
+    assert shortened([runs[0], runs[1], runs[3]]) == ["r01-chat-olla", "r02-chat-olla", "r04-chat-olla"]

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import jsonschema
+import pytest
+
+import reports
+from reports import store
+from reports.render import PARTS, ReportResult, build_report, md
+from reports.schema import CampaignHeader, RunRecord
+from reports.store import ReportError
+from tests.reports.synthetic import CHAT, VARIANTS, World, full_world, write_campaign
+
+COPY = Callable[[], Path]
+SCHEMA = json.loads(Path(reports.__file__).with_name("verdict.schema.json").read_text())
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def validate(result: ReportResult) -> dict[str, Any]:
+    """verdict.json as written, checked against its published schema and for NaN."""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} in verdict.json")
+
+    verdict = json.loads(result.json.read_text(), parse_constant=refuse)
+    jsonschema.validate(verdict, SCHEMA)
+    assert verdict == result.verdict
+    return dict(verdict)
+
+
+class Shape(HTMLParser):
+    """What a page is made of: tags, ids, visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def shown(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+# ------------------------------------------------------------------------------------------------------ the good case
+def test_the_report_of_a_good_campaign_says_who_is_faster_by_how_much_and_how_sure(built: ReportResult) -> None:
+    verdict = validate(built)
+    rows = {(r["scenario"], r["metric"], r["candidate"]["target"]): r for r in verdict["rows"]}
+    cpu = rows["chat", "cpu_us_per_request", "olla"]
+    assert (cpu["verdict"], cpu["primary"], cpu["rounds"]) == ("faster", True, 4)
+    assert cpu["ratio"] == pytest.approx(22 / 186, rel=0.15)
+    assert rows["chat", "cpu_us_per_request", "sherpa@aa"]["verdict"] in ("equivalent", "too-noisy")
+    assert verdict["recommendation"]["engine"] == "olla"
+    assert built.headlines[0].startswith("chat: Olla is faster: CPU per request -8")
+    assert built.valid_runs == 4 * 2 * 4
+
+
+def test_both_engines_have_every_promised_number_or_the_reason_why_not(built: ReportResult) -> None:
+    promised = [
+        "throughput_rps", "e2e_p50_ms", "e2e_p95_ms", "e2e_p99_ms", "added_p50_us", "gc_count", "gc_total_ms",
+        "gc_max_ms", "cpu_us_per_request",
+    ]  # fmt: skip
+    for scenario in ("chat", "chat-stream"):
+        for metric in promised:
+            row = next(r for r in built.verdict["rows"] if (r["scenario"], r["metric"]) == (scenario, metric))
+            assert row["candidate"]["target"] == "olla"
+            has_both = row["baseline"]["value"] is not None and row["candidate"]["value"] is not None
+            assert has_both or row["reason"], (scenario, metric)
+
+
+def test_all_fifteen_parts_are_there_in_order_and_a_missing_one_says_why(built: ReportResult) -> None:
+    page = Shape(built.html.read_text())
+    headings = re.findall(r"\b(\d+) ([A-Z][^0-9]+?)(?=[A-Z0-9])", page.shown())
+    assert headings
+    ids = [attributes.get("id") for _, attributes in page.tags if (attributes.get("id") or "").startswith("part-")]
+    assert ids == [f"part-{n}" for n in range(1, 16)]
+    for name in PARTS[1:]:
+        assert name in page.shown()
+    assert "Not measured: no scenario with a faulty endpoint was run" in page.shown()
+    markdown = built.md.read_text()
+    assert re.findall(r"^## (\d+) · (.+)$", markdown, re.M) == [(str(n), name) for n, name in enumerate(PARTS, 1)]
+
+
+def test_the_same_files_give_the_same_bytes(small: Path, built: ReportResult, tmp_path: Path) -> None:
+    def digests(folder: Path) -> dict[str, str]:
+        made = [folder / "report.html", folder / "report.md", folder / "verdict.json", *(folder / "figures").iterdir()]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in made}
+
+    before = digests(small)
+    script = (
+        "import sys; from pathlib import Path; from reports.render import build_report; build_report(Path(sys.argv[1]))"
+    )
+    # Another process has another hash seed: nothing may hang on the order of a set.
+    subprocess.run([sys.executable, "-c", script, str(small)], check=True, env={"PYTHONHASHSEED": "7", "PATH": ""})
+    assert digests(small) == before
+    assert len(before) >= 15
+
+
+def test_the_page_needs_nothing_but_itself(built: ReportResult) -> None:
+    page = Shape(built.html.read_text())
+    assert not page.all("img")
+    assert {a.get("rel") for a in page.all("link")} == {"icon"}
+    assert [a.get("src") for a in page.all("script")] == [None]
+    targets = {a["href"] for a in page.all("a") if a.get("href")}
+    assert all(str(t).startswith(("#", "figures/", "runs/", "verdict.json", "report.md")) for t in targets)
+
+
+def test_every_link_inside_the_page_leads_somewhere_and_no_id_is_used_twice(built: ReportResult) -> None:
+    page = Shape(built.html.read_text())
+    ids = [str(a["id"]) for _, a in page.tags if a.get("id")]
+    assert len(ids) == len(set(ids))
+    for attributes in page.all("a"):
+        target = str(attributes["href"])
+        if target.startswith("#"):
+            assert target[1:] in ids
+        else:
+            assert (built.html.parent / unquote(target)).exists()
+    used = re.findall(r"url\(#([^)]+)\)", built.html.read_text())
+    assert set(used) <= set(ids)
+
+
+def test_figures_have_words_for_those_who_cannot_see_them(built: ReportResult) -> None:
+    page = Shape(built.html.read_text())
+    drawn = [attributes for attributes in page.all("svg") if attributes.get("role") == "img"]
+    assert len(drawn) >= 6
+    assert all(len(str(attributes["aria-label"])) > 30 for attributes in drawn)
+    assert re.findall(r"!\[\]\(", built.md.read_text()) == []
+
+
+def test_every_figure_is_there_as_svg_and_png(built: ReportResult) -> None:
+    names = {path.stem for path in (built.html.parent / "figures").glob("*.svg")}
+    assert names == {path.stem for path in (built.html.parent / "figures").glob("*.png")}
+    assert {"effects", "overhead", "transit", "tail", "cpu", "gc", "timeline", "memory"} <= names
+
+
+def test_a_rebuilt_report_leaves_no_figure_of_an_older_one(copied: COPY) -> None:
+    folder = copied()
+    build_report(folder)
+    for run in (folder / "runs").iterdir():
+        (run / "events.parquet").unlink(missing_ok=True)
+    build_report(folder)
+    assert not (folder / "figures" / "transit.svg").exists()
+    assert "no valid run kept event rows" in (folder / "report.html").read_text()
+
+
+# --------------------------------------------------------------------------------------------------- troubled cases
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_campaign_has_a_report_that_says_so(copied: COPY) -> None:
+    folder = copied()
+    store.update_header(folder, state="interrupted")
+    for run in (folder / "runs").glob("r0[34]-*"):
+        shutil.rmtree(run)
+    half = folder / "runs" / "r02-chat-stream-olla"
+    (half / "run.json").unlink()
+    result = build_report(folder)
+    verdict = validate(result)
+    words = {row["verdict"] for row in verdict["rows"]}
+    assert "void" not in words
+    page = Shape(result.html.read_text()).shown()
+    assert "did not run to its end" in page
+    assert "Unfinished runs, not measured: r02-chat-stream-olla" in page
+
+
+def test_void_runs_are_shown_with_their_reason_and_drawn_hollow(copied: COPY) -> None:
+    folder = copied()
+    check = {"check": "generator-lag", "value": 9.0, "limit": 2.0, "ok": False, "blame": "bench", "unit": "ms"}
+    reason = "generator lag p99 9 ms over its 2 ms budget"
+    rewrite(folder / "runs" / "r02-chat-olla" / "run.json", validity=[check], void_reason=reason)
+    result = build_report(folder)
+    verdict = validate(result)
+    row = next(r for r in verdict["rows"] if (r["scenario"], r["metric"]) == ("chat", "cpu_us_per_request"))
+    assert (row["verdict"], row["rounds"]) == ("void", 3)
+    assert result.headlines[0] == f"chat: Void: {reason} (in r02-chat-olla)"
+    failed = [check for check in verdict["validity"] if not check["ok"]]
+    assert [(c["run"], c["check"]) for c in failed] == [("r02-chat-olla", "generator-lag")]
+    page = Shape(result.html.read_text()).shown()
+    assert reason in page
+    assert "4 void" in page  # the whole round of this scenario: sherpa, olla, direct and the second arm
+    assert "fill: none" in (folder / "figures" / "cpu.svg").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_target_that_never_ran_is_named(copied: COPY) -> None:
+    folder = copied()
+    rewrite(folder / "campaign.json", targets=["sherpa", "olla", "direct", "litellm"])
+    result = build_report(folder)
+    validate(result)
+    assert "Listed but never run: litellm." in Shape(result.html.read_text()).shown()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_campaign_without_the_other_engine_compares_nothing_and_says_so(copied: COPY) -> None:
+    folder = copied()
+    for run in [*(folder / "runs").glob("*-olla"), *(folder / "runs").glob("*-direct")]:
+        shutil.rmtree(run)
+    rewrite(folder / "campaign.json", targets=["sherpa"])
+    result = build_report(folder)
+    verdict = validate(result)
+    assert verdict["recommendation"]["engine"] is None
+    assert {row["candidate"]["target"] for row in verdict["rows"]} == {"sherpa@aa"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_round_shows_values_and_concludes_nothing(copied: COPY) -> None:
+    folder = copied()
+    rewrite(folder / "campaign.json", rounds_planned=1)
+    for run in (folder / "runs").glob("r0[234]-*"):
+        shutil.rmtree(run)
+    result = build_report(folder)
+    verdict = validate(result)
+    assert {r["verdict"] for r in verdict["rows"]} <= {"too-noisy", "not-measured"}
+    assert verdict["recommendation"]["engine"] is None
+    assert "Too noisy to tell: CPU per request, one round has no interval" in result.headlines[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_empty_campaign_has_a_report_with_every_part(tmp_path: Path) -> None:
+    header = CampaignHeader(
+        id="nothing", started="2026-08-01T12:00:00Z", targets=["sherpa", "olla"], state="interrupted"
+    )
+    store.Campaign.create(tmp_path, header)
+    result = build_report(tmp_path)
+    verdict = validate(result)
+    assert (verdict["rows"], result.valid_runs, result.headlines) == ([], 0, ())
+    page = Shape(result.html.read_text()).shown()
+    assert "Not measured: the campaign lists no scenario" in page
+    assert "no run finished" in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_campaign_with_scenarios_and_not_one_run_names_them(tmp_path: Path) -> None:
+    world = World(rounds=2)
+    store.Campaign.create(tmp_path, world.header())
+    result = build_report(tmp_path)
+    verdict = validate(result)
+    assert {row["verdict"] for row in verdict["rows"]} == {"not-measured"}
+    assert result.headlines[0].startswith("chat: Not measured:")
+
+
+def test_a_campaign_without_raw_rows_still_has_its_table(copied: COPY) -> None:
+    folder = copied()
+    before = build_report(folder).verdict
+    for table in folder.glob("runs/*/*.parquet"):
+        table.unlink()
+    result = build_report(folder)
+    verdict = validate(result)
+
+    def words(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+        return [(row["scenario"], row["metric"], row["verdict"]) for row in rows]
+
+    assert words(verdict["rows"]) == words(before["rows"])
+    assert "no valid run kept request rows" in result.html.read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_mixed_configurations_are_refused_and_nothing_is_written(copied: COPY) -> None:
+    folder = copied()
+    rewrite(folder / "runs" / "r03-chat-olla" / "run.json", config_hash="other")
+    with pytest.raises(ReportError, match="config_hash is 'other' but 'cfg-olla'"):
+        build_report(folder)
+    assert not list(folder.glob("report.*"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_cut_table_is_refused_and_nothing_is_written(copied: COPY) -> None:
+    folder = copied()
+    path = folder / "runs" / "r03-chat-olla" / "requests.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ReportError, match="truncated"):
+        build_report(folder)
+    assert not list(folder.glob("report.*"))
+
+
+# ------------------------------------------------------------------------------------------------------ hostile names
+HOSTILE = '<b onmouseover="alert(1)">$x$ </script><script>alert(1)</script> =cmd|\' /C calc\'!A0 `id` [a](http://x) "q"'
+
+
+def test_names_from_outside_are_shown_as_text_and_never_run(tmp_path: Path) -> None:
+    world = World(
+        targets=("sherpa", "olla", HOSTILE),
+        scenarios={HOSTILE[:100]: CHAT.model_copy(update={"duration_s": 1.0, "question": HOSTILE})},
+        rounds=2,
+    )
+    folder = write_campaign(tmp_path / "hostile", world)
+    header = json.loads((folder / "campaign.json").read_text())
+    rewrite(folder / "campaign.json", id=HOSTILE[:100], command=HOSTILE, machine={HOSTILE: HOSTILE})
+    for target in header["targets"]:
+        target["config"] = HOSTILE
+    rewrite(folder / "campaign.json", targets=header["targets"])
+    runs = sorted((folder / "runs").iterdir())
+    rewrite(runs[0] / "run.json", void_reason=HOSTILE, validity=[{"check": HOSTILE, "ok": False, "value": HOSTILE}])
+    result = build_report(folder)
+    validate(result)
+    text = result.html.read_text()
+    page = Shape(text)
+    assert len(page.all("script")) == 1
+    assert not page.all("b") or all("onmouseover" not in a for a in page.all("b"))
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert HOSTILE[:40] in page.shown()
+    assert "alert(1)</script>" not in text.replace("&lt;/script&gt;", "")
+    for svg in (folder / "figures").glob("*.svg"):
+        assert "<script" not in svg.read_text()
+    assert {path.name for path in folder.iterdir()} == {
+        "campaign.json", "runs", "figures", "report.html", "report.md", "verdict.json",
+    }  # fmt: skip
+    markdown = result.md.read_text()
+    assert "<script" not in re.sub(r"\\<", "", markdown)
+    assert "](http" not in markdown.replace("\\](http", "").replace("\\]\\(http", "")
+
+
+def test_markdown_from_outside_stays_one_line_of_plain_text() -> None:
+    assert md("a|b\n# c <i> [x](y) `z` $1$ *w*") == r"a\|b \# c \<i\> \[x\](y) \`z\` \$1\$ \*w\*"
+
+
+def test_a_figures_names_cannot_start_mathematics(tmp_path: Path) -> None:
+    scenarios = {"cost $5^{x$": CHAT.model_copy(update={"duration_s": 1.0})}
+    folder = write_campaign(tmp_path / "dollars", World(scenarios=scenarios, rounds=2))
+    build_report(folder)
+    assert "cost $5^{x$" in (folder / "figures" / "overhead.svg").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------- whole
+@pytest.mark.slow
+def test_a_campaign_with_every_kind_of_scenario_fills_every_part(tmp_path: Path) -> None:
+    folder = write_campaign(
+        tmp_path / "full", full_world(rounds=2, targets=("sherpa", "olla"), variants=(VARIANTS[2],))
+    )
+    result = build_report(folder)
+    validate(result)
+    assert len(list((folder / "figures").glob("*.svg"))) == 11
+    page = Shape(result.html.read_text()).shown()
+    assert "Measured capacity" in page
+    assert "5 or 10" in page  # sweeps are shown once
+    assert {case.split(":")[0] for case in result.headlines} == {
+        "chat", "chat-stream", "load-800", "streams-80", "slow-endpoint", "saturation",
+    }  # fmt: skip
+
+
+def test_reading_results_needs_neither_locust_nor_the_engines() -> None:
+    script = (
+        "import sys; import reports.cli, reports.render, reports.study; "
+        "print([n for n in sys.modules if n.split('.')[0] in ('locust', 'gevent', 'aiohttp', 'loadgen', 'proxy', "
+        "'mock_backends')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_record_of_tomorrow_with_more_fields_is_read_today(copied: COPY) -> None:
+    folder = copied()
+    path = folder / "runs" / "r01-chat-olla" / "run.json"
+    rewrite(path, colour="blue", summary={**json.loads(path.read_text())["summary"], "new": [1]})
+    assert RunRecord.model_validate(json.loads(path.read_text())).model_extra == {"colour": "blue"}
+    validate(build_report(folder))
