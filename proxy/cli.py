@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -92,7 +93,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     def ready() -> None:
         line = {"ready": True, "url": url_of(sock), "admin": url_of(admin_sock), "pid": os.getpid()}
-        print(json.dumps(line), flush=True)
+        with contextlib.suppress(BrokenPipeError):  # whoever started it does not listen any more; clients may
+            print(json.dumps(line), flush=True)
 
     if not several:
         return worker.run_on_loop(lambda: worker.serve_alone(loaded, sock, admin_sock, ready), settings.server.loop)

@@ -102,7 +102,10 @@ class Seat:
                     self.ready.set()
                 case {"last": wire}:
                     self.last = Snapshot.from_wire(wire)
-                case {"answer": answer, "id": number}:
+                case {"answer": answer, "id": number, "asked": question}:
+                    if question == "snapshot":
+                        # Here and not where it was asked: what comes after the worker's end must not count twice.
+                        self.last = Snapshot.from_wire(answer)
                     future = self._answers.get(number)
                     if future is not None and not future.done():
                         future.set_result(answer)
@@ -145,7 +148,7 @@ class Supervisor:
 
     async def snapshots(self) -> list[Snapshot]:
         """Fresh counts of every seat; of one that does not answer, its last ones."""
-        await asyncio.gather(*(self._refresh(seat) for seat in self._seats))
+        await asyncio.gather(*(seat.ask("snapshot") for seat in self._seats))
         return [seat.snapshot() for seat in self._seats]
 
     async def status(self) -> dict[str, Any]:
@@ -188,10 +191,6 @@ class Supervisor:
 
     def _engines(self) -> str:
         return "+".join(sorted({seat.engine for seat in self._seats}))
-
-    async def _refresh(self, seat: Seat) -> None:
-        if wire := await seat.ask("snapshot"):
-            seat.last = Snapshot.from_wire(wire)
 
     async def _keep_asking(self) -> None:
         """What a worker counted in its last second is lost if it is killed; no more than that."""

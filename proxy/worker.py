@@ -64,6 +64,7 @@ class Worker:
         self._checker = HealthChecker(self.discovery)
         self._recorders = Recorders(self.config.runtime.recorders)
         self._heap: heap.Heap | None = None
+        self.started = asyncio.Event()
         self._about: dict[str, Any] = {}
 
     async def start(self, sock: socket.socket) -> None:
@@ -78,6 +79,7 @@ class Worker:
         )
         self._about = {"module_hash": runtime.module_hash(), "versions": runtime.versions()}
         self._recorders.start()
+        self.started.set()
 
     async def stop(self) -> None:
         """Stop accepting, let exchanges finish for up to `server.shutdown_timeout`, then cut the rest."""
@@ -259,7 +261,8 @@ async def serve_alone(
     admin = AdminListener(source)
 
     def hang_up() -> None:
-        reload_logged(lambda: worker.reload(loaded.again().config))
+        if worker.started.is_set():  # before, the config is as fresh as it gets
+            reload_logged(lambda: worker.reload(loaded.again().config))
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     await worker.start(sock)
@@ -318,13 +321,17 @@ async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socke
 async def _obey(worker: Worker, channel: Channel, stop: Stop) -> None:
     """Answer the supervisor. Its end is an order, too: a worker does not outlive it."""
     while message := await channel.receive():
-        match message:
-            case {"do": "stop"}:
-                stop.ask(0)
-            case {"do": "reload", "config": text, "source": source}:
-                reload_logged(partial(worker.reload, parse(text, source).config))
-            case {"ask": _, "id": number}:
-                channel.send({"id": number, "answer": _answer(worker, message)})
+        try:
+            match message:
+                case {"do": "stop"}:
+                    stop.ask(0)
+                case {"do": "reload", "config": text, "source": source}:
+                    await worker.started.wait()
+                    reload_logged(partial(worker.reload, parse(text, source).config))
+                case {"ask": question, "id": number}:
+                    channel.send({"id": number, "asked": question, "answer": _answer(worker, message)})
+        except Exception:  # a question that fails must not make the worker deaf to its supervisor's end
+            log.exception("%s failed", message)
     if not stop.asked.is_set():
         log.warning("the supervisor is gone: stopping")
         stop.ask(0)

@@ -38,7 +38,7 @@ def serve(behave):
         if "ask" in message:
             answer = behave(message)
             if answer is not None:
-                say(id=message["id"], answer=answer)
+                say(id=message["id"], asked=message["ask"], answer=answer)
         elif behave(message) == "exit":
             break
 def usual(message):
@@ -262,6 +262,37 @@ def test_a_seat_keeps_the_counts_of_all_its_dead():
     assert snapshot.counts["proxy.requests.total"] == snapshot.counts["proxy.requests.failed"] == 6
     assert snapshot.counts["proxy.active_connections"] == 0
     assert Snapshot.from_wire(snapshot.as_wire()) == snapshot
+
+
+def test_an_answer_that_came_just_before_the_end_is_counted_once():
+    snapshot = StatsCollector()
+    snapshot.record_request()
+    wire = snapshot.snapshot("olla", []).as_wire()
+
+    class Dying:
+        """A channel whose worker answers with its last breath."""
+
+        messages = iter([{"ready": True}, {"id": 0, "asked": "snapshot", "answer": wire}, None])
+
+        def send(self, message):
+            pass
+
+        async def receive(self):
+            return next(self.messages)
+
+    async def main():
+        seat = Seat(0, "olla", listen("127.0.0.1", 0, key="server"))
+        seat.channel = Dying()
+        seat.ready.set()
+        asking = asyncio.ensure_future(seat.ask("snapshot"))
+        await asyncio.sleep(0)
+        await seat.listen_to(seat.channel)
+        seat.bury()
+        await asking
+        return seat.snapshot()
+
+    counts = asyncio.run(main()).counts
+    assert (counts["proxy.requests.total"], counts["proxy.requests.failed"]) == (1, 1)
 
 
 def test_how_a_worker_ended_is_said_in_words():

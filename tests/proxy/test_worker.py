@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 
 import pytest
 
 from proxy import worker
 from proxy.config import ConfigError, parse
+from proxy.control.channel import open_channel
 from proxy.control.listen import listen
 from proxy.core.service import Instance
 from proxy.worker import Alone, MissingPart, Stop, Worker, engine_of, new_instance, reload_logged, run_on_loop
@@ -160,6 +162,77 @@ def test_a_lone_worker_is_ok_until_it_stops_even_when_no_endpoint_is_healthy():
     assert after["status"] == "stopping"
     assert (status["instance"], status["config"]["source"], len(status["workers"])) == ("me", "f.yaml", 1)
     assert (len(snapshots), view["worker"]) == (1, 0)
+
+
+# -- under a supervisor
+
+
+def supervised(conversation):
+    """Run a worker at one end of a channel; `conversation` is had at the other. Returns its result and the worker."""
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        made = make()
+        with listen("127.0.0.1", 0, key="server") as sock:
+            serving = asyncio.ensure_future(worker._serve_supervised(made, sock, theirs))
+            channel = await open_channel(ours)
+            try:
+                async with asyncio.timeout(30):
+                    assert await channel.receive() == {"ready": True}
+                    return await conversation(channel), await serving, made
+            finally:
+                channel.close()
+
+    return asyncio.run(main())
+
+
+def test_a_worker_answers_its_supervisor_and_leaves_its_last_counts():
+    async def conversation(channel):
+        channel.send({"ask": "snapshot", "id": 1})
+        channel.send({"ask": "status", "id": 2})
+        channel.send({"ask": "runtime", "since_ns": None, "id": 3})
+        answers = [await channel.receive() for _ in range(3)]
+        channel.send({"do": "stop"})
+        return answers, await channel.receive()
+
+    (answers, last), code, _ = supervised(conversation)
+    assert [(a["id"], a["asked"]) for a in answers] == [(1, "snapshot"), (2, "status"), (3, "runtime")]
+    assert answers[1]["answer"]["pid"] == os.getpid()
+    assert last["last"] == answers[0]["answer"]
+    assert code == 0
+
+
+def test_a_worker_takes_a_config_from_its_supervisor():
+    async def conversation(channel):
+        channel.send({"do": "reload", "config": "proxy: {timeout: 9s}\n" + ENDPOINTS, "source": "f.yaml"})
+        channel.send({"do": "stop"})
+
+    _, _, made = supervised(conversation)
+    assert made.service.config.proxy.timeout == 9.0
+
+
+def test_a_question_that_fails_does_not_make_a_worker_deaf(caplog):
+    async def conversation(channel):
+        channel.send({"ask": "the time", "id": 1})
+        channel.send({"do": "reload", "config": "nonsense", "source": "f.yaml"})
+        channel.send({"ask": "status", "id": 2})
+        answer = await channel.receive()
+        channel.send({"do": "stop"})
+        return answer
+
+    answer, code, _ = supervised(conversation)
+    assert (answer["id"], code) == (2, 0)
+    assert len(caplog.records) == 2
+
+
+def test_a_worker_whose_supervisor_is_gone_stops(caplog):
+    async def conversation(channel):
+        channel.close()
+
+    _, code, made = supervised(conversation)
+    assert code == 0
+    assert made.service.told[-1] == ("stop", 30.0)
+    assert "the supervisor is gone: stopping" in caplog.messages
 
 
 # -- stopping
