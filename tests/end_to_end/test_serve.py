@@ -175,9 +175,8 @@ def test_a_second_signal_does_not_wait_for_streams(start: Start, workers: int) -
         stream.read()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_streams_longer_than_the_grace_period_are_cut(start: Start, workers: int) -> None:
-    proxy = start("--workers", str(workers), server={"shutdown_timeout": "100ms"})
+def test_streams_longer_than_the_grace_period_are_cut(start: Start) -> None:
+    proxy = start("--workers", "2", server={"shutdown_timeout": "100ms"})
     stream = proxy.stream()
     proxy.signal(signal.SIGTERM)
     assert proxy.wait() == 0
@@ -215,11 +214,8 @@ def all_know(proxy: Serve, endpoint: str) -> bool:
     return all(endpoint in worker["endpoints"] for worker in proxy.admin("/internal/status")["workers"])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_bad_config_is_refused_with_its_sentence_and_the_old_one_stays(
-    start: Start, upstream: Backend, workers: int
-) -> None:
-    proxy = start("--workers", str(workers))
+def test_a_bad_config_is_refused_with_its_sentence_and_the_old_one_stays(start: Start, upstream: Backend) -> None:
+    proxy = start("--workers", "2")
     before = proxy.admin("/internal/status")["config"]["hash"]
     proxy.configure(config_for(upstream, proxy={"load_balancer": "fair"}))
     proxy.signal(signal.SIGHUP)
@@ -243,9 +239,8 @@ def test_what_needs_a_restart_is_said_and_keeps_its_value(start: Start, upstream
 # -- several workers
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_counts_are_added_up_over_workers(start: Start, engine: str) -> None:
-    proxy = start("--engine", engine, "--workers", "2")
+def test_counts_are_added_up_over_workers(start: Start) -> None:
+    proxy = start("--workers", "2")
     for _ in range(40):
         assert proxy.get()[0] == 200
     stats = until(lambda: complete(proxy, 40), "all requests are counted")
