@@ -44,7 +44,7 @@ class Backends:
     def start(cls, count: int, seed: int, folder: Path, cores: tuple[int, ...] | None) -> Backends:
         """`count` mocks in one process, each on a port of its own. Raises ChildError with its last words."""
         command = [sys.executable, "-m", "mock_backends", "--count", str(count), "--port", "0", "--seed", str(seed)]
-        child = Child("mocks", command, folder, cores=cores)
+        child = Child("mocks", command, folder, cores=cores, priority=machine.MOCK_PRIORITY)
         try:
             line = child.wait_ready(_READY_S)
             return cls(child, tuple(line["urls"]), line["admin"])

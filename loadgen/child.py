@@ -39,9 +39,10 @@ class Child:
         *,
         cores: Iterable[int] | None = None,
         env: Mapping[str, str] | None = None,
+        priority: int = 0,
         held: bool = False,
     ) -> None:
-        """`held`: it reads from us and waits for `release`."""
+        """`priority` above 0: real-time, where that is allowed. `held`: it reads from us and waits for `release`."""
         self.name = name
         self.command = tuple(command)
         self.stdout = folder / f"{name}.stdout"
@@ -49,7 +50,7 @@ class Child:
         self._read_from = 0
         self.started_ns = time.monotonic_ns()
         where = "-" if cores is None else ",".join(str(core) for core in sorted(cores))
-        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), where]
+        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), where, str(priority)]
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self._process = subprocess.Popen(
                 [*leash, *command],

@@ -102,7 +102,8 @@ class _Start:
         self.keep_config(folder)
         save_job(self.job(scenario, folder), folder / "job.json")
         command = [sys.executable, "-m", "loadgen.driver", str(folder / "job.json"), "--hold"]
-        with Child("driver", command, folder, cores=self.setting.cores.driver, held=True) as driver:
+        cores, priority = self.setting.cores.driver, machine.DRIVER_PRIORITY
+        with Child("driver", command, folder, cores=cores, priority=priority, held=True) as driver:
             # While the driver gets ready on its own core, which takes it a second or two.
             if self.idle is None and self.running.pid is not None:
                 self.idle = _idle(self.running.pid, self.setting.idle_s)

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadgen import machine
 from loadgen.child import Child, ChildError
 
 
@@ -131,6 +132,18 @@ def test_the_limit_of_open_files_is_raised_to_what_is_allowed(tmp_path: Path) ->
     """
     with Child("thing", python(code), tmp_path) as child:
         assert child.wait_ready(10)["equal"] is True
+
+
+def test_a_raised_priority_is_taken_where_it_is_allowed_and_done_without_otherwise(tmp_path: Path) -> None:
+    code = """
+        import json, os
+        print(json.dumps({"ready": True, "policy": os.sched_getscheduler(0)}), flush=True)
+    """
+    allowed = os.SCHED_FIFO if machine.may_use_real_time() else os.SCHED_OTHER
+    with Child("raised", python(code), tmp_path, priority=1) as child:
+        assert child.wait_ready(10)["policy"] == allowed
+    with Child("usual", python(code), tmp_path) as child:
+        assert child.wait_ready(10)["policy"] == os.sched_getscheduler(0)
 
 
 def test_the_environment_is_added_to_ours(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from loadgen import machine
@@ -60,6 +61,13 @@ def test_what_is_written_about_this_machine_can_be_written_as_json() -> None:
     assert facts["cores"] >= 1
     assert facts["python"].startswith("CPython 3.")
     json.dumps(facts, allow_nan=False)
+
+
+def test_trying_out_the_priority_changes_nothing() -> None:
+    before = os.sched_getscheduler(0)
+    told = machine.describe(machine.assign_cores([0, 1]))["bench_priority"]
+    assert told.startswith("real-time") == machine.may_use_real_time()
+    assert os.sched_getscheduler(0) == before
 
 
 def test_versions_name_ourselves_and_the_revision_where_there_is_one(tmp_path: Path) -> None:
