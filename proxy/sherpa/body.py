@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic
 
-from aiohttp import web
+from aiohttp import BytesPayload, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from proxy.config import Config
@@ -54,9 +54,11 @@ class RequestBody:
             self._whole = self._content.at_eof()
         self._kept = chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def data(self) -> bytes | AsyncIterator[bytes] | None:
+    def data(self) -> BytesPayload | AsyncIterator[bytes] | None:
         """What aiohttp's client is given to send."""
-        return self._kept if self._whole else self._stream()
+        if not self._whole:
+            return self._stream()
+        return None if self._kept is None else BytesPayload(self._kept)
 
     async def _stream(self) -> AsyncIterator[bytes]:
         self._sending = True

@@ -13,12 +13,12 @@ from proxy.core.balancing import LoadBalancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, passed_through, request_headers, response_headers
+from proxy.core.headers import Pairs, passed_through
 from proxy.core.stats import StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.exchange import Exchange
-from proxy.sherpa.heads import check_response
+from proxy.sherpa.heads import check_response, request_headers, response_headers
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
 
@@ -47,7 +47,7 @@ class Relay:
     async def run(self, exchange: Exchange, fields: Pairs, target: str) -> None:
         """Serve one exchange. Raises ProxyError, also when the response has begun already."""
         request = exchange.request
-        if passed_through(request.headers.getall("Via", ()), self._via):
+        if "Via" in request.headers and passed_through(request.headers.getall("Via"), self._via):
             raise ProxyError("loop_detected")
         body = RequestBody(request, self.config)
         await body.gather()

@@ -29,6 +29,8 @@ from proxy.sherpa.exchange import Exchange, count, new_id, request_id
 from proxy.sherpa.heads import check_request
 from proxy.sherpa.relay import Relay
 
+UNCAPPED = contextlib.nullcontext()
+
 log = logging.getLogger("proxy.sherpa")
 
 
@@ -127,7 +129,8 @@ class SherpaProxy:
         try:
             if limit and self._stats.active > limit:
                 raise ProxyError("too_many_requests_in_flight")
-            async with asyncio.timeout(self._config.proxy.max_duration or None):
+            cap = self._config.proxy.max_duration
+            async with asyncio.timeout(cap) if cap else UNCAPPED:
                 await self._relay.run(exchange, fields, target)
         except ProxyError as exc:
             await self._fail(exchange, exc)
