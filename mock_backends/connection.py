@@ -221,9 +221,10 @@ class Connection(asyncio.Protocol):
     def _read_request(self, data: bytes | bytearray) -> None:
         """Reads one request from `data` (see `_keep`), if it is all there, and begins its reply."""
         head, at = self._head, 0
+        arrived = monotonic_ns()
         try:
             if head is None:
-                self._recv = monotonic_ns()
+                self._recv = arrived
                 while data.startswith(b"\r\n", at):  # left by clients that end a body with an empty line
                     at += 2
                 end = find_head(data, at)
@@ -262,13 +263,13 @@ class Connection(asyncio.Protocol):
         # An HTTP/1.0 client that asks to stay is told that it cannot.
         self._close_after = not head.keep_alive or head.http10
         if body == self._last_body and self._backend.faults is None:
-            self._begin(self._tape, self._recv, monotonic_ns())
+            self._begin(self._tape, self._recv, arrived)
         else:
             self._last_body = None
-            self._answer(head, body)
+            self._answer(head, body, arrived)
 
-    def _answer(self, head: Head, body: bytes) -> None:
-        """Finds the reply to a request that is not the same as the one before it."""
+    def _answer(self, head: Head, body: bytes, arrived: int) -> None:
+        """Finds the reply to a request unlike the one before it. The time that takes counts as lateness."""
         self._dialect = dialect = DIALECTS.get(head.path)
         if dialect is None:
             self._answer_plainly(head)
@@ -298,7 +299,7 @@ class Connection(asyncio.Protocol):
         if len(body) <= _KEPT_BODY:
             self._last_body = body
             self._last = Likeness(self._block, body)
-        self._begin(tape, self._recv, monotonic_ns())
+        self._begin(tape, self._recv, arrived)
 
     def _ask(self, dialect: Dialect, head: Head, body: bytes) -> Ask:
         """What the request asks for. Raises `BadRequest`."""

@@ -142,7 +142,7 @@ class Likeness:
             0 <= end - begin <= self._room
             and data.startswith(self._before)
             and data.startswith(self._after, end)
-            and (begin == end or data[begin:end].translate(None, b"-_.").isalnum())
+            and (not self._room or data[begin:end].translate(None, b"-_.").isalnum())
         )
 
 
