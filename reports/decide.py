@@ -81,6 +81,10 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
     if primaries and all(row.verdict == "equivalent" for row in primaries):
         tie = ("every primary metric is equivalent, and Sherpa is the simpler engine",)
         return Recommendation("sherpa", tie, ("you need circuit breakers or per-endpoint pools",))
+    void = [row for row in primaries if row.verdict == "void"]
+    if void and len(void) == len(primaries):
+        quiet = ("repeat on a quieter machine, or with fewer other programs running",)
+        return Recommendation(None, ("too few runs are valid to compare the engines", void[0].reason), quiet)
     return Recommendation(
         None, ("no primary metric of this campaign decides between the engines",), ("repeat with more rounds",)
     )

@@ -369,7 +369,7 @@ class _Page:
             failed = sum(not check.ok for check in judged)
             warned = sum(check.warn and check.ok for check in judged)
             values = [check.value for check in judged if isinstance(check.value, float | int)]
-            limits = sorted({_plain(check.limit) for check in checks if check.limit is not None})
+            limits = [check.limit for check in judged if isinstance(check.limit, float | int)]
             unit = next((check.unit for check in checks if check.unit), "")
             if failed:
                 word, say = "bad", f"{failed} failed"
@@ -380,8 +380,8 @@ class _Page:
             found.append(
                 {
                     "check": name,
-                    "range": f"{number(min(values))}..{number(max(values))} {unit}".strip() if values else "–",
-                    "limit": " / ".join(limits[:3]) + (f" {unit}" if unit else "") if limits else "–",
+                    "range": _range(values, unit),
+                    "limit": _range(limits, unit),
                     "blame": checks[0].blame,
                     "passed": len(judged) - failed,
                     "total": len(judged),
@@ -421,9 +421,7 @@ class _Page:
         silent = [name for name in self.scenarios if not any(f.record.scenario == name for f in self.facts)]
         if silent and self.facts:
             doubts.append(f"Scenarios without a single run: {', '.join(silent)}.")
-        for (scenario, target), runs in self.comparison.voided.items():
-            reasons = sorted({reason for _, reason in runs})
-            doubts.append(f"{len(runs)} void in {scenario} for {target}: {'; '.join(reasons[:2])}.")
+        doubts += self._void_words()
         doubts += [
             f"{row.scenario}, {row.spec.label}: {title(row.candidate.target)} is {row.verdict} by less than the "
             "baseline may differ from itself in this campaign."
@@ -433,6 +431,20 @@ class _Page:
         if warned:
             doubts.append(f"Near their limits in some runs: {', '.join(warned)}.")
         return doubts
+
+    def _void_words(self) -> list[str]:
+        """One sentence a scenario: how many of its runs are void, of whom, and why most of them."""
+        said = []
+        for name in self.scenarios:
+            found = [(target, reason) for (s, target), runs in self.comparison.voided.items() if s == name
+                     for _, reason in runs]  # fmt: skip
+            if found:
+                total = sum(f.record.scenario == name for f in self.facts)
+                whose = ", ".join(dict.fromkeys(target for target, _ in found))
+                reasons = sorted({re.sub(r" \(in [^)]*\)$", "", reason) for _, reason in found})
+                more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+                said.append(f"{name}: {len(found)} of {total} runs are void ({whose}): {'; '.join(reasons[:2])}{more}.")
+        return said
 
     def _within_noise(self) -> list[Row]:
         found = []
@@ -451,9 +463,7 @@ class _Page:
 
     def _noise(self) -> list[dict[str, Any]]:
         return [
-            self._row_view(row)
-            for row in self.comparison.rows
-            if row.is_aa and row.primary and row.verdict != "not-measured"
+            self._row_view(row) for row in self.comparison.rows if row.is_aa and row.primary and row.effect is not None
         ]
 
     def _aa_words(self) -> str:
@@ -461,7 +471,8 @@ class _Page:
             r for r in self.comparison.rows if r.is_aa and r.verdict in ("faster", "slower", "equivalent", "too-noisy")
         ]
         if not judged:
-            return "The baseline did not run against itself."
+            ran = "ran against itself, but no round of it is valid" if self._has_aa() else "did not run against itself"
+            return f"The baseline {ran}."
         differ = sum(row.verdict in ("faster", "slower") for row in judged)
         primaries = sum(row.verdict in ("faster", "slower") and row.primary for row in judged)
         return (
@@ -678,18 +689,28 @@ def _environment_facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         if key.endswith("_bytes") and isinstance(value, int):
             shown.append((key.removesuffix("_bytes").replace("_", " "), f"{value / 2**30:.1f} GiB"))
         elif isinstance(value, Mapping):
-            shown.append((key.replace("_", " "), ", ".join(f"{k} {v}" for k, v in value.items())))
+            shown.append((key.replace("_", " "), ", ".join(f"{k} {_brief(v)}" for k, v in value.items())))
+        elif isinstance(value, list | tuple):
+            shown.append((key.replace("_", " "), ", ".join(map(_brief, value))))
         else:
-            shown.append((key.replace("_", " "), str(value)))
+            shown.append((key.replace("_", " "), _brief(value) if value is not None else "unknown"))
     return shown
+
+
+def _brief(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _signed(value: float) -> str:
     return f"{'+' if value > 0 else ''}{number(value)}"
 
 
-def _plain(value: float | str | None) -> str:
-    return number(value) if isinstance(value, float | int) else str(value)
+def _range(values: Sequence[float], unit: str) -> str:
+    """`1.00..10.3 ms`, or one number where they are all the same."""
+    if not values:
+        return "–"
+    ends = list(dict.fromkeys((number(min(values)), number(max(values)))))
+    return f"{'..'.join(ends)} {unit}".strip()
 
 
 def _value_text(side: Side, unit: str) -> str:

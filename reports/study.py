@@ -90,6 +90,19 @@ class Study:
         columns = ["run", "scenario", "target", "at_s", "ms", "generation"]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
+    def validity(self) -> pd.DataFrame:
+        """One row a check: run, scenario, target, round, check, value, limit, whether it passed, whom it blames."""
+        columns = ["run", "scenario", "target", "round", "check", "value", "limit", "ok", "warn", "blame", "text"]
+        return pd.DataFrame(
+            [
+                (run.name, run.record.scenario, run.record.target, run.record.round, check.check, check.value,
+                 check.limit, check.ok, check.warn, check.blame, check.text or "")
+                for run in self.campaign.runs
+                for check in run.record.validity
+            ],
+            columns=columns,
+        )  # fmt: skip
+
     def claims(self) -> pd.DataFrame:
         """The claims ledger: claim, sentence, verdict, what was measured, the rule."""
         return pd.DataFrame(

@@ -8,6 +8,7 @@ targets of a round (drift of the host) and a part of each process start.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ class World:
     aa: bool = True
     raw: bool = True
     raw_rounds: int | None = None
-    """Rounds that keep raw rows; None: all."""
+    """Rounds that keep raw rows; None: all. The A/A arm keeps them only if all do."""
     variants: Sequence[Target] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     state: str = "complete"
@@ -149,6 +150,16 @@ VARIANTS = (
     Target(name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}),
     Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
 )
+
+
+EXAMPLE = World(
+    scenarios={
+        "chat": CHAT.model_copy(update={"duration_s": 3.0, "rate_rps": 90}),
+        "chat-stream": STREAM.model_copy(update={"duration_s": 2.5, "rate_rps": 24, "events_per_request": 12}),
+    },
+    raw_rounds=1,
+)
+"""Small enough to be committed: notebooks/example is `python -m tests.reports.synthetic notebooks/example`."""
 
 
 def full_world(**changes: Any) -> World:
@@ -373,7 +384,8 @@ def write_campaign(path: Path, world: World) -> Path:
                         "offered_rps": scenario.rate_rps,
                     }
                 )
-                raw = world.raw and (world.raw_rounds is None or number <= world.raw_rounds)
+                first = world.raw_rounds is not None and number <= world.raw_rounds and not target.endswith(AA_SUFFIX)
+                raw = world.raw and (world.raw_rounds is None or first)
                 record = record.model_copy(update={"summary": summarise.run_metrics(record, scenario, tables)})
                 given: dict[str, Any] = tables if raw else {}
                 store.write_run(path, record, **given)
@@ -488,3 +500,7 @@ def campaign_of(
 def with_truth(world: World, target: str, **changes: float) -> World:
     """`world` with some truths of one target changed."""
     return replace(world, truths={**world.truths, target: replace(world.truth(target), **changes)})
+
+
+if __name__ == "__main__":
+    write_campaign(Path(sys.argv[1]), EXAMPLE)

@@ -65,6 +65,15 @@ def test_noise_recommends_nothing() -> None:
     assert found.unless == ("repeat with more rounds",)
 
 
+def test_a_campaign_whose_runs_are_all_void_says_that_and_not_that_it_is_noisy() -> None:
+    facts = [
+        fact("chat", n, target, SAME, void="steal 9 %, limit 5 %") for n in (1, 2) for target in ("sherpa", "olla")
+    ]
+    found = recommend(campaign := campaign_of(("sherpa", "olla"), {"chat": Scenario()}, 2), compare(campaign, facts))
+    assert found.engine is None
+    assert found.because == ("too few runs are valid to compare the engines", "steal 9 %, limit 5 %")
+
+
 def test_one_engine_alone_is_not_recommended() -> None:
     assert recommended({}, targets=("sherpa", "nginx")).because == (
         "the campaign did not compare both engines: olla is missing",

@@ -204,7 +204,8 @@ def test_void_runs_are_shown_with_their_reason_and_drawn_hollow(copied: COPY) ->
     assert [(c["run"], c["check"]) for c in failed] == [("r02-chat-olla", "generator-lag")]
     page = Shape(result.html.read_text()).shown()
     assert reason in page
-    assert "4 void" in page  # the whole round of this scenario: sherpa, olla, direct and the second arm
+    # The whole round of this scenario: sherpa, olla, direct and the second arm.
+    assert f"chat: 4 of 16 runs are void (direct, olla, sherpa, sherpa@aa): {reason}" in page
     assert "fill: none" in (folder / "figures" / "cpu.svg").read_text()
 
 
