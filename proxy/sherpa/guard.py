@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-import ssl
 import struct
 from collections.abc import Callable
 from logging import Logger
@@ -356,6 +355,13 @@ class Server(web.Server):
         """A protocol for a new connection."""
         return ClientConnection(self, self.config, self._loop)
 
+    async def drain(self, seconds: float) -> None:
+        """Wait up to `seconds` until no request is in progress."""
+        ends = monotonic() + seconds
+        # Polled: an event would have every request pay for what happens once.
+        while any(c._request_in_progress for c in self.connections) and monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
     def abort(self) -> None:
         """Cut every connection."""
         for connection in self.connections:
@@ -568,16 +574,6 @@ def sending(headers: Pairs, *, chunked: bool) -> ClientMiddlewareType:
         return await forward(request)
 
     return send
-
-
-def trust(spec: EndpointSpec) -> ssl.SSLContext | bool:
-    """How the certificate of an https endpoint is checked."""
-    return _trusting(spec.tls_ca_file) if spec.tls_verify and spec.tls_ca_file else spec.tls_verify
-
-
-@functools.lru_cache(maxsize=1000)
-def _trusting(ca_file: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca_file)
 
 
 def _connect_times() -> TraceConfig:

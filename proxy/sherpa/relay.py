@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import monotonic
 
-from aiohttp import ClientResponse, ClientSession
+from aiohttp import ClientResponse
 from yarl import URL
 
 from proxy.config import Config
-from proxy.core.balancing import LoadBalancer
+from proxy.control.tls import tls_context
+from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs, passed_through
+from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
@@ -24,32 +26,34 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # 
 
 
 class Relay:
-    """Serves exchanges through one shared session. `config` and `balancer` may be replaced between two requests."""
+    """Serves exchanges through one session, which all endpoints share. Made on the loop that it works on."""
 
-    def __init__(
-        self,
-        config: Config,
-        balancer: LoadBalancer,
-        discovery: DiscoveryService,
-        stats: StatsCollector,
-        via: str,
-        connector: guard.Connector,
-        session: ClientSession,
-    ) -> None:
-        self.config = config
-        self.balancer = balancer
+    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance) -> None:
+        self._config = config
         self._discovery = discovery
         self._stats = stats
-        self._via = via
-        self._connector = connector
-        self._session = session
+        self._via = instance.via
+        self._balancer = make_balancer(config.proxy.load_balancer)
+        self.connector = guard.Connector(config)
+        self._session = guard.new_session(self.connector)
+
+    def configure(self, config: Config) -> None:
+        """Take balancer and timeouts of `config`, from the next exchange on."""
+        if config.proxy.load_balancer != self._config.proxy.load_balancer:
+            self._balancer = make_balancer(config.proxy.load_balancer)
+        self._config = config
+        self.connector.configure(config)
+
+    async def close(self) -> None:
+        """Close the session and its connections."""
+        await self._session.close()
 
     async def run(self, exchange: Exchange, fields: Pairs, target: str) -> None:
         """Serve one exchange. Raises ProxyError, also when the response has begun already."""
         request = exchange.request
         if "Via" in request.headers and passed_through(request.headers.getall("Via"), self._via):
             raise ProxyError("loop_detected")
-        body = RequestBody(request, self.config)
+        body = RequestBody(request, self._config)
         await body.gather()
         tried: list[Endpoint] = []
         stale: Endpoint | None = None
@@ -70,7 +74,7 @@ class Relay:
                     peer=request.remote or "unknown",
                     via=self._via,
                     request_id=exchange.request_id,
-                    strip_credentials=self.config.proxy.strip_credentials,
+                    strip_credentials=self._config.proxy.strip_credentials,
                 )
                 # 4. Forward body
                 upstream = await self._forward(exchange, endpoint, url, headers, body)
@@ -85,7 +89,7 @@ class Relay:
                     raise body.error from exc  # the client's fault: its body did not go on
                 repeat = exchange.response is None and self._may_repeat(request.method, body, exc)
                 if repeat and exc.reused and stale is None:
-                    self._connector.forget_idle(spec)  # it may have closed in time: once more, on a fresh connection
+                    self.connector.forget_idle(spec)  # it may have closed in time: once more, on a fresh connection
                     endpoint.requests -= 1
                     stale = endpoint
                     continue
@@ -104,13 +108,13 @@ class Relay:
             candidates = tuple(endpoint for endpoint in candidates if endpoint not in tried)
         if not candidates:
             raise failure
-        return self.balancer.pick(candidates)
+        return self._balancer.pick(candidates)
 
     def _may_repeat(self, method: str, body: RequestBody, failure: guard.UpstreamFailed) -> bool:
         """Never a request that its upstream may have acted on, unless acting on it twice does no harm."""
         if failure.heard or not body.repeatable:
             return False
-        return not failure.sent or method in IDEMPOTENT or self.config.proxy.retry_non_idempotent
+        return not failure.sent or method in IDEMPOTENT or self._config.proxy.retry_non_idempotent
 
     async def _forward(
         self, exchange: Exchange, endpoint: Endpoint, url: URL, headers: Pairs, body: RequestBody
@@ -122,8 +126,8 @@ class Relay:
                 url,
                 data=body.data(),
                 allow_redirects=False,
-                timeout=self._connector.timeout,
-                ssl=guard.trust(endpoint.spec),
+                timeout=self.connector.timeout,
+                ssl=tls_context(endpoint.spec) or True,
                 middlewares=(guard.sending(headers, chunked=body.chunked),),
                 trace_request_ctx=exchange.times,
             )
@@ -134,7 +138,7 @@ class Relay:
 
     async def _stream_response(self, exchange: Exchange, endpoint: Endpoint, upstream: ClientResponse) -> None:
         """Pass the response on as it comes. Raises ProxyError when the upstream cuts it short."""
-        request, content, proxy = exchange.request, upstream.content, self.config.proxy
+        request, content, proxy = exchange.request, upstream.content, self._config.proxy
         headers = response_headers(check_response(upstream), request_id=exchange.request_id, endpoint=endpoint.name)
         if proxy.server_timing:
             headers.append(("Server-Timing", exchange.server_timing(guard.head_began(request))))

@@ -18,7 +18,6 @@ from aiohttp import web
 from proxy.config import Config
 from proxy.control.access import AccessLog
 from proxy.control.listen import BACKLOG
-from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError
 from proxy.core.headers import Pairs
@@ -45,39 +44,26 @@ class SherpaProxy:
         self._stats = stats
         self._instance = instance
         self._access = AccessLog(self.engine) if config.server.access_log else None
-        self._drained: asyncio.Event | None = None
         self._cutting = False
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, bound and listening. Raises RuntimeError when aiohttp lacks its C parser."""
         guard.require_c_parser()
-        config = self._config
-        self._connector = guard.Connector(config)
-        self._session = guard.new_session(self._connector)
-        self._relay = Relay(
-            config,
-            make_balancer(config.proxy.load_balancer),
-            self._discovery,
-            self._stats,
-            self._instance.via,
-            self._connector,
-            self._session,
-        )
-        self._server = guard.Server(self._handle, config, self._refuse, log)
+        self._relay = Relay(self._config, self._discovery, self._stats, self._instance)
+        self._server = guard.Server(self._handle, self._config, self._refuse, log)
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=BACKLOG)
 
     async def stop(self, grace: float) -> None:
         """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
-        self._drained = asyncio.Event()
         self._listener.close()
         self._server.pre_shutdown()
-        await self._wait_drained(grace)
+        await self._server.drain(grace)
         self._cutting = True
         self._server.abort()
-        await self._wait_drained(1.0)
+        await self._server.drain(1.0)
         await self._server.shutdown(1.0)
-        await self._session.close()
+        await self._relay.close()
 
     def stats(self) -> Snapshot:
         """The counts now."""
@@ -89,17 +75,15 @@ class SherpaProxy:
         return {
             "client_connections": len(self._server.connections),
             "endpoints": {
-                e.name: {"healthy": e.healthy, "active": e.active, "idle_connections": self._connector.idle(e.spec)}
+                e.name: {"healthy": e.healthy, "active": e.active, "pool": {"idle": self._relay.connector.idle(e.spec)}}
                 for e in self._discovery.endpoints
             },
         }
 
     def update_config(self, config: Config) -> None:
         """Take balancer, limits and timeouts of `config` for what comes; what is in flight keeps its own."""
-        if config.proxy.load_balancer != self._config.proxy.load_balancer:
-            self._relay.balancer = make_balancer(config.proxy.load_balancer)
-        self._config = self._relay.config = self._server.config = config
-        self._connector.configure(config)
+        self._config = self._server.config = config
+        self._relay.configure(config)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Count one request, serve it, and answer what goes wrong."""
@@ -120,8 +104,6 @@ class SherpaProxy:
             if outcome == "client_disconnected" and (self._cutting or guard.stalled(request)):
                 outcome = "failed"
             count(exchange, outcome, self._stats, self._access)
-            if self._drained is not None and not self._stats.active:
-                self._drained.set()
         return exchange.response or guard.ErrorResponse(ERRORS["internal_error"], exchange.request_id)
 
     async def _serve(self, exchange: Exchange, fields: Pairs, target: str) -> None:
@@ -157,10 +139,3 @@ class SherpaProxy:
     def _refuse(self, kind: ErrorKind) -> guard.ErrorResponse:
         self._stats.record_refused()
         return guard.ErrorResponse(kind, new_id())
-
-    async def _wait_drained(self, seconds: float) -> None:
-        assert self._drained is not None
-        if self._stats.active:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._drained.wait()
