@@ -32,6 +32,7 @@ from loadgen.rounds import (
     default_baseline,
     profiles,
     shortfall,
+    wanted_of,
 )
 from loadgen.scenario import Replay, Request, Scenario
 from loadgen.sitting import Setting, hold
@@ -87,7 +88,7 @@ class Planned:
 
     def wanted(self) -> dict[str, list[Scenario]]:
         """What every planned round measures."""
-        return {arm.name: list(self.scenarios) for arm in self.arms}
+        return wanted_of(self.arms, self.scenarios)
 
 
 class Voice(Protocol):
@@ -248,7 +249,7 @@ class Campaign:
     def run(self) -> None:
         """All planned rounds that are not on disk yet, then the repeats. Raises KeyboardInterrupt when interrupted."""
         planned = self._planned
-        self._total = planned.rounds * len(planned.arms) * len(planned.scenarios)
+        self._total = planned.rounds * sum(len(scenarios) for scenarios in planned.wanted().values())
         store.update_header(self._folder, state="running")
         try:
             with _terminable(), _pinned(planned.cores.driver):

@@ -30,6 +30,7 @@ _CHECK_S = 0.15
 _DRIVER_START_S = 1.4
 _DRIVER_END_S = 0.5
 _STOP_S = 0.3
+_SETTLE_S = 0.2
 REPORT_S = 12.0
 _CEILING_S = 4.0
 
@@ -84,6 +85,11 @@ class Bench:
 
     endpoints: int
     sittings: tuple[Sitting, ...]
+
+
+def wanted_of(arms: Sequence[Arm], scenarios: Sequence[Scenario]) -> dict[str, list[Scenario]]:
+    """What a planned round measures: arm name -> its scenarios."""
+    return {arm.name: [one for one in scenarios if arm.target.is_engine or not one.only_engines] for arm in arms}
 
 
 def arms_of(targets: Sequence[Target], baseline: str | None) -> list[Arm]:
@@ -156,17 +162,20 @@ def bench_seconds(bench: Bench, idle_s: float) -> float:
 def sitting_seconds(sitting: Sitting, idle_s: float) -> float:
     """How long one sitting takes."""
     each = sum(
-        _CHECK_S + _DRIVER_START_S + scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S
-        for scenario in sitting.scenarios
+        _CHECK_S + scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S for scenario in sitting.scenarios
     )
-    return sitting.arm.target.start_s + idle_s + each + _STOP_S
+    drivers = (len(sitting.scenarios) - 1) * _DRIVER_START_S
+    first = _DRIVER_START_S  # the first driver gets ready while the target is watched idling
+    if sitting.arm.target.has_process:
+        first = max(first, _SETTLE_S + idle_s)
+    return sitting.arm.target.start_s + first + drivers + each + _STOP_S
 
 
 def campaign_seconds(
     arms: Sequence[Arm], scenarios: Sequence[Scenario], rounds: int, idle_s: float, *, report: bool = True
 ) -> float:
     """How long the planned rounds and the report take, without repeats."""
-    wanted = {arm.name: scenarios for arm in arms}
+    wanted = wanted_of(arms, scenarios)
     one = sum(bench_seconds(bench, idle_s) for bench in benches(arms, wanted, 1))
     return rounds * one + (_CEILING_S + REPORT_S if report else 0.0)
 

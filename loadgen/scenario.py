@@ -210,6 +210,8 @@ class Scenario(_Part):
     """Statuses besides each request's own that are part of the plan, e.g. 503 from an open breaker."""
     connections: Annotated[int, Field(ge=1)] | None = None
     """Streams it holds open at a time, for the memory figures."""
+    only_engines: bool = False
+    """Asked of our own engines only: rivals and floors have nothing to say to its question."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Keys of our own engines' config (dotted) that this scenario is about, e.g. `runtime.gc.ballast`."""
     campaigns: dict[str, InCampaign] = Field(default_factory=dict)

@@ -20,6 +20,8 @@ class Direct:
     start_s: float = 0.0
     verbatim: bool = True
     gc_trace: bool = False
+    is_engine: bool = False
+    has_process: bool = False
 
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""
@@ -48,6 +50,12 @@ class Given:
     start_s: float = 0.0
     verbatim: bool = True
     gc_trace: bool = False
+    is_engine: bool = False
+
+    @property
+    def has_process(self) -> bool:
+        """If the user told its process id."""
+        return self.pid is not None
 
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""

@@ -72,6 +72,12 @@ class ProcessTarget:
     start_s: float = 1.0
     verbatim: bool = True
     gc_trace: bool = False
+    has_process: bool = True
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is one of ours."""
+        return self.engine is not None
 
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""

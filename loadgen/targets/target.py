@@ -83,6 +83,14 @@ class Target(Protocol):
         """Whether replies pass byte for byte. A target that re-makes them is checked by status and framing only."""
 
     @property
+    def is_engine(self) -> bool:
+        """Whether it is one of our own engines, as it is or with switches changed."""
+
+    @property
+    def has_process(self) -> bool:
+        """Whether it has a process tree whose CPU and memory can be watched."""
+
+    @property
     def gc_trace(self) -> bool:
         """Whether it is a Go program that writes its GC pauses to stderr (GODEBUG=gctrace=1)."""
 

@@ -123,6 +123,12 @@ def test_a_steady_latency_has_no_trend_and_a_growing_one_has() -> None:
     assert validity.trend(at, steady * (1 + at / 20), 10, steady=False).ok
 
 
+def test_a_drift_of_less_than_fifty_microseconds_is_none() -> None:
+    at = np.linspace(0, 10, 2000)
+    assert validity.trend(at, 0.2 + at * 0.0045, 10, steady=True).ok
+    assert not validity.trend(at, 0.2 + at * 0.0100, 10, steady=True).ok
+
+
 def test_a_clear_but_tiny_trend_does_no_harm() -> None:
     at = np.linspace(0, 10, 2000)
     assert validity.trend(at, 5 + at / 100, 10, steady=True).ok
