@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 import uvloop
 
 from proxy.config import Config, parse
+from proxy.control.checks import HealthChecker
 from proxy.core.discovery import DiscoveryService
 from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
@@ -77,6 +78,10 @@ class RunningProxy(Protocol):
 
     def status(self) -> dict[str, Any]:
         """What the engine says of itself."""
+        ...
+
+    def healthy(self) -> dict[str, bool]:
+        """Which endpoints it believes to be healthy."""
         ...
 
     def reload(self, endpoints: Sequence[Endpoint | Mapping[str, Any]], settings: Settings) -> None:
@@ -149,6 +154,9 @@ class ThreadProxy:
         instance = Instance(via=f"test-{self.port}")
         self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance)
         await self.service.start(sock)
+        self._checker = HealthChecker(self.discovery)
+        if self.config.health.enabled:
+            self._checker.start()
 
     def _on_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         said = f"{context.get('message')}: {context.get('exception')!r}"
@@ -192,10 +200,19 @@ class ThreadProxy:
 
         self.do(update)
 
+    def healthy(self) -> dict[str, bool]:
+        """Which endpoints it believes to be healthy."""
+        return self.do(lambda: {endpoint.name: endpoint.healthy for endpoint in self.discovery.endpoints})
+
     def begin_stop(self, grace: float) -> Callable[[], None]:
         """Let it stop; the result waits until it has."""
         self._stopped = True
-        future = asyncio.run_coroutine_threadsafe(self.service.stop(grace), self._loop)
+
+        async def stop() -> None:
+            await self._checker.stop()
+            await self.service.stop(grace)
+
+        future = asyncio.run_coroutine_threadsafe(stop(), self._loop)
         return lambda: future.result(grace + PATIENCE)
 
     def close(self) -> None:
@@ -285,6 +302,11 @@ class ProcessProxy:
     def status(self) -> dict[str, Any]:
         """What the workers say of themselves."""
         return dict(json.loads(self.admin_get("/internal/status")))
+
+    def healthy(self) -> dict[str, bool]:
+        """Which endpoints all workers believe to be healthy."""
+        workers = [worker["endpoints"] for worker in self.status()["workers"]]
+        return {name: all(endpoints[name]["healthy"] for endpoints in workers) for name in workers[0]}
 
     def reload(self, endpoints: Sequence[Endpoint | Mapping[str, Any]], settings: Settings) -> None:
         """Let it take another config; returns when it has."""
