@@ -1,0 +1,280 @@
+"""Starting, stopping and taking a new config, with streams in flight."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.contract.peers import Cut, answering
+from tests.contract.running import ProcessProxy, connect, settled
+
+
+def stream(proxy, endpoint):
+    """A stream that has begun: its client and the endpoint's end."""
+    client = proxy.client()
+    client.get()
+    peer = endpoint.accept()
+    peer.request()
+    peer.begin_chunked().chunk(b"begun")
+    client.response_head()
+    client.receive_until(b"begun\r\n")
+    return client, peer
+
+
+@pytest.mark.promise("LIFE-STOP")
+def test_a_stream_may_finish_within_the_grace_period(start, endpoint):
+    proxy = start(endpoint, server__shutdown_timeout="5s")
+    client, peer = stream(proxy, endpoint)
+    wait = proxy.begin_stop(5)
+    time.sleep(0.1)
+    peer.chunk(b"more").chunk(b"")
+    assert client.receive_until(b"0\r\n\r\n").endswith(b"4\r\nmore\r\n0\r\n\r\n")
+    began = time.monotonic()
+    wait()
+    assert time.monotonic() - began < 3, "it does not sit out its grace period"
+    assert client.ended() in ("closed", "reset"), "and the connection is not kept"
+
+
+@pytest.mark.promise("LIFE-STOP")
+def test_a_request_that_waits_for_its_answer_may_finish(start, endpoint):
+    proxy = start(endpoint, server__shutdown_timeout="5s")
+    with proxy.client() as client:
+        client.post(b"x")
+        peer = endpoint.accept()
+        peer.request()
+        wait = proxy.begin_stop(5)
+        time.sleep(0.1)
+        peer.respond(b"done")
+        answer = client.response()
+        assert answer.body == b"done"
+        wait()
+        assert client.ended() in ("closed", "reset")
+
+
+@pytest.mark.promise("LIFE-STOP")
+def test_no_new_connection_is_accepted_while_it_stops(start, endpoint):
+    proxy = start(endpoint, server__shutdown_timeout="5s")
+    client, peer = stream(proxy, endpoint)
+    wait = proxy.begin_stop(5)
+    time.sleep(0.2)
+    with pytest.raises((OSError, Cut)):
+        late = connect(proxy.port)
+        late.get().response()
+    peer.chunk(b"")
+    client.receive_until(b"0\r\n\r\n")
+    wait()
+
+
+@pytest.mark.promise("LIFE-STOP")
+def test_idle_connections_are_closed_at_once(start, endpoint):
+    proxy = start(endpoint, server__shutdown_timeout="5s")
+    client, peer = stream(proxy, endpoint)
+    with proxy.client() as fresh:
+        time.sleep(0.05)
+        wait = proxy.begin_stop(5)
+        assert fresh.ended(2) in ("closed", "reset")
+    peer.chunk(b"")
+    client.receive_until(b"0\r\n\r\n")
+    wait()
+
+
+@pytest.mark.promise("LIFE-GRACE")
+@pytest.mark.one_worker
+def test_when_the_grace_is_over_streams_are_cut_and_counted_as_failed(start, endpoint):
+    proxy = start(endpoint)
+    client, peer = stream(proxy, endpoint)
+    began = time.monotonic()
+    proxy.begin_stop(0.2)()
+    assert 0.15 < time.monotonic() - began < 3
+    with pytest.raises(Cut):
+        client._chunked()
+    assert peer.ended() in ("closed", "reset")
+    settled(proxy.stats, total=1, failed=1, client_disconnected=0)
+
+
+@pytest.mark.promise("LIFE-RELOAD")
+def test_a_reload_replaces_endpoints_and_cuts_no_stream(start, endpoints):
+    a, b = endpoints(2)
+    b.serve(answering(b"b"))
+    proxy = start(a)
+    client, peer = stream(proxy, a)
+    proxy.reload([b], {})
+    with proxy.client() as other:
+        assert other.get().response().body == b"b"
+    peer.chunk(b"still here").chunk(b"")
+    assert b"still here" in client.receive_until(b"0\r\n\r\n")
+    settled(proxy.stats, success=2, failed=0)
+    client.close()
+
+
+@pytest.mark.promise("LIFE-RELOAD")
+def test_an_unchanged_endpoint_keeps_its_connections_and_counts(start, endpoints):
+    a, b = endpoints(2)
+    proxy = start(a)
+    with proxy.client() as client:
+        client.get()
+        peer = a.accept()
+        peer.request()
+        peer.respond()
+        client.response()
+        b.close()
+        proxy.reload([a, {"name": "late", "url": b.url}], {"proxy.load_balancer": "priority"})
+        client.get()
+        if not peer.silent(0.5):
+            peer.request()
+            peer.respond()
+            assert client.response().status == 200
+    stats = settled(proxy.stats)
+    assert stats["endpoints"]["a"]["requests"] >= 1
+
+
+@pytest.mark.promise("LIFE-RELOAD")
+@pytest.mark.one_worker
+def test_a_reload_changes_the_balancer(start, endpoints):
+    a, b = endpoints(2)
+    for endpoint in (a, b):
+        endpoint.serve(answering())
+    ranked = [{"name": "a", "url": a.url, "priority": 1}, {"name": "b", "url": b.url, "priority": 2}]
+    proxy = start(*ranked, proxy__load_balancer="round-robin")
+    with proxy.client() as client:
+        served = {client.get().response().get("X-Olla-Endpoint") for _ in range(4)}
+        assert served == {"a", "b"}
+        proxy.reload(ranked, {"proxy.load_balancer": "priority"})
+        assert {client.get().response().get("X-Olla-Endpoint") for _ in range(4)} == {"b"}
+
+
+@pytest.mark.promise("LIFE-RELOAD")
+def test_a_reload_changes_timeouts(start, endpoint):
+    proxy = start(endpoint)
+    proxy.reload([endpoint], {"proxy.response_header_timeout": "200ms"})
+    with proxy.client() as client:
+        client.post(b"x")
+        peer = endpoint.accept()
+        peer.request()
+        assert client.response().status == 504
+
+
+@pytest.mark.promise("LIFE-SAME-KEYS")
+def test_both_engines_take_the_seed_s_configurations(start, endpoint):
+    """The seed's own blocks; a key that an engine has no use for is accepted."""
+    endpoint.serve(answering())
+    proxy = start(
+        endpoint,
+        proxy__timeout="300s",
+        proxy__max_idle_conns=100,
+        proxy__max_conns_per_host=50,
+        proxy__idle_conn_timeout="90s",
+        proxy__circuit_breaker={"failure_threshold": 5, "timeout": "30s", "half_open_requests": 3},
+    )
+    with proxy.client() as client:
+        assert client.get().response().status == 200
+
+
+@pytest.mark.promise("LIFE-PROCESS")
+def test_the_whole_life_of_a_process(engine, endpoints):
+    """Ready line, a SIGHUP that cuts nothing, a refused one that changes nothing, SIGTERM with exit code 0."""
+    a, b = endpoints(2)
+    b.serve(answering(b"b"))
+    proxy = ProcessProxy(engine, [a], {"server.shutdown_timeout": "10s"})
+    try:
+        client, peer = stream(proxy, a)
+        proxy.reload([b], {"server.shutdown_timeout": "10s"})
+        with proxy.client() as other:
+            assert other.get().response().body == b"b"
+        good = proxy._file.read_text()
+        proxy._file.write_text("proxy: {engine: nonsense}")
+        proxy.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 5
+        while "nonsense" not in proxy.stderr():
+            assert time.monotonic() < deadline, "the refusal is logged"
+            time.sleep(0.02)
+        proxy._file.write_text(good)
+        with proxy.client() as other:
+            assert other.get().response().body == b"b", "the old config stays"
+        wait = proxy.begin_stop(10)
+        time.sleep(0.2)
+        with pytest.raises((OSError, Cut)):
+            connect(proxy.port).get().response()
+        peer.chunk(b"to the end").chunk(b"")
+        assert b"to the end" in client.receive_until(b"0\r\n\r\n")
+        wait()
+    finally:
+        proxy.close()
+
+
+@pytest.mark.promise("LIFE-WORKERS")
+def test_workers_share_a_port_and_their_counts_are_added(engine, endpoint):
+    endpoint.serve(answering())
+    proxy = ProcessProxy(engine, [endpoint], {}, workers=2)
+    try:
+        for _ in range(24):
+            with proxy.client() as client:
+                assert client.get().response().status == 200
+        stats = settled(proxy.stats, total=24, success=24)
+        assert stats["endpoints"]["a"]["success"] == 24
+        pids = {worker["pid"] for worker in proxy.status()["workers"]}
+        assert len(pids) == 2
+    finally:
+        proxy.close()
+
+
+@pytest.mark.promise("LIFE-WORKERS")
+def test_a_dead_worker_is_replaced_and_its_counts_are_kept(engine, endpoint):
+    proxy = ProcessProxy(engine, [endpoint], {}, workers=2)
+    try:
+        client = proxy.client()
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        peer.respond()
+        assert client.response().status == 200
+        settled(proxy.stats, total=1, success=1)
+        client.get()  # in flight when its worker dies
+        peer.request()
+        assert proxy.stats()["proxy.active_connections"] == 1
+        before = {worker["pid"] for worker in proxy.status()["workers"]}
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 15
+        while True:
+            workers = [w for w in proxy.status()["workers"] if w.get("answering")]
+            if len(workers) == 2 and not before & {w["pid"] for w in workers}:
+                break
+            assert time.monotonic() < deadline, proxy.status()
+            time.sleep(0.05)
+        endpoint.serve(answering())
+        with proxy.client() as fresh:
+            assert fresh.get().response().status == 200
+        settled(proxy.stats, total=3, success=2, failed=1)
+        client.close()
+    finally:
+        proxy.close()
+
+
+@pytest.mark.promise("LIFE-CANARY")
+def test_some_workers_may_run_the_other_engine(endpoint):
+    """The seed's gradual rollout."""
+    endpoint.serve(answering())
+    settings = {"canary.engine": "olla", "canary.workers": 1}
+    proxy = ProcessProxy("sherpa", [endpoint], settings, workers=2)
+    try:
+        for _ in range(30):
+            with proxy.client() as client:
+                assert client.get().response().status == 200
+        stats = settled(proxy.stats, total=30, success=30)
+        assert set(stats["engines"]) == {"sherpa", "olla"}
+        by_engine = {name: row["proxy.requests.total"] for name, row in stats["engines"].items()}
+        assert sum(by_engine.values()) == 30
+        assert all(by_engine.values()), by_engine
+    finally:
+        proxy.close()
+
+
+@pytest.mark.promise("LIFE-PORT-TAKEN")
+def test_a_taken_port_is_said_and_nothing_half_starts(engine, endpoint):
+    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(AssertionError, match="in use"):
+        ProcessProxy(engine, [endpoint], {"server.port": sock.getsockname()[1]})
