@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loadgen import backends, machine, scenario, timetable, validity
+from loadgen import backends, evidence, machine, scenario, timetable, validity
 from loadgen.driver.plan import save_plan
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.rounds import (
@@ -266,6 +266,11 @@ class Campaign:
         planned = self._planned
         self._voice.step("measuring what the mocks reach alone (once for this machine)")
         ceiling = backends.ceiling(self._folder.parent / "mock-ceiling.json")
+        for one in planned.scenarios:
+            made = timetable.make(one, timetable.seed_for(planned.asked.seed, one.id, 1))
+            check = validity.mock_ceiling(*evidence.asked_of_mocks(one, made, ceiling))
+            if not check.ok:
+                self._voice.say(f"{one.id} asks for more than this bench can carry and will be void: {check.text}")
         note = planned.cores.note
         return Setting(
             folder=self._folder,

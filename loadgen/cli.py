@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -106,20 +106,24 @@ def compare(
         duration_s=duration,
         seed=seed,
     )
-    command = " ".join(["proxy-engines", *sys.argv[1:]])
+    command = shlex.join(["proxy-engines", *sys.argv[1:]])
     raise typer.Exit(run(asked, out=out, resume=resume, dry_run=dry_run, command=command))
 
 
 @app.command()
 def micro(out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None) -> None:
     """Run the pyperf suite: parts of the engines in memory, without sockets."""
-    raise typer.Exit(importlib.import_module("loadgen.micro.run").main(out))
+    from loadgen.micro.run import main as run
+
+    raise typer.Exit(run(out))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def gate(context: typer.Context) -> None:
     """Check performance of one revision against another; for CI."""
-    raise typer.Exit(importlib.import_module("loadgen.gate.cli").main(context.args))
+    from loadgen.gate.cli import main as run
+
+    raise typer.Exit(run(context.args))
 
 
 for _verb in ELSEWHERE:

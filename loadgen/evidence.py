@@ -185,7 +185,7 @@ def _checks(
     inside = [value for t_ns, value in seen.active if _middle(t_ns, window)]
     mean_s = _mean_s(rows, window)
     completions = int(((rows["end_ns"] >= window[0]) & (rows["end_ns"] < window[1])).sum())
-    offered, ceiling, unit = _offered_to_mocks(conditions)
+    offered, ceiling, unit = asked_of_mocks(conditions.scenario, conditions.plan, conditions.ceiling)
     checks = [
         validity.generator_lag(
             float(np.percentile(lag_ms, 99)) if lag_ms.size else None,
@@ -237,12 +237,17 @@ def _mean_s(rows: pd.DataFrame, window: tuple[int, int]) -> float | None:
     return None if took.empty else float(took.mean()) / 1e9
 
 
-def _offered_to_mocks(conditions: Conditions) -> tuple[float | None, float | None, str]:
-    """What is asked of the mocks, and what they reach alone: events for streams, requests otherwise."""
-    offered = offered_rps(conditions.plan, conditions.scenario)
-    if conditions.scenario.kind == "request":
-        return offered, conditions.ceiling.requests_per_s, "req/s"
-    per_stream = conditions.described.events_per_request
+def asked_of_mocks(scenario: Scenario, plan: Plan | None, ceiling: Ceiling) -> tuple[float | None, float | None, str]:
+    """What is asked of the mocks a second, what they reach alone, and the unit: events for streams, else requests.
+
+    The first is None in closed loop, and where nothing says how many events a stream has.
+    """
+    offered = offered_rps(plan, scenario)
+    if scenario.kind == "request":
+        return offered, ceiling.requests_per_s, "req/s"
+    per_stream: float | None = scenario.requests[0].expect.events
+    if per_stream is None and plan is not None and (plan.output_tokens >= 0).all():
+        per_stream = float(plan.output_tokens.mean())
     if offered is None or per_stream is None:
-        return None, conditions.ceiling.events_per_s, "events/s"
-    return offered * per_stream, conditions.ceiling.events_per_s, "events/s"
+        return None, ceiling.events_per_s, "events/s"
+    return offered * per_stream, ceiling.events_per_s, "events/s"

@@ -263,6 +263,29 @@ def test_a_target_that_answers_wrongly_is_not_measured(
     assert "does not carry X-Mock-Digest" in reason
 
 
+def test_a_trace_is_replayed_with_every_reply_checked(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    rows = [f"2023-11-16 18:15:{second:02d}.5000000,{100 + second},{3 + second}" for second in range(20)]
+    text = "\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows, "a broken row,1", ""])
+    (tmp_path / "traffic.csv").write_text(text)
+    process = compare(
+        *("--trace", str(tmp_path / "traffic.csv"), "--time-scale", "10", "--rows", "15", "--max-out", "9"),
+        *("--targets", "relay", "--rounds", "1", "--out", str(tmp_path / "campaign")),
+    )
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, NO_VALID_RUN), told
+    campaign = load_campaign(tmp_path / "campaign")
+    dropped = campaign.header.dropped["trace-traffic"]
+    assert (dropped["read"], dropped["used"], dropped["clipped"]) == (15, 15, {"output": 8})
+    (run, *_) = campaign.runs
+    table = run.table("requests")
+    assert table is not None
+    assert len(table) == 15
+    assert table["digest_ok"].all()
+    assert campaign.scenario("trace-traffic").tags == ["trace"]
+
+
 def test_a_folder_that_holds_a_campaign_is_not_written_over(
     compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
