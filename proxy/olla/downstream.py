@@ -286,9 +286,9 @@ class ClientConnection(asyncio.Protocol):
         if self.pending or self.read_paused:
             engine.loop.call_soon(self._next_request)
 
-    def answer(self, error: ProxyError, request_id: bytes, keep_alive: bool) -> None:
+    def answer(self, error: ProxyError, request: Request, request_id: bytes, keep_alive: bool) -> None:
         """Send an error of our own and go on, or close."""
-        self._send_error(error.kind, request_id, keep_alive)
+        self._send_error(error.kind, request_id, keep_alive, to_head=request.traits.is_head)
         self.exchange_done(keep_alive)
 
     def abort(self, reset: bool = False) -> None:
@@ -358,8 +358,10 @@ class ClientConnection(asyncio.Protocol):
         self._send_error(error.kind, self.engine.request_ids.make(), keep_alive=False)
         self._close(unread=True)
 
-    def _send_error(self, kind: ErrorKind, request_id: bytes, keep_alive: bool) -> None:
+    def _send_error(self, kind: ErrorKind, request_id: bytes, keep_alive: bool, to_head: bool = False) -> None:
         head, body = self.engine.rendered_error(kind)
+        if to_head:
+            body = b""
         connection = b"" if keep_alive else b"Connection: close\r\n"
         self.transport.write(b"".join((head, connection, b"X-Olla-Request-ID: ", request_id, HEAD_END, body)))
 

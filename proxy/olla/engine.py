@@ -15,7 +15,7 @@ from proxy.core.stats import StatsCollector
 from proxy.olla.breaker import CLOSED, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.pool import EndpointPool
-from proxy.olla.wire import Limits
+from proxy.olla.wire import Limits, Request
 
 if TYPE_CHECKING:
     from proxy.olla.exchange import Exchange
@@ -177,7 +177,7 @@ class Client(Protocol):
     write_paused: bool
     address: str
 
-    def answer(self, error: ProxyError, request_id: bytes, keep_alive: bool) -> None:
+    def answer(self, error: ProxyError, request: Request, request_id: bytes, keep_alive: bool) -> None:
         """Send an error of our own; the exchange is over."""
 
     def exchange_done(self, keep_alive: bool) -> None:

@@ -432,11 +432,11 @@ class Exchange:
         """Answer with an error of our own."""
         engine = self.engine
         engine.stats.record_failure(perf_counter() - self.started, None)
-        client, request_id = self.client, self.request_id
+        client, request, request_id = self.client, self.request, self.request_id
         complete = self.body_complete
-        keep_alive = self.request.traits.keep_alive and complete and not error.kind.close and not engine.stopping
+        keep_alive = request.traits.keep_alive and complete and not error.kind.close and not engine.stopping
         self.close("failed", error.kind.status)
-        client.answer(error, request_id, keep_alive)
+        client.answer(error, request, request_id, keep_alive)
 
     def cut(self, error: ProxyError) -> None:
         """The answer began and cannot be ended: abort the client's connection, so that nobody takes it for whole."""

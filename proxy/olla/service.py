@@ -30,7 +30,7 @@ from proxy.olla.downstream import ClientConnection, render_error
 from proxy.olla.engine import NEVER, Engine, RequestIds, Route, Settings
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
-from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection
+from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection, bound_window
 from proxy.olla.wire import Limits
 
 log = logging.getLogger("proxy.olla")
@@ -96,6 +96,7 @@ class OllaProxy:
             self._buffers.prewarm(pools.prewarm)
             for route in state.routes.values():
                 route.pool.prewarm(pools.prewarm)
+        bound_window(sock)
         self._server = await loop.create_server(lambda: ClientConnection(state, self._clients), sock=sock, backlog=4096)
 
     async def stop(self, grace: float) -> None:
