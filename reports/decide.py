@@ -129,7 +129,7 @@ def _measured_load(comparison: Comparison, name: str, scenario: Scenario, campai
     small = shares[0] - shares[1] < NEGLIGIBLE_CORE
     return (
         f"your load stays near or under that of {name} ({scenario.rate_rps:g} req/s), where Sherpa uses "
-        f"{share(shares[0])} of one core and Olla {share(shares[1])}: "
+        f"{shares[0] * 100:.1f} % of one core and Olla {shares[1] * 100:.1f} %: "
         f"{'a difference nobody is billed for' if small else 'one core carries either'}"
     )
 
@@ -246,7 +246,7 @@ def points_of(campaign: Campaign, comparison: Comparison) -> dict[str, list[Poin
                 campaign=campaign.header.id,
                 scenario=name,
                 rate_rps=scenario.rate_rps,
-                events=float(scenario.events_per_request or 0) if scenario.kind == "stream" else 0.0,
+                events=extra("events_per_request") or float(scenario.events_per_request or 0),
                 endpoints=scenario.endpoints or 1,
                 cpu_us_per_request=found.mean,
                 spread=(found.half_width or 0.0) / found.mean,

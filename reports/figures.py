@@ -157,7 +157,7 @@ class Gallery:
     def _of(self, scenarios: Iterable[str]) -> str:
         """The scenarios of a figure in words, and what was left to other figures."""
         left = len(self.scenarios) - len(self.shown)
-        more = f" (of each sweep the largest; {left} more in part 5 or 10)" if left else ""
+        more = f" ({left} more, points of sweeps, in parts 3, 5 and 10)" if left else ""
         return ", ".join(scenarios) + more
 
     def _line(self, target: str) -> dict[str, Any]:
@@ -397,9 +397,7 @@ class Gallery:
         """CPU per unit of work, one mark per run, mean and interval."""
         panels = []
         for scenario in self.shown:
-            metric = self.campaign.scenario(scenario).primaries()[1]
-            if metric not in METRICS or METRICS[metric].family != "cpu":
-                metric = "cpu_us_per_request"
+            metric = self.campaign.scenario(scenario).cpu_metric()
             shown = [t for t in self.targets if self.comparison.values(scenario, metric, t).size]
             if shown:
                 panels.append((scenario, metric, shown))
@@ -691,7 +689,7 @@ class Gallery:
         variants = [t for t in self.campaign.header.targets if t.kind == "variant" and t.variant_of]
         by_scenario: dict[str, list[_Bar]] = {}
         for scenario in self.shown:
-            metric = self.campaign.scenario(scenario).primaries()[1]
+            metric = self.campaign.scenario(scenario).cpu_metric()
             for variant in variants:
                 pairs = self._paired(scenario, metric, variant.name, variant.variant_of or "")
                 if pairs.size >= 2:
@@ -730,7 +728,10 @@ class Gallery:
 
 
 def representatives(campaign: Campaign, scenarios: Sequence[str]) -> list[str]:
-    """Every scenario, but of each sweep only its largest: the others are points of one curve, no cases of their own."""
+    """Every use case: all scenarios but the points of sweeps (see schema.Scenario.group), of which the largest stands
+    for a sweep that has nothing else."""
+    cases: set[str] = set()
+    named: set[str] = set()
     largest: dict[str, tuple[float, str]] = {}
     for name in scenarios:
         scenario = campaign.scenario(name)
@@ -740,12 +741,16 @@ def representatives(campaign: Campaign, scenarios: Sequence[str]) -> list[str]:
             "sweep-body": scenario.response_bytes, "sweep-events": scenario.events_per_request,
             "sweep-endpoints": scenario.endpoints,
         }  # fmt: skip
-        key = f"{tag} {scenario.group}" if tag else name
-        size = float(sizes.get(tag or "") or 0)
-        if key not in largest or size > largest[key][0]:
-            largest[key] = (size, name)
-    chosen = {name for _, name in largest.values()}
-    return [name for name in scenarios if name in chosen]
+        curve = f"{tag} {scenario.group}"
+        if tag is None or not re.search(r"-\d+$", name):
+            cases.add(name)
+            named.add(curve)
+            continue
+        size = float(sizes.get(tag) or 0)
+        if curve not in largest or size > largest[curve][0]:
+            largest[curve] = (size, name)
+    cases |= {name for curve, (_, name) in largest.items() if curve not in named}
+    return [name for name in scenarios if name in cases]
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

@@ -28,7 +28,7 @@ from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VER
 from reports.store import Campaign, ReportError, dump_json, write_atomically
 from reports.study import Study
 from reports.summarise import Facts
-from reports.words import change, headline, interval, number, percent, sentence, title
+from reports.words import change, headline, interval, number, percent, sentence, shown, title
 
 PARTS: Final = (
     "The answer",
@@ -235,7 +235,7 @@ class _Page:
         script, style = (source(name).read_text(encoding="utf-8") for name in ("sort.js", "style.css"))
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         template = environment.get_template("report.html.j2")
-        shown = self._context() | {
+        values = self._context() | {
             "script": Markup(script),
             "style": Markup(style),
             "script_hash": f"sha256-{digest}",
@@ -243,7 +243,7 @@ class _Page:
                 name: self._plot(figure) for name, figure in self.drawn.items() if isinstance(figure, figures.Figure)
             },
         }
-        return template.render(shown).encode()
+        return template.render(values).encode()
 
     def markdown(self) -> bytes:
         """report.md."""
@@ -337,6 +337,7 @@ class _Page:
             "noise": "" if aa is None else _noise_text(aa),
             "rounds": row.rounds,
             "word": row.verdict,
+            "shown": shown(row),
             "primary": row.primary,
             "reason": row.reason,
             "p": row.p,
@@ -423,7 +424,7 @@ class _Page:
             doubts.append(f"Scenarios without a single run: {', '.join(silent)}.")
         doubts += self._void_words()
         doubts += [
-            f"{row.scenario}, {row.spec.label}: {title(row.candidate.target)} is {row.verdict} by less than the "
+            f"{row.scenario}, {row.spec.label}: {title(row.candidate.target)} is {shown(row)} by less than the "
             "baseline may differ from itself in this campaign."
             for row in self._within_noise()
         ]
@@ -606,17 +607,16 @@ class _Page:
             for facts in runs:
                 for name, count in (facts.extras.get("outcomes") or {}).items():
                     counts[name] = counts.get(name, 0) + int(count)
-            extras = {
-                label: [v for f in runs if isinstance(v := f.extras.get(key), int | float)]
-                for key, label in (("breaker_open_s", "opened"), ("breaker_recovered_s", "recovered"))
-            }
+            seen = [summarise.resilience(f, self.campaign.scenario(scenario), _PAUSE_S) for f in runs]
+            known = [one for one in seen if one is not None]
             found.append(
                 {
                     "scenario": scenario,
                     "target": target,
                     "total": sum(counts.values()),
                     "outcomes": ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())),
-                    **{k: f"{number(float(np.mean(v)))} s" if v else "not recorded" for k, v in extras.items()},
+                    "opened": _worst([one.stopped_s for one in known]),
+                    "recovered": _worst([one.recovered_s for one in known]),
                     "runs": ", ".join(claims.shortened(runs)),
                 }
             )
@@ -682,19 +682,31 @@ class _Page:
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
+_PAUSE_S: Final = 1.0
+"""Losses that stop for this long have stopped: something avoids the endpoint."""
+
+
+def _worst(values: Sequence[float | None]) -> str:
+    """The slowest of some times; said so if it never happened in some run."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "never" if values else "no rows"
+    return f"{number(max(known))} s" + ("" if len(known) == len(values) else f" ({len(values) - len(known)} never)")
+
+
 def _environment_facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Keys and values of machine or versions as people read them."""
-    shown = []
+    facts = []
     for key, value in values.items():
         if key.endswith("_bytes") and isinstance(value, int):
-            shown.append((key.removesuffix("_bytes").replace("_", " "), f"{value / 2**30:.1f} GiB"))
+            facts.append((key.removesuffix("_bytes").replace("_", " "), f"{value / 2**30:.1f} GiB"))
         elif isinstance(value, Mapping):
-            shown.append((key.replace("_", " "), ", ".join(f"{k} {_brief(v)}" for k, v in value.items())))
+            facts.append((key.replace("_", " "), ", ".join(f"{k} {_brief(v)}" for k, v in value.items())))
         elif isinstance(value, list | tuple):
-            shown.append((key.replace("_", " "), ", ".join(map(_brief, value))))
+            facts.append((key.replace("_", " "), ", ".join(map(_brief, value))))
         else:
-            shown.append((key.replace("_", " "), _brief(value) if value is not None else "unknown"))
-    return shown
+            facts.append((key.replace("_", " "), _brief(value) if value is not None else "unknown"))
+    return facts
 
 
 def _brief(value: object) -> str:

@@ -228,6 +228,10 @@ class Scenario(_Record):
     pinning: str = ""
     faults: list[Fault] = Field(default_factory=list)
     group: str = ""
+    """Sweeps: scenarios of one group and tag are points of one curve. A member whose id ends in a number
+    (`chat-small-250`) is a point only; one that does not (`chat-small`) is a use case of its own as well."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Config keys that the scenario sets in our own engines, dotted, e.g. {"proxy.circuit_breaker.timeout": "2s"}."""
     healthy: str = ""
     """Id of the same scenario without its fault."""
     tags: list[str] = Field(default_factory=list)
@@ -237,11 +241,13 @@ class Scenario(_Record):
     expected_outcomes: list[str] = Field(default_factory=list)
     """Outcomes besides ok that are part of the plan (faults, cancels) and no errors of the run."""
 
+    def cpu_metric(self) -> str:
+        """CPU per unit of this scenario's work."""
+        return "cpu_us_per_event" if self.kind == "stream" else "cpu_us_per_request"
+
     def primaries(self) -> tuple[str, ...]:
         """The three metrics the scenario declared beforehand; everything else is secondary."""
-        if self.primary:
-            return tuple(self.primary)
-        return ("added_p50_us", "cpu_us_per_event" if self.kind == "stream" else "cpu_us_per_request", "goodput_rps")
+        return tuple(self.primary) or ("added_p50_us", self.cpu_metric(), "goodput_rps")
 
 
 class Target(_Record):
@@ -253,7 +259,8 @@ class Target(_Record):
     engine: Literal["sherpa", "olla"] | None = None
     variant_of: str | None = None
     switches: dict[str, Any] = Field(default_factory=dict)
-    """What differs from `variant_of`, by config key, e.g. {"pools.buffers": false}. `proxy.buffer_size` in bytes."""
+    """What differs from `variant_of`, by config key with or without `proxy.`, e.g. {"pools.buffers": false}.
+    `buffer_size` in bytes."""
     workers: int = 1
     recorders: bool = False
     """GC and stall recorders ran inside (never in peer comparisons)."""
@@ -363,8 +370,8 @@ class RunRecord(_Record):
     """Null: valid. Otherwise the first sentence of `Void: ...`."""
     summary: dict[str, Any] = Field(default_factory=dict)
     """Metrics by id as `summarise.run_metrics` gives them, plus free extras. Raw rows win over what stands here; it
-    serves where there are none (wrk, published campaigns without raw rows). Extras the report knows:
-    `writes` (client-side writes of the target), `breaker_open_s`, `breaker_recovered_s`, `utilisation`."""
+    serves where there are none (wrk, published campaigns without raw rows). An extra the report knows beside those of
+    `summarise`: `writes_per_mib` (writes of the target to its clients)."""
 
     @model_validator(mode="after")
     def _window(self) -> RunRecord:

@@ -182,6 +182,42 @@ def measure_run(run: Run, scenario: Scenario) -> Facts:
     return measure(run.record, scenario, tables)
 
 
+@dataclass(frozen=True, slots=True)
+class Resilience:
+    """How one run came through the first fault of its scenario. Seconds; None where it did not happen."""
+
+    lost: int
+    """Requests that were not answered rightly, over the whole window."""
+    before_pause: int | None
+    """Requests lost in the fault before the losses first paused, as they do when a breaker opens."""
+    paused_s: float | None
+    """How long they paused."""
+    stopped_s: float | None
+    """From the fault's begin to the loss before that pause."""
+    recovered_s: float | None
+    """From the fault's end to the first right reply from its endpoint."""
+
+
+def resilience(facts: Facts, scenario: Scenario, pause_s: float) -> Resilience | None:
+    """The run seen from its scenario's first fault; `pause_s` without a loss is a pause. None without rows or fault."""
+    if facts.outcomes is None or not scenario.faults:
+        return None
+    fault, end = scenario.faults[0], facts.window_s or 0.0
+    over = end if fault.to_s is None else min(fault.to_s, end)
+    seen = facts.outcomes
+    wrong = np.sort(seen.at_s[seen.outcome != "ok"])
+    losses = wrong[(wrong >= fault.from_s) & (wrong < over)]
+    gaps = np.diff([*losses, over])
+    pauses = np.flatnonzero(gaps >= pause_s)
+    before, paused, stopped = None, None, None
+    if losses.size and pauses.size:
+        last = int(pauses[0])
+        before, paused, stopped = last + 1, float(gaps[last]), float(losses[last] - fault.from_s)
+    again = seen.at_s[(seen.outcome == "ok") & (seen.endpoint == fault.endpoint) & (seen.at_s >= over)]
+    recovered = float(again.min() - over) if again.size and fault.to_s is not None else None
+    return Resilience(int(wrong.size), before, paused, stopped, recovered)
+
+
 def run_metrics(record: RunRecord, scenario: Scenario, tables: Tables) -> dict[str, Any]:
     """What belongs into run.json's `summary`: the metrics by id (null where not measured) and the extras.
 
@@ -366,6 +402,8 @@ class _Measurement:
             self.extras["added_under_1ms"] = float(np.mean(added < 1000.0))
         if (lag := _known(requests.lag_ms)).size:
             self.extras["lag_p99_ms"] = float(np.percentile(lag, 99))
+        if self.scenario.kind == "stream" and (events := _known(self.event_counts[self.right])).size:
+            self.extras["events_per_request"] = float(events.mean())
         if (wall := _known(requests.sent_to_end_ms)).size:
             self.extras["wall_mean_ms"] = float(np.mean(wall))
 

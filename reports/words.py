@@ -88,6 +88,12 @@ def sentence(row: Row) -> str:
             return f"Not measured: {label}, {row.reason}"
 
 
+def shown(row: Row) -> str:
+    """The verdict word as pages show it: memory and the like are better or worse, never faster."""
+    better, worse = row.spec.words
+    return {"faster": better, "slower": worse}.get(row.verdict, row.verdict)
+
+
 def _margin(row: Row) -> str:
     allowed = margin(row)
     if row.basis == "ratio":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +103,14 @@ def test_text_can_be_read_in_light_and_dark(page: Page, built: ReportResult) -> 
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         page.open(built.html, 1600)
         assert page.run(contrast) == [], scheme
+
+
+def test_axe_finds_nothing_serious(page: Page, built: ReportResult) -> None:
+    found = [Path(os.environ["PROXY_ENGINES_AXE"])] if "PROXY_ENGINES_AXE" in os.environ else []
+    script = next((path for path in (*found, Path("node_modules/axe-core/axe.min.js")) if path.exists()), None)
+    if script is None:
+        pytest.skip("axe-core is not here: npm install axe-core, or name its axe.min.js in PROXY_ENGINES_AXE")
+    page.open(built.html, 1600)
+    page.run(f"{script.read_text()};0")
+    violations = page.run("axe.run().then(r => r.violations.map(v => [v.impact, v.id, v.nodes[0].html]))")
+    assert [one for one in violations if one[0] in ("serious", "critical")] == []

@@ -12,7 +12,7 @@ import pytest
 from reports.claims import CLAIMS, Judged, ledger, shortened
 from reports.compare import compare
 from reports.schema import Fault, Scenario, Target
-from reports.summarise import Facts, Requests
+from reports.summarise import Facts, Outcomes, Requests
 from tests.reports.synthetic import campaign_of, fact
 
 ENGINES = ("sherpa", "olla")
@@ -193,20 +193,32 @@ def test_c9_healthy_endpoints_beside_a_slow_one(healthy: float, word: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("failures", "seconds", "word"), [(5, 30, "holds"), (9, 30, "does-not-hold"), (5, 5, "does-not-hold")]
+    ("losses", "timeout", "word"),
+    [
+        ([3.0, 3.1, 3.2, 3.3, 3.4, 5.5, 5.6], "2s", "holds"),
+        (list(np.arange(3.0, 9.0, 0.1)), "2s", "does-not-hold"),  # nothing ever stops it
+        ([3.0, 3.1, 3.2, 3.3, 3.4, 4.5, 4.6], "2s", "does-not-hold"),  # open for half the time it should be
+        ([*np.arange(3.0, 4.0, 0.1), 6.5], "2s", "does-not-hold"),  # ten lost before it opened
+        ([3.0, 3.1], "30s", "not-testable"),  # the fault is shorter than the breaker's timeout
+    ],
 )
-def test_c10_breaker_opens_after_five_for_thirty_seconds(failures: int, seconds: int, word: str) -> None:
-    scenarios = {"failing": Scenario(rate_rps=100, tags=["failing-endpoint"])}
-    extras = {
-        ("failing", "olla"): {
-            "breaker_failures_before_open": failures,
-            "breaker_open_for_s": seconds,
-            "lost_requests": 5,
-        }
-    }
-    found = judged("C10", scenarios, {("failing", "olla"): {}}, extras=extras).finding
-    assert found.verdict == word
-    assert "5 requests lost at most" in found.measured
+def test_c10_losses_stop_after_five_failures_for_as_long_as_the_breaker_is_open(
+    losses: list[float], timeout: str, word: str
+) -> None:
+    scenario = Scenario(
+        rate_rps=100,
+        duration_s=10,
+        tags=["failing-endpoint"],
+        faults=[Fault(endpoint="mock-1", kind="reset", from_s=3.0, to_s=9.0)],
+        settings={"proxy.circuit_breaker.timeout": timeout},
+    )
+    at = np.concatenate([np.linspace(0, 9.99, 500), losses])
+    outcome = np.array(["ok"] * 500 + ["reset"] * len(losses), dtype=object)
+    seen = Outcomes(at, outcome, np.full(at.size, "mock-1", dtype=object))
+    facts = [replace(fact("failing", n, "olla", {}), outcomes=seen, window_s=10.0) for n in (1, 2)]
+    campaign = campaign_of(ENGINES, {"failing": scenario}, 2)
+    found = next(one for one in ledger(campaign, compare(campaign, facts)) if one.claim.id == "C10")
+    assert found.finding.verdict == word
 
 
 @pytest.mark.parametrize(("small", "word"), [(400.0, "holds"), (300.0, "does-not-hold")])

@@ -349,13 +349,13 @@ def test_without_a_baseline_there_is_nothing_to_compare() -> None:
 # -------------------------------------------------------------------------------------------------------- calibration
 @pytest.mark.parametrize("rounds", [6, 12])
 def test_a_campaign_without_effect_calls_any_primary_different_in_at_most_one_of_twenty(rounds: int) -> None:
-    found = score(1.0, rounds, campaigns=200)
-    assert found.false_alarms <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+    found = score(1.0, rounds, campaigns=120)
+    assert found.false_alarms <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 120)
 
 
 def test_large_effects_are_called_by_their_name_and_small_ones_never_by_the_opposite() -> None:
-    half = score(0.5, 6, campaigns=40)
+    half = score(0.5, 6, campaigns=20)
     assert half.share("cpu_us_per_request", "faster") == 1.0
-    tenth = score(0.9, 8, campaigns=120)
+    tenth = score(0.9, 8, campaigns=60)
     assert tenth.share("cpu_us_per_request", "faster") >= 0.7
     assert tenth.share("cpu_us_per_request", "slower") == 0

@@ -360,7 +360,7 @@ def test_a_campaign_with_every_kind_of_scenario_fills_every_part(tmp_path: Path)
     assert len(list((folder / "figures").glob("*.svg"))) == 11
     page = Shape(result.html.read_text()).shown()
     assert "Measured capacity" in page
-    assert "5 or 10" in page  # sweeps are shown once
+    assert "points of sweeps, in parts 3, 5 and 10" in page  # sweeps are shown once
     assert {case.split(":")[0] for case in result.headlines} == {
         "chat", "chat-stream", "load-800", "streams-80", "slow-endpoint", "saturation",
     }  # fmt: skip

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from reports import store, summarise
-from reports.schema import METRICS, REQUESTS, RunRecord, Scenario
+from reports.schema import METRICS, REQUESTS, Fault, RunRecord, Scenario
 from reports.summarise import Facts, Histogram
 
 T0 = 5_000_000_000
@@ -335,6 +335,25 @@ def test_the_join_agrees_with_comparing_every_request_to_every_pause() -> None:
     )
     assert facts.join is not None
     assert facts.join.with_pause == inside
+
+
+# ------------------------------------------------------------------------------------------------------- resilience
+def test_a_run_through_a_fault_tells_what_was_lost_when_it_stopped_and_when_the_endpoint_was_used_again() -> None:
+    rows = requests(1000)
+    at = (rows["intended_ns"] - T0) / MS
+    rows["endpoint"] = "mock-0"
+    rows.loc[(at < 300) | (at >= 730), "endpoint"] = "mock-1"
+    rows.loc[at.isin([300, 310, 320, 520]), "outcome"] = "reset"
+    scenario = Scenario(
+        faults=[Fault(endpoint="mock-1", kind="reset", from_s=0.29, to_s=0.7)], expected_outcomes=["reset"]
+    )
+    found = summarise.resilience(measured(scenario, requests=rows), scenario, pause_s=0.1)
+    assert found is not None
+    assert (found.lost, found.before_pause) == (4, 3)
+    assert found.paused_s == pytest.approx(0.2)
+    assert found.stopped_s == pytest.approx(0.03)
+    assert found.recovered_s == pytest.approx(0.03)
+    assert summarise.resilience(measured(requests=rows), REQUEST, 0.1) is None
 
 
 # ------------------------------------------------------------------------------------------------------ no raw rows
