@@ -385,7 +385,7 @@ class Endpoint:
         self._peers.append(peer)
         return peer
 
-    def untouched(self, during: float = 0.15) -> bool:
+    def untouched(self, during: float = 0.1) -> bool:
         """Whether no connection is made `during` so many seconds."""
         try:
             self.accept(during)
@@ -426,6 +426,8 @@ class Endpoint:
     def close(self) -> None:
         """Stop listening and close every connection. Raises what a thread of `serve` ran into."""
         self._closing = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in accept
         self._sock.close()
         for peer in self._peers:
             with contextlib.suppress(OSError):

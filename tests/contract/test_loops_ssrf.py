@@ -89,21 +89,18 @@ def test_proxies_named_in_the_environment_are_ignored(start, endpoints, monkeypa
 
 
 @pytest.mark.promise("ADMIN-APART")
-@pytest.mark.parametrize(
-    "target",
-    [
-        "/internal/stats",
-        "/internal/health",
-        "/metrics",
-        "/x/../internal/stats",
-        "//internal/stats",
-        "/%69nternal/stats",
-        "/internal/stats?x",
-        "http://127.0.0.1/internal/stats",
-    ],
-)
-def test_the_public_port_knows_no_internal_paths(start, endpoint, target):
+def test_the_public_port_knows_no_internal_paths(start, endpoint):
     endpoint.serve(answering(b"forwarded"))
     proxy = start(endpoint)
     with proxy.client() as client:
-        assert client.get(target).response().body == b"forwarded"
+        for target in (
+            "/internal/stats",
+            "/internal/health",
+            "/metrics",
+            "/x/../internal/stats",
+            "//internal/stats",
+            "/%69nternal/stats",
+            "/internal/stats?x",
+            "http://127.0.0.1/internal/stats",
+        ):
+            assert client.get(target).response().body == b"forwarded", target

@@ -300,6 +300,9 @@ def test_prewarm_connects_before_the_first_request(start_olla, endpoint):
     """The seed: pre-warm pools for predictable traffic."""
     proxy = start_olla(endpoint, proxy__pools={"prewarm": 3})
     peers = [endpoint.accept() for _ in range(3)]
+    deadline = time.monotonic() + 5
+    while proxy.status()["endpoints"]["a"]["pool"]["idle"] != 3:
+        assert time.monotonic() < deadline, proxy.status()
     with proxy.client() as client:
         client.get()
         assert endpoint.untouched(0.05), "one of them is used"

@@ -10,11 +10,20 @@ import pytest
 from tests.contract.peers import Cut, full_backlog
 from tests.contract.running import settled
 
-SHORT = "300ms"
+SHORT = "200ms"
 
 
 def took(since: float) -> float:
     return time.monotonic() - since
+
+
+def dribbled(client, piece: bytes) -> int:
+    """Send a piece every 30 ms until there is an answer; returns its status."""
+    for _ in range(100):
+        client.send(piece)
+        if not client.silent(0.03):
+            break
+    return client.response().status
 
 
 @pytest.mark.promise("TIME-CONNECT")
@@ -25,7 +34,7 @@ def test_an_endpoint_that_does_not_accept_is_a_gateway_error_after_the_connect_t
             began = time.monotonic()
             answer = client.get().response()
         assert answer.status in (502, 504)
-        assert 0.25 < took(began) < 3
+        assert 0.15 < took(began) < 3
 
 
 @pytest.mark.promise("TIME-HEAD")
@@ -38,7 +47,7 @@ def test_no_response_head_within_its_timeout_is_504(start, endpoint):
         peer.request()
         answer = client.response()
         assert answer.status == 504
-        assert 0.25 < took(began) < 3
+        assert 0.15 < took(began) < 3
         assert peer.ended() in ("closed", "reset"), "its work is cancelled"
     settled(proxy.stats, failed=1)
 
@@ -46,7 +55,7 @@ def test_no_response_head_within_its_timeout_is_504(start, endpoint):
 @pytest.mark.promise("TIME-HEAD")
 @pytest.mark.promise("TIME-DRIBBLE")
 def test_a_response_head_that_dribbles_does_not_renew_its_timeout(start, endpoint):
-    proxy = start(endpoint, proxy__response_header_timeout="400ms")
+    proxy = start(endpoint, proxy__response_header_timeout=SHORT)
     with proxy.client() as client:
         client.post(b"x")
         peer = endpoint.accept()
@@ -56,7 +65,7 @@ def test_a_response_head_that_dribbles_does_not_renew_its_timeout(start, endpoin
         with pytest.raises((OSError, Cut)):
             for _ in range(100):
                 peer.send(b"X-A: 1\r\n")
-                time.sleep(0.05)
+                time.sleep(0.03)
         assert client.response().status in (502, 504)
         assert took(began) < 3
 
@@ -81,14 +90,14 @@ def test_timeout_is_the_default_of_the_response_head_and_idle_timeouts(start, en
 
 @pytest.mark.promise("TIME-IDLE")
 def test_a_stream_may_last_much_longer_than_the_idle_timeout(start, endpoint):
-    proxy = start(endpoint, proxy__idle_timeout="400ms", proxy__response_header_timeout="400ms")
+    proxy = start(endpoint, proxy__idle_timeout="250ms", proxy__response_header_timeout="250ms")
     with proxy.client() as client:
         client.get()
         peer = endpoint.accept()
         peer.request()
         peer.begin_chunked()
         for _ in range(8):
-            time.sleep(0.1)
+            time.sleep(0.06)
             peer.chunk(b"token")
         peer.chunk(b"")
         assert client.response().body == b"token" * 8
@@ -103,7 +112,7 @@ def test_a_request_head_that_does_not_go_on_is_408(start, endpoint, part):
         client.send(part)
         answer = client.response()
         assert answer.status == 408
-        assert 0.25 < took(began) < 3
+        assert 0.15 < took(began) < 3
         assert client.ended() in ("closed", "reset")
     stats = settled(proxy.stats, total=0, refused=1)
     assert stats["proxy.requests.failed"] == 0
@@ -112,16 +121,11 @@ def test_a_request_head_that_does_not_go_on_is_408(start, endpoint, part):
 @pytest.mark.promise("TIME-REQUEST-HEAD")
 @pytest.mark.promise("TIME-DRIBBLE")
 def test_a_request_head_that_dribbles_does_not_renew_its_timeout(start, endpoint):
-    proxy = start(endpoint, server__header_timeout="400ms")
+    proxy = start(endpoint, server__header_timeout=SHORT)
     with proxy.client() as client:
         began = time.monotonic()
         client.send(b"GET / HTTP/1.1\r\nHost: h\r\n")
-        try:
-            for _ in range(100):
-                client.send(b"X-A: 1\r\n")
-                time.sleep(0.05)
-        except OSError:
-            pass
+        assert dribbled(client, b"X-A: 1\r\n") == 408
         assert took(began) < 3
 
 
@@ -134,7 +138,7 @@ def test_the_head_timeout_starts_at_the_first_byte_also_on_a_connection_that_ser
         peer.request()
         peer.respond()
         client.response()
-        time.sleep(0.5)  # idle for longer than the head may take: nothing happens
+        time.sleep(0.4)  # idle for longer than the head may take: nothing happens
         client.send(b"GET / HTTP/1.1\r\nHos")
         assert client.response().status == 408
 
@@ -148,34 +152,28 @@ def test_a_request_body_that_does_not_go_on_is_408(start, endpoint, framing):
         client.send(f"POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n5\r\nhello\r\n".encode())
         answer = client.response()
         assert answer.status == 408
-        assert 0.25 < took(began) < 3
+        assert 0.15 < took(began) < 3
     settled(proxy.stats, total=1, failed=1)
 
 
 @pytest.mark.promise("TIME-REQUEST-BODY")
 @pytest.mark.promise("TIME-DRIBBLE")
 def test_a_request_body_that_dribbles_does_not_renew_its_timeout(start, endpoint):
-    proxy = start(endpoint, server__body_timeout="400ms")
+    proxy = start(endpoint, server__body_timeout=SHORT)
     with proxy.client() as client:
         began = time.monotonic()
         client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
-        try:
-            for _ in range(60):
-                client.send(b"x")
-                time.sleep(0.05)
-        except OSError:
-            pass
-        assert took(began) < 5
-        assert client.response().status == 408
+        assert dribbled(client, b"x") == 408
+        assert took(began) < 3
 
 
 @pytest.mark.promise("TIME-REQUEST-BODY")
 def test_a_long_upload_that_makes_progress_is_not_cut(start, endpoint):
-    proxy = start(endpoint, server__body_timeout="400ms")
+    proxy = start(endpoint, server__body_timeout="250ms")
     with proxy.client() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 160000\r\n\r\n")
         for _ in range(8):
-            time.sleep(0.1)
+            time.sleep(0.06)
             client.send(b"x" * 20000)
         peer = endpoint.accept()
         assert len(peer.request().body) == 160000
@@ -209,7 +207,7 @@ def test_the_last_bytes_of_a_response_have_a_write_timeout_too(start, endpoint):
 
     endpoint.serve(play)
     with contextlib.ExitStack() as stack:
-        for size in (100_000, 2_000_000, 2_600_000, 3_000_000, 4_000_000, 6_000_000, 9_000_000):
+        for size in (100_000, 2_000_000, 2_600_000, 3_000_000, 4_000_000, 6_000_000):
             stack.enter_context(proxy.client()).get(f"/{size}")
         deadline = time.monotonic() + 5
         while proxy.stats()["proxy.client_connections"]:
@@ -236,7 +234,7 @@ def test_an_idle_client_connection_is_closed_after_the_keep_alive_timeout(start,
 
 @pytest.mark.promise("TIME-MAX-DURATION")
 def test_max_duration_caps_the_wait_for_a_head(start, endpoint):
-    proxy = start(endpoint, proxy__max_duration="400ms")
+    proxy = start(endpoint, proxy__max_duration="300ms")
     with proxy.client() as client:
         client.post(b"x")
         peer = endpoint.accept()
@@ -247,7 +245,7 @@ def test_max_duration_caps_the_wait_for_a_head(start, endpoint):
 
 @pytest.mark.promise("TIME-MAX-DURATION")
 def test_max_duration_cuts_a_stream_that_goes_on(start, endpoint):
-    proxy = start(endpoint, proxy__max_duration="400ms")
+    proxy = start(endpoint, proxy__max_duration="300ms")
     with proxy.client() as client:
         client.get()
         peer = endpoint.accept()
@@ -267,8 +265,8 @@ def test_max_duration_cuts_a_stream_that_goes_on(start, endpoint):
 @pytest.mark.promise("TIME-OWN-PAUSE")
 def test_no_timer_runs_against_an_upstream_that_the_proxy_itself_does_not_read(start, endpoint):
     """The client takes nothing for longer than the idle timeout; the upstream has no part in that."""
-    proxy = start(endpoint, proxy__idle_timeout="400ms", server__write_timeout="10s")
-    total = 30_000_000
+    proxy = start(endpoint, proxy__idle_timeout="200ms", server__write_timeout="10s")
+    total = 20_000_000
     with proxy.client() as client:
         client.get()
         peer = endpoint.accept()
@@ -276,7 +274,7 @@ def test_no_timer_runs_against_an_upstream_that_the_proxy_itself_does_not_read(s
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
         sent = peer.send_what_fits(b"x" * total, within=0.1)
         assert sent < total, "the proxy stopped reading"
-        time.sleep(1.0)
+        time.sleep(0.6)
         assert client.response_head()[0].startswith("HTTP/1.1 200")
         taken = 0
         while taken < total:
@@ -290,13 +288,13 @@ def test_no_timer_runs_against_an_upstream_that_the_proxy_itself_does_not_read(s
 @pytest.mark.promise("TIME-OWN-PAUSE")
 def test_no_timer_runs_against_a_client_that_the_proxy_itself_does_not_read(start, endpoint):
     """The upstream takes nothing for longer than the body timeout; the client has no part in that."""
-    proxy = start(endpoint, server__body_timeout="400ms", server__max_body_size=0, proxy__timeout="10s")
-    total = 30_000_000
+    proxy = start(endpoint, server__body_timeout="200ms", server__max_body_size=0, proxy__timeout="10s")
+    total = 20_000_000
     with proxy.client() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % total)
         sent = client.send_what_fits(b"x" * total, within=0.1)
         assert sent < total, "the proxy stopped reading"
-        time.sleep(1.0)
+        time.sleep(0.6)
         peer = endpoint.accept()
         peer.request_head()
         taken = 0
