@@ -449,8 +449,9 @@ class Connection(asyncio.Protocol):
                 counts.events += i - begun
                 if due > stamp:
                     self._behind = False
-                if not self._paused:
-                    self._backend.schedule(due if due > stamp else stamp, self._play)
+                    self._backend.schedule(due, self._play)
+                elif not self._paused:
+                    self._backend.loop.call_soon(self._play, stamp)
                 return
         counts.events += i - begun
         self._next = i

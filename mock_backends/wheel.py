@@ -3,6 +3,10 @@
 Turns are kept in slots of 2**18 ns (262 us), each a plain list, found by number; a heap orders the slots in use. Adding
 a turn is one dict look-up and one append; a heap operation is paid once a slot, not once an event. A turn comes up to
 one slot late and never early.
+
+Where there is much to do it may come one `REST_NS` later: after each run the wheel rests, and what falls due meanwhile
+shares one wake-up. With 64 streams at 5 ms gaps an event costs 40 us of CPU without a rest, 26 with half a millisecond,
+20 with one, 15 with two (one pinned core of a VM, where wake-ups are dear).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from heapq import heappop, heappush
 
 SLOT_BITS = 18
 SLOT_NS = 1 << SLOT_BITS
+REST_NS = 1_000_000
 
 Turn = Callable[[int], None]  # called with the clock when it is due
 
@@ -22,13 +27,14 @@ class Wheel:
     `wake` is called with the time at which `run` should be called next, whenever that changes.
     """
 
-    __slots__ = ("_order", "_running", "_slots", "_wake")
+    __slots__ = ("_order", "_rest", "_running", "_slots", "_wake")
 
     def __init__(self, wake: Callable[[int], None]) -> None:
         self._slots: dict[int, list[Turn]] = {}
         self._order: list[int] = []
         self._wake = wake
         self._running = False
+        self._rest = 0  # not before, however early the next turn is due
 
     def add(self, due: int, turn: Turn) -> None:
         """Asks for `turn` not before `due`."""
@@ -40,7 +46,7 @@ class Wheel:
         self._slots[number] = [turn]
         heappush(self._order, number)
         if self._order[0] == number and not self._running:
-            self._wake(number << SLOT_BITS)
+            self._wake(max(number << SLOT_BITS, self._rest))
 
     def run(self, now: int) -> None:
         """Calls all turns whose slot has come. Turns they add wait for the next run if due at `now` or later."""
@@ -50,8 +56,9 @@ class Wheel:
             for turn in slots.pop(heappop(order)):
                 turn(now)
         self._running = False
+        self._rest = now + REST_NS
         if order:
-            self._wake(order[0] << SLOT_BITS)
+            self._wake(max(order[0] << SLOT_BITS, self._rest))
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
