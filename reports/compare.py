@@ -539,6 +539,19 @@ def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
     )
 
 
+def within_noise(row: Row, comparison: Comparison) -> bool:
+    """Whether a decided effect is no larger than what the baseline may differ from itself by in the same campaign."""
+    aa = comparison.row(row.scenario, row.metric, f"{comparison.baseline}{AA_SUFFIX}")
+    if row.verdict not in ("faster", "slower") or aa is None or aa.basis != row.basis:
+        return False
+    if row.effect is None or aa.effect is None:
+        return False
+    if row.basis == "ratio":
+        # On the log scale, where halving and doubling are the same size.
+        return abs(math.log1p(row.effect[0])) <= max(abs(math.log1p(end)) for end in aa.effect[1:])
+    return abs(row.effect[0]) <= max(abs(end) for end in aa.effect[1:])
+
+
 def _null_text(row: Row) -> str:
     return "1" if row.basis == "ratio" else "0"
 
@@ -554,7 +567,7 @@ def visible_text(row: Row) -> str:
     if row.visible is None:
         return "any size"
     if row.basis == "ratio":
-        return f"{_two_digits(row.visible * 100)} %"
+        return f"{_two_digits(row.visible * 100)} %" if row.visible <= 10 else "1,000 %"
     return f"{_two_digits(row.visible)} {row.spec.shown_unit}".rstrip()
 
 

@@ -6,7 +6,8 @@ The rule is written down here and nowhere else:
 2. Otherwise the engine with a `faster` primary and no `slower` one is recommended.
 3. Where each wins something, there is no general answer: the reasons say which workload wants which engine.
 4. Where every primary is `equivalent`, the simpler engine (Sherpa) is recommended: a tie is no reason for complexity.
-5. Where the campaign cannot tell, it says so and recommends nothing.
+5. Where the campaign cannot tell, it says so and recommends nothing. An effect that is no larger than what the
+   baseline may differ from itself by in the same campaign tells nothing.
 
 `choose` answers for one deployment by a cost model fitted to stored campaigns, only inside the range they measured.
 """
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from reports.compare import Comparison, Row, estimate
+from reports.compare import Comparison, Row, estimate, within_noise
 from reports.schema import ENGINES, METRICS, Scenario
 from reports.store import Campaign
 from reports.words import headline, number, sentence, share
@@ -59,10 +60,12 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
     rows = [row for row in comparison.rows if row.candidate.target == names[other]]
     primaries = [row for row in rows if row.primary]
     service = [row for row in rows if row.metric in ("goodput_rps", "error_ratio")]
-    broken = [row for row in service if row.verdict == "slower"]
-    rescued = [row for row in service if row.verdict == "faster"]
-    won = _one_each([row for row in primaries if row.verdict == "faster"])
-    lost = _one_each([row for row in primaries if row.verdict == "slower"])
+
+    def clear(among: Sequence[Row], word: str) -> list[Row]:
+        return [row for row in among if row.verdict == word and not within_noise(row, comparison)]
+
+    broken, rescued = clear(service, "slower"), clear(service, "faster")
+    won, lost = _one_each(clear(primaries, "faster")), _one_each(clear(primaries, "slower"))
     if broken and not rescued:
         return Recommendation(baseline, tuple(map(_reason, broken)), ())
     if rescued and not broken:

@@ -207,13 +207,10 @@ class Gallery:
         low = min(min(row.ci_low or 1 for row in rows), 0.8) * 0.92
         high = max(max(row.ci_high or 1 for row in rows), 1.25) * 1.08
         ax.set_xlim(max(low, 1e-3), min(high, 1e3))
-        ticks = [
-            t
-            for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-            if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]
-        ]
-        ax.set_xticks(ticks, [_times(tick) for tick in ticks])
-        ax.minorticks_off()
+        if not _log_ticks(ax.xaxis, *ax.get_xlim(), prefix="×"):
+            near = [tick for tick in (0.8, 0.9, 1, 1.1, 1.25) if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
+            ax.set_xticks(near, [f"×{tick:g}" for tick in near])
+            ax.minorticks_off()
         ax.set_yticks(range(0, -len(rows), -1), labels)
         ax.set_ylim(-len(rows) + 0.45, 0.55)
         ax.grid(visible=False, axis="y")
@@ -820,7 +817,7 @@ def _plain_log_y(ax: Axes) -> None:
         ax.set_ylim(low, high)
 
 
-def _log_ticks(axis: Axis, low: float, high: float) -> bool:
+def _log_ticks(axis: Axis, low: float, high: float, prefix: str = "") -> bool:
     """Round numbers along a log axis, at most six; False if fewer than two lie inside."""
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in range(-4, 8) for m in steps if low <= m * 10.0**e <= high]
@@ -828,13 +825,9 @@ def _log_ticks(axis: Axis, low: float, high: float) -> bool:
             break
     if len(ticks) < 2:
         return False
-    axis.set_ticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axis.set_ticks(ticks, [f"{prefix}{tick:,.0f}" if tick >= 1 else f"{prefix}{tick:g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
     return True
-
-
-def _times(value: float) -> str:
-    return f"×{value:g}"
 
 
 def _ratio_words(row: Row) -> str:

@@ -423,11 +423,13 @@ class _Page:
         if silent and self.facts:
             doubts.append(f"Scenarios without a single run: {', '.join(silent)}.")
         doubts += self._void_words()
-        doubts += [
-            f"{row.scenario}, {row.spec.label}: {title(row.candidate.target)} is {shown(row)} by less than the "
-            "baseline may differ from itself in this campaign."
-            for row in self._within_noise()
-        ]
+        for name in self.scenarios:
+            rows = [row for row in self._rows(name, self.main) if compare.within_noise(row, self.comparison)]
+            if rows:
+                labels = ", ".join(row.spec.label for row in rows)
+                doubts.append(
+                    f"{name}: decided, but by no more than the baseline may differ from itself here: {labels}."
+                )
         warned = sorted({check.check for run in self.campaign.runs for check in run.record.validity if check.warn})
         if warned:
             doubts.append(f"Near their limits in some runs: {', '.join(warned)}.")
@@ -446,18 +448,6 @@ class _Page:
                 more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
                 said.append(f"{name}: {len(found)} of {total} runs are void ({whose}): {'; '.join(reasons[:2])}{more}.")
         return said
-
-    def _within_noise(self) -> list[Row]:
-        found = []
-        for row in self.comparison.rows:
-            if row.candidate.target != self.main or row.verdict not in ("faster", "slower"):
-                continue
-            aa = self.comparison.row(row.scenario, row.metric, f"{self.baseline}{AA_SUFFIX}")
-            if aa is None or aa.effect is None or row.effect is None or aa.basis != row.basis:
-                continue
-            if abs(row.effect[0]) < max(abs(aa.effect[1]), abs(aa.effect[2])):
-                found.append(row)
-        return found
 
     def _has_aa(self) -> bool:
         return any(f.record.target.endswith(AA_SUFFIX) for f in self.facts)

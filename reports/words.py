@@ -48,7 +48,12 @@ def percent(share: float) -> str:
 def interval(low: float, high: float) -> str:
     """An interval of shares in percent, short: `-79..-77`."""
     if high >= 9:
-        return f"×{number(low + 1)}..×{number(high + 1)}"
+        # Wider than a hundredfold is no information but its width.
+        ends_text = (
+            "<×0.01" if low + 1 < 0.01 else f"×{number(low + 1)}",
+            ">×100" if high + 1 > 100 else f"×{number(high + 1)}",
+        )
+        return "..".join(ends_text)
     digits = 0 if min(abs(low), abs(high)) >= 0.0995 and high - low >= 0.01 else 1
     ends = [f"{share * 100:+.{digits}f}" for share in (low, high)]
     return "..".join("0" if end in ("+0.0", "-0.0") else end for end in ends)
@@ -107,8 +112,9 @@ def title(target: str) -> str:
 
 
 def headline(rows: Sequence[Row]) -> Row | None:
-    """The row that answers a use case: a decided primary if there is one (what was served first), else CPU's."""
-    for words in (("faster", "slower"), ("equivalent",), ("too-noisy",), ("void",), ("not-measured",)):
+    """The row that answers a use case: a decided primary if there is one (what was served first), else a doubt, else
+    an equivalence; CPU before latency."""
+    for words in (("faster", "slower"), ("too-noisy",), ("void",), ("equivalent",), ("not-measured",)):
         found = [row for row in rows if row.primary and row.verdict in words]
         if found:
             order = ["throughput"] * ("faster" in words) + ["cpu", "latency"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from reports.compare import compare
+from reports.compare import compare, within_noise
 from reports.decide import Deployment, OutsideRange, Point, Recommendation, choose, points_of, recommend
 from reports.schema import Scenario
 from tests.reports.synthetic import CHAT, STREAM, campaign_of, fact
@@ -63,6 +63,22 @@ def test_noise_recommends_nothing() -> None:
     found = recommended({}, noise=60.0)
     assert found.engine is None
     assert found.unless == ("repeat with more rounds",)
+
+
+def test_an_effect_no_larger_than_the_baseline_against_itself_recommends_nothing() -> None:
+    again = (1.2, 0.8, 1.25, 0.85, 1.15, 0.82)
+    facts = []
+    for n, wobble in enumerate(WOBBLE, 1):
+        facts.append(fact("chat", n, "sherpa", SAME))
+        facts.append(fact("chat", n, "olla", SAME | {"cpu_us_per_request": 92.0 * wobble}))
+        facts.append(fact("chat", n, "sherpa@aa", SAME | {"cpu_us_per_request": 100.0 * again[n - 1]}))
+    campaign = campaign_of(("sherpa", "olla"), {"chat": Scenario(rate_rps=200)}, 6)
+    comparison = compare(campaign, facts)
+    row = comparison.row("chat", "cpu_us_per_request", "olla")
+    assert row is not None
+    assert row.verdict == "faster"
+    assert within_noise(row, comparison)
+    assert recommend(campaign, comparison).engine is None
 
 
 def test_a_campaign_whose_runs_are_all_void_says_that_and_not_that_it_is_noisy() -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -352,9 +353,12 @@ def test_a_figures_names_cannot_start_mathematics(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- whole
 @pytest.mark.slow
 def test_a_campaign_with_every_kind_of_scenario_fills_every_part(tmp_path: Path) -> None:
-    folder = write_campaign(
-        tmp_path / "full", full_world(rounds=2, targets=("sherpa", "olla"), variants=(VARIANTS[2],))
-    )
+    world = full_world(rounds=2, targets=("sherpa", "olla"), variants=(VARIANTS[2],))
+    quick = {
+        name: scenario.model_copy(update={"duration_s": min(scenario.duration_s, 1.5)})
+        for name, scenario in world.scenarios.items()
+    }
+    folder = write_campaign(tmp_path / "full", replace(world, scenarios=quick, aa=False))
     result = build_report(folder)
     validate(result)
     assert len(list((folder / "figures").glob("*.svg"))) == 11

@@ -81,6 +81,7 @@ def test_intervals_are_as_fine_as_they_need_to_be() -> None:
     assert interval(-0.8812, -0.8791) == "-88.1..-87.9"
     assert interval(-0.0001, 0.0001) == "0..0"
     assert interval(8.0, 12.0) == "×9.00..×13.0"
+    assert interval(-0.9999, 1e9) == "<×0.01..>×100"
 
 
 def test_shares_have_no_sign() -> None:
@@ -98,6 +99,7 @@ def test_the_headline_is_what_was_served_then_cpu_then_latency() -> None:
     secondary = replace(OLLA, metric="throughput_rps", primary=False)
     assert headline([latency, OLLA, even]) == OLLA
     assert headline([latency, OLLA, served]) == served
-    assert headline([even, replace(OLLA, verdict="too-noisy")]) == even
+    noisy = replace(OLLA, verdict="too-noisy")
+    assert headline([even, noisy]) == noisy
     assert headline([even, replace(OLLA, verdict="equivalent")]) == replace(OLLA, verdict="equivalent")
     assert headline([secondary]) is None
