@@ -44,9 +44,10 @@ class Backends:
     def start(cls, count: int, seed: int, folder: Path, cores: tuple[int, ...] | None) -> Backends:
         """`count` mocks in one process, each on a port of its own. Raises ChildError with its last words."""
         command = [sys.executable, "-m", "mock_backends", "--count", str(count), "--port", "0", "--seed", str(seed)]
-        child = Child("mocks", command, folder, cores=cores, priority=machine.MOCK_PRIORITY)
+        child = Child("mocks", command, folder, cores=cores)
         try:
             line = child.wait_ready(_READY_S)
+            child.raise_priority(machine.MOCK_PRIORITY)
             return cls(child, tuple(line["urls"]), line["admin"])
         except BaseException:
             child.stop(grace_s=0.5)

@@ -148,7 +148,13 @@ def _scenarios(asked: Asked) -> tuple[list[Scenario], dict[str, Any]]:
     named = scenario.choose(asked.scenarios) if asked.scenarios is not None else []
     if asked.scenarios is None and asked.trace is None:
         named = scenario.in_profile(asked.profile)
-    chosen += [one.for_campaign(asked.profile, asked.duration_s) for one in named]
+    # What somebody names is measured with every target; a profile spares rivals what says nothing about them.
+    chosen += [
+        one.for_campaign(asked.profile, asked.duration_s).model_copy(
+            update={"only_engines": one.only_engines and asked.scenarios is None}
+        )
+        for one in named
+    ]
     if not chosen:
         raise UsageRefusal(f"--profile {asked.profile}: no scenario belongs to it; name some with --scenarios")
     return chosen, dropped

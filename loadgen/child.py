@@ -39,10 +39,9 @@ class Child:
         *,
         cores: Iterable[int] | None = None,
         env: Mapping[str, str] | None = None,
-        priority: int = 0,
         held: bool = False,
     ) -> None:
-        """`priority` above 0: real-time, where that is allowed. `held`: it reads from us and waits for `release`."""
+        """`held`: it reads from us and waits for `release`."""
         self.name = name
         self.command = tuple(command)
         self.stdout = folder / f"{name}.stdout"
@@ -50,7 +49,7 @@ class Child:
         self._read_from = 0
         self.started_ns = time.monotonic_ns()
         where = "-" if cores is None else ",".join(str(core) for core in sorted(cores))
-        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), where, str(priority)]
+        leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), where]
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self._process = subprocess.Popen(
                 [*leash, *command],
@@ -125,6 +124,14 @@ class Child:
     def _because(self) -> str:
         words = self.last_words()
         return f": {words}" if words else f" and wrote nothing to {self.stderr}"
+
+    def raise_priority(self, priority: int) -> None:
+        """Real-time from now on, before everything with a lower or the usual priority; no change if not permitted.
+
+        Not from its start: a second of imports at this priority would stop everything else on its core.
+        """
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(self.pid, os.SCHED_RR, os.sched_param(priority))
 
     def release(self) -> None:
         """Lets a held process begin. Harmless if it is gone."""

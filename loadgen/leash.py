@@ -1,14 +1,11 @@
 """Runs one command so that it cannot outlive the process that started it, on the cores it was given.
 
-    python -I -S leash.py PARENT_PID CORES PRIORITY COMMAND...
-
-CORES: `0,2`, or `-` for all. PRIORITY: 0 is the usual one; above it a real-time one (SCHED_FIFO), if that is allowed.
+    python -I -S leash.py PARENT_PID CORES COMMAND...        CORES: `0,2`, or `-` for all
 
 A program of its own because Popen's `preexec_fn` is not safe in a process with threads, and because what is set here is
 kept over `execve`: the command gets this process's pid. Standard library only; it costs about 20 ms.
 """
 
-import contextlib
 import ctypes
 import os
 import resource
@@ -20,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str]) -> None:
     """Never returns: becomes the command, or exits with 127 and a sentence on stderr."""
-    parent, cores, priority, *command = arguments
+    parent, cores, *command = arguments
     # The kernel sends SIGTERM (so that a master stops its workers) when the thread that started us is gone.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # gone before the line above took effect
@@ -30,9 +27,6 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if cores != "-":
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    if int(priority):
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(int(priority)))
     try:
         os.execvp(command[0], command)
     except OSError as exc:

@@ -101,7 +101,7 @@ def may_use_real_time() -> bool:
     """Whether this process may raise the bench above all others. Tried out, and undone."""
     policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(MOCK_PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(MOCK_PRIORITY))
     except OSError:
         return False
     os.sched_setscheduler(0, policy, parameters)
@@ -167,7 +167,7 @@ def describe(cores: Cores) -> dict[str, Any]:
         "python_build": " ".join(platform.python_build()),
         "python_compiler": platform.python_compiler(),
         "pinning": cores.note,
-        "bench_priority": "real-time (SCHED_FIFO)" if may_use_real_time() else "normal: real-time is not permitted",
+        "bench_priority": "real-time (SCHED_RR)" if may_use_real_time() else "normal: real-time is not permitted",
         "load_average": list(os.getloadavg()),
         "steal_since_boot": round(steal_share(CpuTimes(0, 0), cpu_times()), 6),
         "psi_avg10": pressure() or None,

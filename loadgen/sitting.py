@@ -102,8 +102,7 @@ class _Start:
         self.keep_config(folder)
         save_job(self.job(scenario, folder), folder / "job.json")
         command = [sys.executable, "-m", "loadgen.driver", str(folder / "job.json"), "--hold"]
-        cores, priority = self.setting.cores.driver, machine.DRIVER_PRIORITY
-        with Child("driver", command, folder, cores=cores, priority=priority, held=True) as driver:
+        with Child("driver", command, folder, cores=self.setting.cores.driver, held=True) as driver:
             # While the driver gets ready on its own core, which takes it a second or two.
             if self.idle is None and self.running.pid is not None:
                 self.idle = _idle(self.running.pid, self.setting.idle_s)
@@ -212,6 +211,7 @@ class _Start:
         ticks, begun = machine.cpu_times(cores.all()), time.monotonic()
         watcher.start()
         try:
+            driver.raise_priority(machine.DRIVER_PRIORITY)
             driver.release()
             self.follow(driver, scenario, seen)
         finally:
