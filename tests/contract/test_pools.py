@@ -261,7 +261,13 @@ def test_olla_s_pools_are_per_endpoint(start_olla, endpoints):
     """A slow endpoint that used up its connections does not touch a fast one (claim C9)."""
     slow, fast = endpoints(2)
     fast.serve(answering(b"fast"))
-    proxy = start_olla(slow, fast, proxy__max_conns_per_host=1, proxy__load_balancer="round-robin")
+    proxy = start_olla(
+        slow,
+        fast,
+        proxy__max_conns_per_host=1,
+        proxy__load_balancer="round-robin",
+        proxy__pools={"per_endpoint": True},
+    )
     with proxy.client() as first, proxy.client() as second:
         first.get()
         try:
@@ -289,6 +295,7 @@ def test_an_endpoint_s_own_limits_override_the_general_ones(start_olla, endpoint
         {"name": "b", "url": b.url},
         proxy__max_conns_per_host=7,
         proxy__max_idle_conns=3,
+        proxy__pools={"per_endpoint": True},
     )
     status = proxy.status()["endpoints"]
     assert (status["a"]["pool"]["max_conns"], status["a"]["pool"]["max_idle"]) == (1, 1)
