@@ -125,6 +125,9 @@ class GateRow(BaseModel):
     """Whether change and interval are shares; else they are in `unit`."""
     visible: str = ""
     limit: str = ""
+    base_values: list[float] = Field(default_factory=list)
+    """The single counts of L1, behind the medians."""
+    head_values: list[float] = Field(default_factory=list)
     word: Word
     reason: str = ""
 
@@ -218,6 +221,8 @@ def judge_count(
         "limit": f"+{limit.limit * 100:g} %" + (f", +{limit.floor:g}" if limit.floor else ""),
         "base": median(base) if base else None,
         "head": median(head) if head else None,
+        "base_values": list(base),
+        "head_values": list(head),
     }
     if not base or not head:
         return GateRow(**row, word="not-measured", reason=why_not or f"{HEAD if base else BASE} has no such count")
@@ -438,7 +443,8 @@ def summary(run: GateRun) -> str:
     loud = [row for row in run.rows if row.word not in ("pass", "not-measured")]
     if loud:
         lines += [*_table(loud), ""]
-    lines += ["<details><summary>All rows</summary>", "", *_table(run.rows), "", "</details>", ""]
+    if run.rows:
+        lines += ["<details><summary>All rows</summary>", "", *_table(run.rows), "", "</details>", ""]
     lines += [f"- {_plain(note)}" for note in run.notes]
     lines += ["", f"{run.machine_class}, {run.seconds:.0f} s. Counts: change with its smallest and largest over all "
               "counts taken. Times: change with its 95 % interval; `sees` is the smallest effect that would have "
@@ -460,15 +466,9 @@ def _sides(run: GateRun) -> str:
 def _table(rows: Sequence[GateRow]) -> list[str]:
     lines = ["| | what | metric | base | head | change | sees | limit | |", "|---|---|---|--:|--:|--:|--:|--:|---|"]
     for row in rows:
-        interval = ""
-        if row.change is not None:
-            interval = _shown(row.change, row.relative, row.unit)
-            if row.ci_low is not None and row.ci_high is not None:
-                ends = (_shown(end, row.relative, "") for end in (row.ci_low, row.ci_high))
-                interval += f" ({' .. '.join(ends)})"
         cells = (
-            row.level, row.subject, row.metric, _figure(row.base), _figure(row.head), interval, row.visible, row.limit,
-            _MARKS[row.word] + (f": {row.reason}" if row.reason else ""),
+            row.level, row.subject, row.metric, figure(row.base), figure(row.head), change_text(row), row.visible,
+            row.limit, _MARKS[row.word] + (f": {row.reason}" if row.reason else ""),
         )  # fmt: skip
         lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
     return lines
@@ -479,10 +479,21 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A number for a table, empty for none."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def change_text(row: GateRow) -> str:
+    """The change with its interval, empty for none."""
+    if row.change is None:
+        return ""
+    text = _shown(row.change, row.relative, row.unit)
+    if row.ci_low is None or row.ci_high is None:
+        return text
+    return f"{text} ({_shown(row.ci_low, row.relative, '')} .. {_shown(row.ci_high, row.relative, '')})"
 
 
 def _shown(change: float, relative: bool, unit: str) -> str:

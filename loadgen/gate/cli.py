@@ -1,0 +1,75 @@
+"""`gate`: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from loadgen.errors import USAGE
+from loadgen.gate.run import LEVELS, Asked, run
+
+_ENGINES = ("olla", "sherpa")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    gate = _Parser(
+        prog="proxy-engines gate",
+        description="Check performance of one revision against another. Exit codes: 0 pass, 1 regression, "
+        "2 could not measure, 3 void (wrong answers, or not comparable).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    gate.add_argument("--base", default="HEAD^", metavar="REV", help="what head is compared with")
+    gate.add_argument("--head", default="HEAD", metavar="REV", help="what is judged")
+    gate.add_argument("--against-baseline", type=Path, metavar="FILE", help="stored counts instead of a base; L1 only")
+    gate.add_argument("--target-base", metavar="NAME=WHAT", help="compare proxies of your own: URL, config or command")
+    gate.add_argument("--target-head", metavar="NAME=WHAT", help="the other one")
+    gate.add_argument("--levels", type=_some_of(LEVELS), default=LEVELS, metavar="L0,L1,L2", help="which levels")
+    gate.add_argument("--engines", type=_some_of(_ENGINES), default=_ENGINES, metavar="olla,sherpa", help="which")
+    gate.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; reports/runs/<UTC>-gate if none")
+    gate.add_argument("--self-test", action="store_true", help="seed slow-downs and see that they are caught")
+    gate.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted self-test")
+    return gate
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the gate; returns the exit code."""
+    options = parser()
+    try:
+        args = options.parse_args(list(arguments))
+        if (args.target_base is None) != (args.target_head is None):
+            options.error("--target-base and --target-head go together")
+        if args.resume is not None and not args.self_test:
+            options.error("--resume belongs to --self-test")
+    except SystemExit as exc:  # argparse ends the process by itself, also for --help
+        return exc.code if isinstance(exc.code, int) else USAGE
+    asked = Asked(
+        base=args.base,
+        head=args.head,
+        baseline=args.against_baseline,
+        targets=None if args.target_base is None else (args.target_base, args.target_head),
+        levels=args.levels,
+        engines=args.engines,
+        command=" ".join(["proxy-engines", "gate", *arguments]),
+    )
+    return run(asked, args.out)
+
+
+def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def chosen(text: str) -> tuple[str, ...]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise argparse.ArgumentTypeError(f"{text!r}: known are {', '.join(known)}")
+        return tuple(name for name in known if name in names)
+
+    return chosen

@@ -1,0 +1,95 @@
+"""L2: base and head timed side by side, with base once more as the noise floor; a small campaign of its own.
+
+It is an ordinary campaign folder: `proxy-engines report DIR/times-olla` makes its report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loadgen import machine, scenario
+from loadgen.campaign import Asked, Campaign, Planned
+from loadgen.campaign import Voice as CampaignVoice
+from loadgen.gate.checkouts import CannotMeasure, Checkout
+from loadgen.rounds import Profile, arms_of
+from loadgen.targets.catalogue import catalogue
+from loadgen.targets.process import ProcessTarget
+from loadgen.targets.target import Target
+from reports import gate, store, summarise
+from reports.compare import Comparison, compare
+from reports.gate import BASE, HEAD, GateRow, Times
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is timed: `subject` names it in the table, the targets are called base and head."""
+
+    subject: str
+    base: Target
+    head: Target
+
+
+def engine_pair(engine: str, checkouts: Mapping[str, Checkout]) -> Pair:
+    """An engine of both revisions, with the config every campaign gives it."""
+    base, head = (_of_revision(engine, checkouts[name]) for name in (BASE, HEAD))
+    return Pair(engine, base, head)
+
+
+def _of_revision(engine: str, checkout: Checkout) -> ProcessTarget:
+    ours = catalogue()[engine]
+    assert isinstance(ours, ProcessTarget)
+    return replace(
+        ours,
+        name=checkout.name,
+        label=f"{engine} of {checkout.side.name}",
+        command=tuple(checkout.python if word == "{python}" else word for word in ours.command),
+        env={**ours.env, **checkout.env},
+    )
+
+
+def time_pair(pair: Pair, times: Times, folder: Path, command: str, root: Path, voice: CampaignVoice) -> list[GateRow]:
+    """Runs the campaign of one pair and judges it. Raises CannotMeasure, KeyboardInterrupt."""
+    planned = plan(pair, times)
+    if planned.missing:
+        raise CannotMeasure("; ".join(planned.missing.values()))
+    campaign = Campaign(planned, folder, voice)
+    campaign.create(command, root)
+    campaign.run()
+    return gate.judge_times(pair.subject, compared(folder), times)
+
+
+def plan(pair: Pair, times: Times) -> Planned:
+    """The campaign of one pair."""
+    targets = (pair.base, pair.head)
+    chosen = [
+        one.model_copy(update=times.scenarios[one.id].model_dump()) for one in scenario.choose(list(times.scenarios))
+    ]
+    return Planned(
+        asked=Asked(profile="gate", rounds=times.rounds, baseline=BASE),
+        profile=Profile(
+            rounds=times.rounds,
+            targets=(BASE, HEAD),
+            baseline=BASE,
+            idle_s=times.idle_s,
+            recorders=False,  # they cost the same in both and are not the subject
+            budget_s=times.budget_s,
+        ),
+        rounds=times.rounds,
+        arms=tuple(arms_of(targets, BASE)),
+        missing={target.name: why for target in targets if (why := target.missing()) is not None},
+        targets=targets,
+        scenarios=tuple(chosen),
+        baseline=BASE,
+        cores=machine.assign_cores(machine.available_cores()),
+    )
+
+
+def compared(folder: Path) -> Comparison:
+    """The comparison of a campaign on disk."""
+    found = store.load_campaign(folder)
+    facts: Sequence[summarise.Facts] = [
+        summarise.measure_run(run, found.scenario(run.record.scenario)) for run in found.runs
+    ]
+    return compare(found, facts)

@@ -1,0 +1,241 @@
+"""One gate run, from what was typed to the folder, the table and the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from loadgen import machine
+from loadgen.child import ChildError
+from loadgen.errors import INTERRUPTED, BadInput, Refusal
+from loadgen.gate import checkouts, interleaved, levels
+from loadgen.gate.checkouts import Checkout
+from loadgen.gate.given import pair_of
+from reports import gate, store
+from reports.gate import BASE, HEAD, GateRow, GateRun, Side
+
+RUNS = Path("reports/runs")
+LEVELS = ("L0", "L1", "L2")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was typed."""
+
+    base: str = "HEAD^"
+    head: str = "HEAD"
+    baseline: Path | None = None
+    targets: tuple[str, str] | None = None
+    """NAME=... of base and head, in place of revisions."""
+    levels: tuple[str, ...] = LEVELS
+    engines: tuple[str, ...] = ("olla", "sherpa")
+    command: str = "proxy-engines gate"
+
+
+@dataclass(slots=True)
+class Terminal:
+    """Progress: a spinner where there is a terminal, lines where there is none. Keeps what was said."""
+
+    console: Console
+    notes: list[str] = field(default_factory=list)
+    _status: Status | None = None
+
+    def __enter__(self) -> Terminal:
+        if self.console.is_terminal:
+            self._status = self.console.status("")
+            self._status.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def step(self, text: str) -> None:
+        """What is being done now."""
+        if self._status is not None:
+            self._status.update(Text(text))
+
+    def say(self, text: str) -> None:
+        """A sentence that stays, also in the summary."""
+        self.notes.append(text)
+        self.console.print(Text(text))
+
+    def advance(self, runs: int, of: int) -> None:
+        """So many runs of a campaign are on disk."""
+        if self._status is None:
+            self.console.print(Text(f"L2 · {runs}/{of} runs"))
+
+
+def run(asked: Asked, out: Path | None) -> int:
+    """Measure, judge, write, print. Returns the exit code."""
+    console = Console(highlight=False, width=None if os.isatty(1) else 160)
+    started = datetime.now(UTC)
+    folder = (out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate").absolute()
+    begun = time.monotonic()
+    found = GateRun(
+        id=folder.name,
+        started=started.isoformat(timespec="seconds"),
+        command=asked.command,
+        machine=machine.describe(machine.assign_cores(machine.available_cores())),
+        machine_class=machine_class(),
+    )
+    with Terminal(console) as voice, _terminable():
+        try:
+            make_folder(folder)
+            found = _measure(asked, folder, found, voice)
+        except KeyboardInterrupt:
+            voice.say("interrupted: nothing was judged; the worktrees are gone")
+            return INTERRUPTED
+        except (ChildError, store.ReportError, Refusal) as exc:
+            code = gate.COULD_NOT_MEASURE if isinstance(exc, ChildError) else exc.exit_code
+            console.print(Text(f"proxy-engines gate: {exc}", style="red"))
+            if code in (gate.COULD_NOT_MEASURE, gate.VOID):  # CI shows the summary of these, too
+                found = found.model_copy(update={"exit_code": code, "notes": [*voice.notes, str(exc)]})
+                gate.write_run(folder, found)
+            else:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # nothing is in it
+            return code
+    found = found.model_copy(update={"notes": list(voice.notes), "seconds": time.monotonic() - begun})
+    gate.write_run(folder, found)
+    _conclude(console, found, folder)
+    return found.exit_code
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of a run. Raises BadInput if there is a run in it."""
+    if (folder / gate.RECORD).exists():
+        raise BadInput(f"--out {folder}: there is a gate run already; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise BadInput(f"--out {folder}: cannot be made: {exc.strerror}") from exc
+
+
+def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> GateRun:
+    policy = gate.policy()
+    if asked.targets is not None:
+        pair = pair_of(*asked.targets)
+        sides = {BASE: Side(name=asked.targets[0]), HEAD: Side(name=asked.targets[1])}
+        rows = interleaved.time_pair(pair, policy.times, folder / "times", asked.command, Path.cwd(), voice)
+        return found.model_copy(update={"sides": sides}).judged(rows)
+    root = checkouts.repository(Path.cwd())
+    if checkouts.is_dirty(root):
+        voice.say("the working tree has changes that are in no commit: they are not measured")
+    sides = {HEAD: checkouts.resolve(root, asked.head)}
+    stored = None
+    if asked.baseline is not None:
+        stored = gate.read_baseline(asked.baseline, found.machine_class)
+    else:
+        sides = {BASE: checkouts.resolve(root, asked.base), **sides}
+    found = found.model_copy(
+        update={
+            "sides": {BASE: Side(name=str(asked.baseline)), **sides},
+            "base": "" if BASE not in sides else sides[BASE].revision,
+            "head": sides[HEAD].revision,
+        }
+    )
+    with checkouts.checked_out(root, sides, voice.say) as trees:
+        found = found.model_copy(update={"versions": machine.versions(trees[HEAD].path)})
+        rows, counts = measure_levels(asked, trees, folder, root, voice, stored)
+    return found.model_copy(update={"counts": counts}).judged(rows)
+
+
+def measure_levels(
+    asked: Asked,
+    trees: dict[str, Checkout],
+    folder: Path,
+    root: Path,
+    voice: levels.Voice,
+    stored: dict[str, dict[str, float]] | None = None,
+) -> tuple[list[GateRow], dict[str, dict[str, float]]]:
+    """The levels asked for, cheapest first: rows, and head's counts. Wrong answers end it: no count means anything."""
+    rows: list[GateRow] = []
+    counts: dict[str, dict[str, float]] = {}
+    wanted = asked.levels if stored is None else tuple(level for level in asked.levels if level == "L1")
+    if "L0" in wanted or "L1" in wanted:
+        with levels.bench(trees, asked.engines, folder / "work", voice) as on:
+            if "L0" in wanted:
+                rows += levels.check_promises(on, voice)
+            if not wrong(rows) and "L1" in wanted:
+                counted = levels.count_work(on, gate.policy(), voice, stored)
+                rows += counted.rows
+                counts = counted.counts
+    if wrong(rows):
+        voice.say("wrong answers: counts and times would mean nothing and were not taken")
+        return rows, counts
+    if "L2" in wanted:
+        assert isinstance(voice, Terminal)
+        for engine in asked.engines:
+            pair = interleaved.engine_pair(engine, trees)
+            place = folder / f"times-{engine}"
+            rows += interleaved.time_pair(pair, gate.policy().times, place, asked.command, root, voice)
+    return rows, counts
+
+
+def wrong(rows: list[GateRow]) -> bool:
+    """Whether one side answers wrongly."""
+    return any(row.level == "L0" and row.word in ("void", "could-not-measure") for row in rows)
+
+
+def machine_class() -> str:
+    """What counts depend on besides the code: processor family, vector unit (string functions), C library, Python."""
+    libc = "".join(platform.libc_ver()) or "libc"
+    return "-".join((platform.system().lower(), platform.machine(), _vectors(), libc, f"py{platform.python_version()}"))
+
+
+def _vectors() -> str:
+    """The widest vector unit: the C library chooses its memcpy by it."""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for name in ("avx512f", "avx2", "sse4_2", "asimd"):
+            if f" {name}" in flags:
+                return name
+    return "plain"
+
+
+def _conclude(console: Console, found: GateRun, folder: Path) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "what", "metric"):
+        table.add_column(column, no_wrap=True)
+    for column in ("base", "head", "change", "limit"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in found.rows:
+        style = {"pass": None, "improvement": "green", "not-measured": "dim"}.get(row.word, "red")
+        cells = (row.level, row.subject, row.metric, gate.figure(row.base), gate.figure(row.head))
+        change = gate.change_text(row)
+        word = row.word + (f": {row.reason}" if row.reason else "")
+        table.add_row(*(Text(cell) for cell in (*cells, change, row.limit)), Text(word, style=style or ""))
+    console.print(table)
+    style = "green" if found.exit_code == gate.PASSED else "red"
+    console.print(Text(gate.headline(found), style=f"bold {style}"))
+    console.print(Text(f"{found.seconds:.0f} s · {folder / gate.SUMMARY}, {gate.JUNIT}, {gate.RECORD}"))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a gate like Ctrl-C: in order, worktrees gone, nothing left running."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

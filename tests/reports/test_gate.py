@@ -1,0 +1,338 @@
+"""The gate's verdicts: what turns red, what cannot, which exit code wins, and what is written about it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import gate
+from reports.compare import Comparison, compare
+from reports.gate import CountLimit, GateRow, GateRun, Side, Span, TimeLimit, Times, Tried
+from reports.schema import METRICS, Check, Scenario
+from reports.store import ReportError
+from tests.reports.synthetic import campaign_of, fact
+
+LIMIT = CountLimit(limit=0.02, floor=0, why="for these tests")
+FLOORED = CountLimit(limit=0.02, floor=3, why="for these tests")
+CPU, ADDED, GOODPUT = "cpu_us_per_request", "added_p50_us", "goodput_rps"
+TIMES = Times(
+    rounds=6,
+    idle_s=0.5,
+    budget_s=100,
+    scenarios={"chat": Span(duration_s=1, warmup_s=0)},
+    metrics={
+        CPU: TimeLimit(margin=0.03, blind=0.3, why="for these tests"),
+        ADDED: TimeLimit(margin=0.05, blind=0.5, margin_us=50, blind_us=200, why="for these tests"),
+        GOODPUT: TimeLimit(margin=0.01, blind=0.05, why="for these tests"),
+    },
+)
+QUIET = [0.995, 1.004, 1.0, 0.998, 1.003, 1.0]
+LOUD = [0.5, 2.2, 0.8, 1.9, 0.6, 1.4]
+
+
+def count(base: Sequence[float], head: Sequence[float], limit: CountLimit = LIMIT) -> GateRow:
+    return gate.judge_count("olla", "instructions_per_request", base, head, limit)
+
+
+def scaled(series: Sequence[float], by: float) -> list[float]:
+    return [value * by for value in series]
+
+
+def measured(
+    head: Mapping[str, Sequence[float]], base: Mapping[str, Sequence[float]], again: Mapping[str, Sequence[float]]
+) -> Comparison:
+    sides = {"base": base, "head": head, "base@aa": again}
+    facts = [
+        fact("chat", number + 1, side, {m: series[number] for m, series in metrics.items()})
+        for side, metrics in sides.items()
+        for number in range(max(len(series) for series in metrics.values()))
+    ]
+    return compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts)
+
+
+def timed(head: Sequence[float], again: Sequence[float] = QUIET, metric: str = CPU, by: float = 100.0) -> GateRow:
+    comparison = measured({metric: scaled(head, by)}, {metric: scaled(QUIET, by)}, {metric: scaled(again, by)})
+    (row,) = (r for r in gate.judge_times("olla", comparison, TIMES) if r.metric == metric)
+    return row
+
+
+def run_of(*rows: GateRow, **more: Any) -> GateRun:
+    return GateRun(id="20260801T120000Z-gate", started="2026-08-01T12:00:00+00:00", **more).judged(rows)
+
+
+def row_of(word: str, **more: Any) -> GateRow:
+    return GateRow.model_validate({"level": "L1", "subject": "olla", "metric": "x", "word": word, **more})
+
+
+# ------------------------------------------------------------------------------------------------------------- policy
+def test_every_limit_in_force_is_justified_and_names_something_that_is_measured() -> None:
+    policy = gate.policy()
+    assert set(policy.counts) == set(gate.UNITS)
+    assert set(policy.times.metrics) <= set(METRICS)
+    assert all(limit.why for limit in (*policy.counts.values(), *policy.times.metrics.values()))
+    assert all(limit.limit <= 0.02 for name, limit in policy.counts.items() if not name.startswith("gc_"))
+
+
+# ------------------------------------------------------------------------------------------------------------- counts
+def test_a_count_two_percent_above_every_count_of_base_is_a_regression() -> None:
+    assert count([1000, 1001], [1022, 1023]).word == "regression"
+
+
+def test_a_count_within_two_percent_passes() -> None:
+    found = count([1000, 1001], [1019, 1018])
+    assert found.word == "pass"
+    assert found.change == pytest.approx(0.018, abs=0.001)
+
+
+def test_a_lower_count_is_called_better() -> None:
+    assert count([1000], [900]).word == "improvement"
+
+
+def test_counts_that_differ_among_themselves_by_as_much_are_unsteady_not_red() -> None:
+    found = count([1000, 1060, 1000], [1050, 1050, 1000])
+    assert found.word == "could-not-measure"
+    assert "unsteady" in found.reason
+
+
+def test_a_small_count_must_also_rise_by_its_floor() -> None:
+    assert count([10], [12], FLOORED).word == "pass"
+    assert count([10], [14], FLOORED).word == "regression"
+
+
+def test_a_count_that_was_zero_is_judged_by_its_floor() -> None:
+    assert count([0, 0], [2, 2], FLOORED).word == "pass"
+    found = count([0, 0], [5, 6], FLOORED)
+    assert found.word == "regression"
+    assert not found.relative
+    assert found.change == 5.5
+
+
+def test_what_base_lacks_is_not_measured() -> None:
+    found = count([], [1000])
+    assert found.word == "not-measured"
+    assert "base" in found.reason
+
+
+# ----------------------------------------------------------------------------------------------------------- promises
+KEPT, LOST, UNTRIED = Tried(True), Tried(False, "it broke"), Tried(None, "no admin listener")
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "grave", "word"),
+    [
+        (KEPT, KEPT, True, "pass"),
+        (KEPT, LOST, True, "void"),
+        (KEPT, LOST, False, "regression"),
+        (LOST, KEPT, True, "could-not-measure"),
+        (LOST, KEPT, False, "improvement"),
+        (LOST, LOST, True, "void"),
+        (LOST, LOST, False, "pass"),
+        (UNTRIED, KEPT, True, "pass"),
+        (UNTRIED, LOST, True, "void"),
+        (KEPT, UNTRIED, True, "not-measured"),
+    ],
+)
+def test_a_promise_is_judged_by_what_its_loss_means(base: Tried, head: Tried, grave: bool, word: str) -> None:
+    assert gate.judge_promise("olla", "right-replies", base, head, grave=grave).word == word
+
+
+# -------------------------------------------------------------------------------------------------------------- times
+def test_a_slow_down_beyond_the_margin_is_red() -> None:
+    found = timed(scaled(QUIET, 1.10))
+    assert found.word == "regression"
+    assert found.change == pytest.approx(0.10, abs=0.01)
+
+
+def test_an_interval_that_reaches_into_the_margin_is_not_red() -> None:
+    assert timed(scaled(QUIET, 1.02)).word == "pass"
+
+
+def test_a_slow_down_beside_an_unclean_second_base_could_not_be_measured() -> None:
+    found = timed(scaled(QUIET, 1.30), again=scaled(QUIET, 1.10))
+    assert found.word == "could-not-measure"
+    assert "A/A" in found.reason
+
+
+def test_noise_that_hides_everything_is_never_passed() -> None:
+    found = timed(LOUD)
+    assert found.word == "could-not-measure"
+    assert "not visible" in found.reason
+
+
+def test_a_speed_up_is_called_better() -> None:
+    assert timed(scaled(QUIET, 0.8)).word == "improvement"
+
+
+def test_fewer_right_replies_are_worse() -> None:
+    assert timed(scaled(QUIET, 0.9), metric=GOODPUT).word == "regression"
+    assert timed(scaled(QUIET, 1.1), metric=GOODPUT).word == "improvement"
+
+
+def test_added_time_near_the_floor_is_judged_in_microseconds() -> None:
+    rng = random.Random(3)
+    base = [100 + rng.uniform(-60, 60) for _ in range(6)]
+    again = [100 + rng.uniform(-60, 60) for _ in range(6)]
+    near = [value + 30 for value in base]
+    far = [value + 200 for value in base]
+    for head, word in ((near, "pass"), (far, "regression")):
+        comparison = measured({ADDED: head}, {ADDED: base}, {ADDED: again})
+        (row,) = (r for r in gate.judge_times("olla", comparison, TIMES) if r.metric == ADDED)
+        assert (row.word, row.relative) == (word, False)
+
+
+def voided(side: str, check: Check) -> Comparison:
+    """Every run of `side` failed `check`; the others are fine."""
+    facts = []
+    for name in ("base", "head", "base@aa"):
+        for number, factor in enumerate(QUIET, 1):
+            one = fact("chat", number, name, {CPU: 100.0 * factor})
+            if name == side:
+                record = one.record.model_copy(update={"validity": [check], "void_reason": check.text})
+                one = replace(one, record=record)
+            facts.append(one)
+    return compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts)
+
+
+def words(comparison: Comparison) -> set[str]:
+    return {row.word for row in gate.judge_times("olla", comparison, TIMES) if row.metric == CPU}
+
+
+def test_wrong_replies_of_head_are_void() -> None:
+    assert words(voided("head", Check(check="digest", ok=False, blame="target", text="wrong bytes"))) == {"void"}
+
+
+def test_a_head_that_cannot_carry_what_base_carries_is_a_regression() -> None:
+    check = Check(check="achieved-rate", ok=False, blame="target", text="rate not reached")
+    assert words(voided("head", check)) == {"regression"}
+
+
+def test_a_machine_that_could_not_measure_is_never_red() -> None:
+    check = Check(check="generator-lag", ok=False, blame="bench", text="generator lag p99 9 ms")
+    assert words(voided("head", check)) == {"could-not-measure"}
+
+
+def test_equal_code_is_hardly_ever_red() -> None:
+    rng = random.Random(11)
+
+    def noise() -> list[float]:
+        return [100 * math.exp(rng.gauss(0, 0.03)) for _ in range(6)]
+
+    found = [timed(noise(), again=noise(), by=1.0).word for _ in range(300)]
+    assert found.count("regression") <= 3
+
+
+# --------------------------------------------------------------------------------------------------------- exit codes
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ([], 0),
+        (["pass", "improvement", "not-measured"], 0),
+        (["pass", "regression"], 1),
+        (["could-not-measure", "pass"], 2),
+        (["could-not-measure", "regression"], 1),
+        (["could-not-measure", "regression", "void"], 3),
+    ],
+)
+def test_three_beats_one_beats_two(found: list[str], code: int) -> None:
+    assert gate.exit_code(row_of(word) for word in found) == code
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+FULL = run_of(
+    row_of("pass", base=1000.0, head=1001.0, change=0.001, ci_low=0.0005, ci_high=0.0015, limit="+2 %"),
+    row_of("regression", metric="y", base=10.0, head=20.0, change=1.0, reason="every count | is `above`"),
+    row_of("not-measured", metric="z", reason="base has no such count"),
+    row_of("could-not-measure", metric="w", level="L2", visible="12 %"),
+    sides={"base": Side(name="HEAD^", revision="a" * 40, subject="Add <script>"), "head": Side(name="HEAD")},
+    notes=["not counted: strace is not installed"],
+    machine_class="linux-x86_64",
+)
+
+
+def test_the_summary_says_the_verdict_first_and_keeps_markup_of_others_out() -> None:
+    text = gate.summary(FULL)
+    assert text.splitlines()[0] == "## Performance gate: Regression: olla y +100.00 %: every count \\| is 'above'"
+    assert "&lt;script>" in text and "<script>" not in text
+    assert "strace is not installed" in text
+    assert "12 %" in text
+
+
+def test_junit_tells_failures_from_errors_from_skips() -> None:
+    suites = {suite.get("name"): suite for suite in ET.fromstring(gate.junit(FULL))}
+    assert suites["gate L1"].get("failures") == "1"
+    assert suites["gate L1"].get("skipped") == "1"
+    assert suites["gate L2"].get("errors") == "1"
+    assert {case.get("name") for case in suites["gate L1"].iter("testcase")} == {"x", "y", "z"}
+
+
+def test_a_run_that_measured_nothing_says_why() -> None:
+    nothing = run_of(notes=["HEAD has no parent"]).model_copy(update={"exit_code": gate.COULD_NOT_MEASURE})
+    assert gate.headline(nothing) == "Could not measure: HEAD has no parent"
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    gate.write_run(tmp_path, FULL)
+    assert gate.load_run(tmp_path) == FULL
+    assert "NaN" not in (tmp_path / "gate.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "JSON"), ('{"schema": 1}', "not a gate run"), ('{"schema": 99, "rows": []}', "newer"), ("[]", "not a gate")],
+)
+def test_a_file_that_is_no_gate_run_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "gate.json").write_text(text)
+    with pytest.raises(ReportError, match=says):
+        gate.load_run(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- baselines
+COUNTED = run_of(counts={"olla": {"instructions_per_request": 60000.0}}, machine_class="linux-a-py3.11.7", head="abc")
+
+
+def test_a_baseline_keeps_counts_by_machine_class_and_every_reason(tmp_path: Path) -> None:
+    file = tmp_path / "baselines" / "counts.json"
+    gate.write_run(tmp_path, COUNTED)
+    gate.update_baseline(tmp_path, "first", file)
+    elsewhere = COUNTED.model_copy(update={"machine_class": "linux-b-py3.12.1"})
+    gate.write_run(tmp_path, elsewhere)
+    gate.update_baseline(tmp_path, "another machine", file)
+    gate.write_run(tmp_path, COUNTED.model_copy(update={"counts": {"olla": {"instructions_per_request": 61000.0}}}))
+    said = gate.update_baseline(tmp_path, "a header more", file)
+    assert "1 counts" in said
+    assert gate.read_baseline(file, "linux-a-py3.11.7") == {"olla": {"instructions_per_request": 61000.0}}
+    assert gate.read_baseline(file, "linux-b-py3.12.1") == {"olla": {"instructions_per_request": 60000.0}}
+    history = json.loads(file.read_text())["classes"]["linux-a-py3.11.7"]["history"]
+    assert [entry["reason"] for entry in history] == ["first", "a header more"]
+
+
+def test_counts_of_another_machine_are_not_comparable(tmp_path: Path) -> None:
+    file = tmp_path / "counts.json"
+    gate.write_run(tmp_path, COUNTED)
+    gate.update_baseline(tmp_path, "first", file)
+    with pytest.raises(gate.NotComparable, match=r"linux-a-py3\.11\.7") as refused:
+        gate.read_baseline(file, "linux-c-py3.11.7")
+    assert refused.value.exit_code == 3
+
+
+@pytest.mark.parametrize(("reason", "counts"), [("  ", {"olla": {"x": 1.0}}), ("a reason", {})])
+def test_a_baseline_needs_a_reason_and_counts(tmp_path: Path, reason: str, counts: dict[str, dict[str, float]]) -> None:
+    gate.write_run(tmp_path, COUNTED.model_copy(update={"counts": counts}))
+    with pytest.raises(ReportError):
+        gate.update_baseline(tmp_path, reason, tmp_path / "counts.json")
+    assert not (tmp_path / "counts.json").exists()
+
+
+def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "counts.json"
+    file.write_text('{"schema": 1, "counts": {}}')
+    with pytest.raises(ReportError, match="classes"):
+        gate.read_baseline(file, "x")
