@@ -139,9 +139,11 @@ class _Meter:
 
     def tell(self, *words: str) -> None:
         """One monitor command."""
-        done = subprocess.run(
-            ["vgdb", f"--pid={self._pid}", *words], capture_output=True, text=True, timeout=_PATIENCE_S, check=False
-        )
+        command = ["vgdb", f"--pid={self._pid}", *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise NoCount(f"vgdb did not reach valgrind within {_PATIENCE_S:g} s") from None
         if done.returncode != 0:
             raise NoCount(f"vgdb cannot talk to valgrind: {done.stderr.strip() or done.returncode}")
 

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.gate import checkouts, counts, given, levels
 from loadgen.gate import run as gate_run
 from loadgen.gate.checkouts import CannotMeasure, Checkout
-from loadgen.gate.cli import main
+from loadgen.gate.cli import main, parser
 from loadgen.gate.lockstep import HeldBack, Lockstep, Recording, WrongAnswer, record
 from loadgen.gate.serving import common_config
 from loadgen.targets.direct import Given
@@ -530,3 +531,16 @@ def test_the_promises_hold_for_this_checkout(tmp_path: Path) -> None:
 
 def test_the_machine_class_names_what_counts_depend_on() -> None:
     assert f"py{sys.version_info.major}.{sys.version_info.minor}" in gate_run.machine_class()
+
+
+def test_the_workflow_runs_the_command_that_people_run() -> None:
+    folder = Path(__file__).resolve().parents[2] / ".github" / "workflows"
+    ours = yaml.safe_load((folder / "gate.yml").read_text())
+    (script,) = (step["run"] for step in ours["jobs"]["gate"]["steps"] if step.get("name") == "Gate")
+    command = script[script.index("gate --base") : script.index("||")].replace("\\\n", " ")
+    options = [word.split("=")[0] for word in command.split()[1:] if word.startswith("--")]
+    known = {option for action in parser()._actions for option in action.option_strings}
+    assert set(options) <= known
+    assert "${{" not in script  # text of others is never pasted into a script
+    ci = yaml.safe_load((folder / "ci.yml").read_text())
+    assert ci["jobs"]["gate"]["with"]["levels"] == "L0,L1"
