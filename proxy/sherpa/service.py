@@ -17,7 +17,6 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.control.access import AccessLog
-from proxy.control.listen import BACKLOG
 from proxy.core.discovery import DiscoveryService
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError
 from proxy.core.headers import Pairs
@@ -51,8 +50,7 @@ class SherpaProxy:
         guard.require_c_parser()
         self._relay = Relay(self._config, self._discovery, self._stats, self._instance)
         self._server = guard.Server(self._handle, self._config, self._refuse, log)
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._server, sock=sock, backlog=BACKLOG)
+        self._listener = await self._server.listen(sock)
 
     async def stop(self, grace: float) -> None:
         """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
