@@ -123,7 +123,7 @@ def _merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     if not summaries:
         return {}
     sums = ("planned", "sent", "done", "errors", "cancelled", "events", "event_rows", "bytes_in", "cpu_s", "cpu_share")
-    worst = ("lag_p50_us", "lag_p99_us", "lag_max_us", "dispatch_lag_p99_us", "t1_ns", "rss_peak_mib")
+    worst = ("lag_p50_us", "lag_p99_us", "lag_max_us", "dispatch_lag_p99_us", "last_sent_ns", "t1_ns", "rss_peak_mib")
     merged: dict[str, Any] = {"workers": summaries[0]["workers"], "t0_ns": min(each["t0_ns"] for each in summaries)}
     for name in sums:
         values = [each[name] for each in summaries if each[name] is not None]

@@ -15,18 +15,14 @@ checked before each use. If it closes in the very moment the request is sent, th
 from __future__ import annotations
 
 import errno
-import os
-import select
-import socket
-from collections import deque
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
 import gevent
-from gevent import monkey
 from greenlet import GreenletExit, getcurrent
 
+from loadgen.driver.connections import READ, WRITE, Connection, Pool, wait
 from loadgen.driver.job import Job, SlowRead
 from loadgen.driver.rows import (
     CLIENT_CANCELLED,
@@ -53,17 +49,12 @@ from loadgen.driver.stream import (
     mock_head,
 )
 from loadgen.driver.timer import Timer
+from loadgen.driver.verdict import Judge
+from loadgen.driver.whole import WholeReplies, WholeReply
 
-# Locust has patched these modules by now; our sockets and polls are the kernel's own.
-_Socket: Any = monkey.get_original("socket", "socket")
-_getaddrinfo: Any = monkey.get_original("socket", "getaddrinfo")
-_poll: Any = monkey.get_original("select", "poll")
-
-_READ: Final = 1  # libev's event mask
-_WRITE: Final = 2
 _READ_SIZE: Final = 65536
-_KEPT: Final = 16384  # bytes of the beginning of each reply, for the file of a wrong one
-_UNEXPECTED: Final = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # errors and hang-ups are always reported
+_KEPT_READS: Final = 16  # of the beginning of each reply, for the file of a wrong one
+_KEPT: Final = 16384  # bytes of them that go to the file
 _NOTHING_SAID: Final = MockHead(None, NEVER, NEVER, NEVER, None)
 
 
@@ -81,10 +72,11 @@ class Request(NamedTuple):
 
 
 class Client:
-    """All connections of one driver process to one address, and the rows of what was done with them.
+    """Sends a job's requests to its address and writes down what became of each.
 
     Mutable state of one hub. `sent`, `done`, `failed`, `cancelled`, `events` and `bytes_in` are running totals.
-    `keep_wrong` is called with (request number, beginning of the reply) for each wrong reply.
+    `keep_wrong` is called with (request number, beginning of the reply) for each wrong reply. Raises OSError if the
+    job's address cannot be resolved.
     """
 
     def __init__(
@@ -107,16 +99,13 @@ class Client:
         self.timer = timer
         self.keep_wrong = keep_wrong
         self.hub = gevent.get_hub()
-        self._idle: list[_Connection] = []  # the last one used is used next: it is the least likely to be stale
-        self._open = 0
-        self._connections = 0
-        self._waiting: deque[_Exchange] = deque()
+        self.pool = Pool(*job.host_port, job.connections)
+        self.judges = [Judge(template, from_mock=job.expected_events) for template in job.requests]
+        whole = WholeReplies() if job.expected_events else None
+        self.whole = [None if template.stream or template.method == "HEAD" else whole for template in job.requests]
         self._timeout_ns = round(job.timeout_s * 1e9)
         self._running: dict[_Exchange, int] = {}  # -> deadline; begun in order, so in the order of their deadlines
         self._sweep: list[Any] | None = None
-        host, port = job.host_port
-        found = _getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._family, self._address = found[0], found[4]
 
     @property
     def in_flight(self) -> int:
@@ -149,8 +138,7 @@ class Client:
         """Closes the idle connections. Exchanges still running keep theirs."""
         if self._sweep is not None:
             self.timer.cancel(self._sweep)
-        while self._idle:
-            self._forget(self._idle.pop())
+        self.pool.close()
 
     def _stop(self, exchange: _Exchange, why: Stopped) -> None:
         if exchange in self._running:
@@ -167,84 +155,6 @@ class Client:
                 return
             self._stop(exchange, Stopped(TIMEOUT, f"not complete after {self.job.timeout_s:g} s"))
 
-    # --- connections ---
-
-    def acquire(self, exchange: _Exchange, slow: SlowRead | None) -> _Connection:
-        """A connection from the pool or a new one; waits if all that are allowed are busy. Raises OSError."""
-        while True:
-            while self._idle and slow is None:
-                connection = self._idle.pop()
-                if connection.usable():
-                    return connection
-                self._forget(connection)
-            if not self.job.connections or self._open < self.job.connections:
-                return self._connect(slow)
-            if self._idle:  # a slow reader wants a socket of its own: room is made for it
-                self._forget(self._idle.pop())
-                continue
-            exchange.waits = True
-            self._waiting.append(exchange)
-            try:
-                self.hub.switch()
-            finally:
-                exchange.waits = False
-
-    def release(self, connection: _Connection, *, reusable: bool) -> None:
-        """Takes a connection back."""
-        if reusable:
-            self._idle.append(connection)
-            self._let_one_in()
-        else:
-            self._forget(connection)
-
-    def _forget(self, connection: _Connection) -> None:
-        connection.close()
-        self._open -= 1
-        self._let_one_in()
-
-    def _let_one_in(self) -> None:
-        if self._waiting:
-            self.hub.loop.run_callback(self._resume)
-
-    def _resume(self) -> None:
-        while self._waiting:
-            exchange = self._waiting.popleft()
-            if exchange.waits:  # else it was stopped meanwhile
-                exchange.greenlet.switch()
-                return
-
-    def _connect(self, slow: SlowRead | None) -> _Connection:
-        sock = _Socket(self._family, socket.SOCK_STREAM)
-        self._open += 1
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if slow is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, slow.receive_buffer)
-            code = sock.connect_ex(self._address)
-            if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-                self.wait(sock.fileno(), _WRITE)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, os.strerror(code))
-        except BaseException:  # a time limit may be thrown in here too: the socket must not stay open
-            sock.close()
-            self._open -= 1
-            self._let_one_in()
-            raise
-        self._connections += 1
-        return _Connection(sock, self._connections, self.hub.loop)
-
-    def wait(self, fd: int, events: int) -> None:
-        """Lets other greenlets run until the kernel reports one of `events` for `fd`."""
-        watcher = self.hub.loop.io(fd, events)
-        watcher.start(getcurrent().switch)
-        try:
-            self.hub.switch()
-        finally:
-            watcher.stop()
-            watcher.close()
-
 
 class Stopped(Exception):
     """Thrown into an exchange that must end now; carries the outcome and the text for its row."""
@@ -259,55 +169,29 @@ class _Leave(Exception):
     """The client disconnects, as it was asked to."""
 
 
-class _Connection:
-    """A connected socket with its watcher: used by one exchange at a time, or idle in the pool."""
-
-    __slots__ = ("_poll", "_sock", "fd", "number", "recv", "send", "uses", "watcher")
-
-    def __init__(self, sock: Any, number: int, loop: Any) -> None:
-        self._sock = sock
-        self.fd = sock.fileno()
-        self.number = number
-        self.uses = 0
-        self.recv = sock.recv
-        self.send = sock.send
-        self.watcher = loop.io(self.fd, _READ)
-        self._poll = _poll()
-        self._poll.register(self.fd, _UNEXPECTED)
-
-    def usable(self) -> bool:
-        """Whether it is open and silent: an idle connection has nothing to say but that it was closed."""
-        return not self._poll.poll(0)
-
-    def close(self) -> None:
-        self.watcher.stop()
-        self.watcher.close()
-        self._sock.close()
-
-
 class _Exchange:
     """One request and its reply: what happens in which order, and what is remembered of it for its row."""
 
     __slots__ = (
+        "bytes_in",
         "client",
         "connection",
         "digest_ok",
         "dispatched_ns",
         "end_ns",
         "error",
+        "events",
         "first_byte_ns",
+        "first_event_ns",
         "greenlet",
         "kept",
-        "kept_size",
         "outcome",
-        "reader",
         "reads",
         "request",
         "said",
-        "scanner",
         "sent_bytes",
         "sent_ns",
-        "waits",
+        "status",
     )
 
     def __init__(self, client: Client, request: Request) -> None:
@@ -315,41 +199,33 @@ class _Exchange:
         self.client = client
         self.request = request
         self.greenlet = getcurrent()
-        self.waits = False
-        self.connection: _Connection | None = None
-        self.sent_ns = NEVER
-        self.sent_bytes = 0
-        self.first_byte_ns = NEVER
-        self.end_ns = NEVER
-        self.reads = 0
-        self.reader: ResponseReader | None = None
-        self.scanner: Scanner | None = None
+        self.connection: Connection | None = None
+        self.sent_ns = self.first_byte_ns = self.first_event_ns = self.end_ns = NEVER
+        self.status = self.events = self.digest_ok = NEVER
+        self.sent_bytes = self.bytes_in = self.reads = 0
         self.said = _NOTHING_SAID
         self.kept: list[bytes] = []
-        self.kept_size = 0
         self.outcome = OK
         self.error: str | None = None
-        self.digest_ok = NEVER
 
     def run(self) -> None:
         """From taking a connection to judging the reply. Raises only GreenletExit."""
-        slow = self.client.job.slow_read if self.request.slow else None
-        connection: _Connection | None = None
+        client, request = self.client, self.request
+        slow = client.job.slow_read if request.slow else None
+        connection: Connection | None = None
         reusable = False
         try:
-            connection = self.client.acquire(self, slow)
+            connection = self.connection = client.pool.acquire(None if slow is None else slow.receive_buffer)
             connection.uses += 1
-            self.connection = connection
             self._send(connection)
-            if self.request.cancel_after == 0:
+            if request.cancel_after == 0:
                 raise _Leave
-            self._receive(connection, slow)
-            self._judge()
-            reusable = slow is None and self._may_reuse()
+            reusable = self._receive(connection, slow) and slow is None and client.job.keepalive
+            reusable = reusable and self.sent_bytes == len(request.data)
         except Stopped as exc:
             self._fail(exc.outcome, exc.error)
         except _Leave:
-            self._fail(CLIENT_CANCELLED, f"left after {self.request.cancel_after} events, as planned")
+            self._fail(CLIENT_CANCELLED, f"left after {request.cancel_after} events, as planned")
         except WrongReply as exc:
             self._fail(WRONG_REPLY, str(exc))
         except Truncated as exc:
@@ -361,9 +237,9 @@ class _Exchange:
             raise
         finally:
             if connection is not None:
-                self.client.release(connection, reusable=reusable)
+                client.pool.release(connection, reusable=reusable)
 
-    def _send(self, connection: _Connection) -> None:
+    def _send(self, connection: Connection) -> None:
         data = self.request.data
         self.client.sent += 1
         self.sent_ns = monotonic_ns()
@@ -373,7 +249,8 @@ class _Exchange:
             self.sent_bytes = 0
         rest = memoryview(data)[self.sent_bytes :] if self.sent_bytes < len(data) else None
         while rest:
-            self.client.wait(connection.fd, _READ | _WRITE)
+            connection.rest()
+            wait(connection.fd, READ | WRITE)
             try:
                 took = connection.send(rest)
             except BlockingIOError:
@@ -383,98 +260,84 @@ class _Exchange:
             self.sent_bytes += took
             rest = rest[took:]
 
-    def _receive(self, connection: _Connection, slow: SlowRead | None) -> None:
-        client = self.client
-        template = client.job.requests[self.request.template]
-        cancel_after = self.request.cancel_after
-        reader = self.reader = ResponseReader(template.method)
-        watcher = connection.watcher
-        recv = connection.recv
+    def _receive(self, connection: Connection, slow: SlowRead | None) -> bool:
+        """Reads the whole reply and judges it; returns whether the connection may be used again."""
+        client, request = self.client, self.request
+        whole = client.whole[request.template] if slow is None and request.cancel_after == NEVER else None
+        reader = ResponseReader(client.job.requests[request.template].method) if whole is None else None
+        scanner: Scanner | None = None
         size = _READ_SIZE if slow is None else slow.read_bytes
-        switch = client.hub.switch
-        watcher.start(self.greenlet.switch)
+        recv, switch = connection.recv, client.hub.switch
+        connection.watch(self.greenlet.switch)
         try:
-            while not reader.complete:
+            while True:
                 switch()
                 try:
                     data = recv(size)
                 except BlockingIOError:
                     continue
-                now = monotonic_ns()
-                self.end_ns = now
+                now = self.end_ns = monotonic_ns()
+                if self.reads == 0 and data:
+                    self.first_byte_ns = now
+                    if whole is not None and (reply := whole.read(data)) is not None:
+                        return self._judge_whole(reply, data)
+                if reader is None:
+                    reader = ResponseReader(client.job.requests[request.template].method)
                 if not data:
                     reader.eof()
                     break
-                if self.reads == 0:
-                    self.first_byte_ns = now
-                if self.kept_size < _KEPT:
+                if self.reads < _KEPT_READS:
                     self.kept.append(data)
-                    self.kept_size += len(data)
                 body = reader.feed(data)
                 if body:
-                    scanner = self.scanner
                     if scanner is None:
-                        scanner = self._begin_body(template.stream)
+                        scanner = self._scanner(reader.head)
                     scanner.feed(body, now, self.reads)
-                    if 0 < cancel_after <= scanner.events and not reader.complete:
+                    if 0 < request.cancel_after <= scanner.events and not reader.complete:
                         raise _Leave
                 self.reads += 1
-                if slow is not None and not reader.complete:
-                    watcher.stop()
+                if reader.complete:
+                    break
+                if slow is not None:
+                    connection.rest()
                     client.timer.sleep_until(now + len(data) * 1_000_000_000 // slow.bytes_per_s)
-                    watcher.start(self.greenlet.switch)
+                    connection.watch(self.greenlet.switch)
         finally:
-            watcher.stop()
-            if reader.head:
-                self.said = mock_head(reader.head)
+            if reader is not None and reader.head:
+                self._note(reader, scanner)
+        self._judge(scanner or BodyScanner(stream=False))  # a reply without a body has a digest too
+        return reader.keep_alive
 
-    def _begin_body(self, stream: bool) -> Scanner:
+    def _scanner(self, head: bytes) -> Scanner:
         client = self.client
-        assert self.reader is not None
         kind = BodyScanner if client.job.expected_events else BoundaryScanner
-        if stream:
-            trailer = 3 if is_event_stream(self.reader.head) else 2
-            self.scanner = kind(self.request.number, client.event_sink, trailer)
-        else:
-            self.scanner = kind(stream=False)
-        return self.scanner
+        if not client.job.requests[self.request.template].stream:
+            return kind(stream=False)
+        return kind(self.request.number, client.event_sink, trailer=3 if is_event_stream(head) else 2)
 
-    def _may_reuse(self) -> bool:
-        assert self.reader is not None
-        sent_all = self.sent_bytes == len(self.request.data)
-        return self.reader.keep_alive and sent_all and self.client.job.keepalive
+    def _note(self, reader: ResponseReader, scanner: Scanner | None) -> None:
+        """Takes over what came of the reply, complete or not."""
+        self.status = reader.status
+        self.said = mock_head(reader.head)
+        self.events = 0
+        if scanner is not None:
+            self.events = scanner.events
+            self.bytes_in = scanner.size
+            self.first_event_ns = scanner.first_event_ns
 
-    def _judge(self) -> None:
-        """Compares the complete reply with what the job expects and with what the mock stated."""
-        assert self.reader is not None
-        job = self.client.job
-        expect = job.requests[self.request.template].expect
-        status = self.reader.status
-        if status != expect.status:
-            self.outcome = REFUSED if status >= 400 else WRONG_REPLY
-            self.error = f"status {status}, not {expect.status}"
-            return
-        scanner = self.scanner or BodyScanner(stream=False)  # a reply without a body has a digest too
-        stated = self.said.digest if job.expected_events else None
-        faults = []
-        if stated is not None or expect.digest is not None:
-            digest = scanner.digest()
-            if stated is not None and digest != stated:
-                faults.append("the digest is not the one in X-Mock-Digest")
-            if expect.digest is not None and digest != expect.digest.encode():
-                faults.append("the digest is not the one the scenario pins")
-        if job.expected_events:
-            if stated is None or self.said.events == NEVER:
-                faults.append("no X-Mock-Digest or X-Mock-Events header")
-            if fault := scanner.fault(self.said.events):
-                faults.append(fault)
-        if expect.events is not None and scanner.events != expect.events:
-            faults.append(f"{scanner.events} events, not the {expect.events} the scenario expects")
-        if stated is not None or expect.digest is not None:
-            self.digest_ok = int(not faults)
-        if faults:
-            self.outcome = WRONG_REPLY
-            self.error = "; ".join(faults)
+    def _judge(self, scanner: Scanner) -> None:
+        judge = self.client.judges[self.request.template].judge
+        order = scanner.fault(self.said.events)
+        self.outcome, self.error, self.digest_ok = judge(self.status, self.said, self.events, scanner.digest(), order)
+
+    def _judge_whole(self, reply: WholeReply, data: bytes) -> bool:
+        self.reads = 1
+        self.status, keep_alive, self.said, self.bytes_in, self.events, digest = reply
+        judge = self.client.judges[self.request.template].judge
+        self.outcome, self.error, self.digest_ok = judge(self.status, self.said, self.events, digest, None)
+        if self.outcome != OK:
+            self.kept.append(data)
+        return keep_alive
 
     def _fail(self, outcome: int, error: str) -> None:
         self.end_ns = monotonic_ns()
@@ -497,12 +360,11 @@ class _Exchange:
 
     def add_row(self) -> None:
         """Writes down what happened."""
-        client, request, scanner, said = self.client, self.request, self.scanner, self.said
-        events = scanner.events if scanner is not None else NEVER if self.reader is None else 0
-        size = scanner.size if scanner is not None else 0
+        client, request, said = self.client, self.request, self.said
         client.done += 1
-        client.bytes_in += size
-        client.events += max(events, 0)
+        client.bytes_in += self.bytes_in
+        if self.events > 0:
+            client.events += self.events
         if self.outcome != OK:
             self._count_failure()
         client.rows.append(
@@ -512,14 +374,14 @@ class _Exchange:
                 request.intended_ns,
                 self.sent_ns,
                 self.first_byte_ns,
-                NEVER if scanner is None else scanner.first_event_ns,
+                self.first_event_ns,
                 self.end_ns,
-                NEVER if self.reader is None else self.reader.status,
+                self.status,
                 self.outcome,
                 NEVER if self.error is None else client.rows.errors.code(self.error),
-                size,
+                self.bytes_in,
                 max(self.sent_bytes - len(request.data) + request.body_size, 0),
-                events,
+                self.events,
                 self.digest_ok,
                 said.recv_ns,
                 said.sent_ns,

@@ -1,7 +1,7 @@
 """Measured rows: kept as plain integers while measuring, written as parquet at the end.
 
 While a test runs nothing may cost more than it must: a row is one packed `bytes` (nothing for the garbage collector to
-walk), texts are numbers of a small table, and what has piled up is appended to a spill file four times a second, so
+walk), texts are numbers of a small table, and what has piled up is appended to a spill file ten times a second, so
 that an hour of streaming needs no more memory than a second of it. `write` turns the spill file into the shard that
 `reports.store` merges.
 """

@@ -25,9 +25,9 @@ import httptools
 NEVER: Final = -1
 """In integer columns: there was no such moment or value."""
 
-_ZEROS: Final = b"0" * 20
-_MARK: Final = b'"mock":{"seq":'
-_CLOCK: Final = re.compile(rb'"mock":\{"seq":(\d{1,18}),"ns":"(\d{20})"\}')
+ZEROS: Final = b"0" * 20
+CLOCK_MARK: Final = b'"mock":{"seq":'
+CLOCK: Final = re.compile(rb'"mock":\{"seq":(\d{1,18}),"ns":"(\d{20})"\}')
 _LONGEST_CLOCK: Final = 14 + 18 + 7 + 20 + 2
 # A content event carries at least one character of text: OpenAI chat and Ollama chat ("content"), OpenAI completions
 # and Anthropic ("text"), Ollama generate ("response"). A role-only first event has an empty text and is not content.
@@ -36,12 +36,7 @@ _HASH_AT: Final = 65536  # bytes gathered before SHA-256 is updated: one update 
 
 _LONGEST_HEAD: Final = 1 << 20
 
-_MOCK_HEADERS: Final = re.compile(rb"\r\nx-mock-(digest|events|recv-ns|sent-ns|endpoint):[ \t]*([^\r]*)", re.I)
-# The same as our mocks write them, perhaps with one header between: a quarter of the time of the general search.
-_MOCK_HEADERS_AS_WRITTEN: Final = re.compile(
-    rb"\r\nX-Mock-Events: (\d{1,18})\r\nX-Mock-Digest: ([^\s]*)\r\n(?:[^\r]*\r\n)?"
-    rb"X-Mock-Endpoint: ([^\s]*)\r\nX-Mock-Recv-Ns: (\d{20})\r\nX-Mock-Sent-Ns: (\d{20})\r\n"
-)
+MOCK_HEADERS: Final = re.compile(rb"\r\nx-mock-(digest|events|recv-ns|sent-ns|endpoint):[ \t]*([^\r]*)", re.I)
 _FRAMED: Final = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.I)
 _EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.I)
 
@@ -170,10 +165,7 @@ class MockHead(NamedTuple):
 
 def mock_head(head: bytes) -> MockHead:
     """The ``X-Mock-*`` headers of a response head; a value that is not what it must be counts as absent."""
-    if written := _MOCK_HEADERS_AS_WRITTEN.search(head):
-        events, digest, endpoint, recv_ns, sent_ns = written.groups()
-        return MockHead(digest, int(events), int(recv_ns), int(sent_ns), endpoint)
-    said = {name.lower(): value.rstrip() for name, value in _MOCK_HEADERS.findall(head)}
+    said = {name.lower(): value.rstrip() for name, value in MOCK_HEADERS.findall(head)}
     return MockHead(
         digest=said.get(b"digest"),
         events=_number(said.get(b"events")),
@@ -274,13 +266,13 @@ class BodyScanner:
             data = self._tail + data
         parts = self._parts
         done = 0
-        mark = data.find(_MARK)
+        mark = data.find(CLOCK_MARK)
         while mark >= 0:
-            clock = _CLOCK.match(data, mark)
+            clock = CLOCK.match(data, mark)
             if clock is None:
                 if len(data) - mark < _LONGEST_CLOCK:
                     break  # perhaps the rest of it is in the next read
-                mark = data.find(_MARK, mark + 1)
+                mark = data.find(CLOCK_MARK, mark + 1)
                 continue
             if self._awaits_content:
                 self._awaits_content = not (self._content_begun or _CONTENT.search(data, done, mark))
@@ -288,10 +280,10 @@ class BodyScanner:
                     self.first_event_ns = read_ns
             digits = clock.start(2)
             end = clock.end()
-            parts += (data[done:digits], _ZEROS, b'"}')
+            parts += (data[done:digits], ZEROS, b'"}')
             done = end
             self._event(clock, begin + end + self._trailer, read_ns, read_index)
-            mark = data.find(_MARK, done)
+            mark = data.find(CLOCK_MARK, done)
         self._keep_tail(data, done, mark, read_ns)
 
     def _event(self, clock: re.Match[bytes], end: int, read_ns: int, read_index: int) -> None:
@@ -335,8 +327,8 @@ class BodyScanner:
 
     def lost(self, stated: int) -> int:
         """How many of the `stated` events never came."""
-        distinct = self.events if self._seen is None else len(self._seen)
-        return max(stated - distinct, 0)
+        came = self.events if self._seen is None else sum(seq < stated for seq in self._seen)
+        return max(stated - came, 0)
 
     def digest(self) -> bytes:
         """``sha256=<hex>`` of the body with its clock digits zeroed; the last thing asked of a scanner."""

@@ -44,7 +44,7 @@ class Timer:
         self._hub = gevent.get_hub()
         self._heap: list[list[Any]] = []  # [due_ns, number, callback or None if cancelled]
         self._numbers = count()
-        self._armed = 0
+        self._firing = False  # then the timer is set once, after the last callback
         self.exact = sys.platform == "linux"
         if self.exact:
             self._libc = ctypes.CDLL(None, use_errno=True)
@@ -62,7 +62,7 @@ class Timer:
         """Has `callback` called at `due_ns`, or as soon as possible if that is past. Returns what `cancel` takes."""
         entry = [due_ns, next(self._numbers), callback]
         heapq.heappush(self._heap, entry)
-        if self._heap[0] is entry:
+        if self._heap[0] is entry and not self._firing:
             self._arm(due_ns)
         return entry
 
@@ -88,7 +88,6 @@ class Timer:
             os.close(self._fd)
 
     def _arm(self, due_ns: int) -> None:
-        self._armed = due_ns
         if self.exact:
             value = self._spec.value
             # 0 would disarm it; any past moment fires at once.
@@ -110,16 +109,23 @@ class Timer:
         now = monotonic_ns()
         # What is added by the callbacks below waits for the next turn of the loop, so that sockets are served between.
         last = next(self._numbers)
-        while heap and heap[0][0] <= now and heap[0][1] < last:
-            callback = heapq.heappop(heap)[2]
-            if callback is not None:
-                try:
-                    callback()
-                except Exception:
-                    self._hub.handle_error(self, *sys.exc_info())
+        self._firing = True
+        try:
+            while heap and heap[0][0] <= now and heap[0][1] < last:
+                callback = heapq.heappop(heap)[2]
+                if callback is not None:
+                    self._call(callback)
+        finally:
+            self._firing = False
         while heap and heap[0][2] is None:
             heapq.heappop(heap)
         if heap:
             self._arm(heap[0][0])
         else:
             self._disarm()
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception:
+            self._hub.handle_error(self, *sys.exc_info())

@@ -222,14 +222,14 @@ def test_the_summary_tells_counts_lags_and_the_drivers_own_cost(tmp_path: Path) 
     progress: list[dict[str, Any]] = []
     with Served(answers(plain())) as server:
         job = job_for(tmp_path, server.url)
-        session = Session(job, plan_of(120, 10), out=tmp_path, on_progress=progress.append)
+        session = Session(job, plan_of(160, 10), out=tmp_path, on_progress=progress.append)
         walked(session)
     summary = session.summary
-    assert (summary["sent"], summary["done"], summary["errors"], summary["outcomes"]) == (120, 120, 0, {"ok": 120})
-    assert summary["events"] == 120
+    assert (summary["sent"], summary["done"], summary["errors"], summary["outcomes"]) == (160, 160, 0, {"ok": 160})
+    assert summary["events"] == 160
     assert 0 < summary["lag_p50_us"] <= summary["lag_p99_us"] <= summary["lag_max_us"]
     assert summary["dispatch_lag_p99_us"] > 0
-    assert summary["cpu_us_per_request"] == pytest.approx(summary["cpu_s"] / 120 * 1e6, rel=0.01)
+    assert summary["cpu_us_per_request"] == pytest.approx(summary["cpu_s"] / 160 * 1e6, rel=0.01)
     assert json.loads((tmp_path / "driver-0.json").read_text())["files"] == ["requests-0.parquet"]
     assert progress
     assert set(progress[0]) == {"t", "sent", "done", "errors", "lag_p99_us"}
