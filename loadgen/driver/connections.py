@@ -35,7 +35,9 @@ class Connection:
     The watcher runs all the time (starting and stopping it costs a system call); `watch` and `rest` say whom it wakes.
     """
 
-    __slots__ = ("_poll", "_sock", "_watcher", "fd", "number", "recv", "send", "uses")
+    __slots__ = ("_poll", "_sock", "_watcher", "fd", "number", "recv", "send", "uses", "when_idle")
+
+    when_idle: Callable[[], object]
 
     def __init__(self, sock: Any, number: int, loop: Any) -> None:
         self._sock = sock
@@ -68,6 +70,7 @@ class Connection:
         self._watcher.stop()
         self._watcher.close()
         self._sock.close()
+        del self.when_idle  # which refers to us
 
 
 class Pool:
@@ -112,7 +115,7 @@ class Pool:
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Takes a connection back."""
         if reusable:
-            connection.watch(partial(self._spoke, connection))
+            connection.watch(connection.when_idle)
             self._idle.append(connection)
             self._let_one_in()
         else:
@@ -166,7 +169,9 @@ class Pool:
             self._let_one_in()
             raise
         self._made += 1
-        return Connection(sock, self._made, self._hub.loop)
+        connection = Connection(sock, self._made, self._hub.loop)
+        connection.when_idle = partial(self._spoke, connection)
+        return connection
 
 
 class _Turn:

@@ -60,11 +60,9 @@ class PlanWalker:
             values = [rows.tolist(), *(column[rows].tolist() for column in columns), plan.warmup[rows].tolist()]
             for number, offset, template, prompt, tokens, seed, warmup in zip(*values, strict=True):
                 data, body_size = payloads.build(number, template, prompt, tokens, seed)
-                cancels = chosen(job.seed, number, cancel_share)
-                slow = chosen(job.seed + 1, number, slow_share)
-                yield Request(
-                    number, template, data, body_size, t0_ns + offset, warmup, cancel_after if cancels else NEVER, slow
-                )
+                after = cancel_after if cancel_share and chosen(job.seed, number, cancel_share) else NEVER
+                slow = slow_share > 0 and chosen(job.seed + 1, number, slow_share)
+                yield Request(number, template, data, body_size, t0_ns + offset, warmup, after, slow)
 
     def _due(self) -> None:
         now = monotonic_ns()
