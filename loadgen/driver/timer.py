@@ -54,6 +54,8 @@ class Timer:
             if self._fd < 0:
                 raise OSError(ctypes.get_errno(), "timerfd_create failed: " + os.strerror(ctypes.get_errno()))
             self._watcher = self._hub.loop.io(self._fd, _READ)
+            # Of all that is ready in one turn of the loop, what is due comes first: replies can wait to be read.
+            self._watcher.priority = self._hub.loop.MAXPRI
             self._watcher.start(self._fire)
         else:
             self._watcher = self._hub.loop.timer(0)

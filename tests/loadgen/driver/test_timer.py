@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from time import monotonic_ns
 
@@ -93,6 +94,27 @@ def test_a_callback_that_calls_itself_again_at_once_leaves_room_for_the_loop(tim
     timer.at(0, again)
     gevent.sleep(0.01)  # would never come back if the callbacks kept the loop
     assert calls > 1
+
+
+def test_what_is_due_comes_before_sockets_that_are_ready_in_the_same_turn(timer: Timer) -> None:
+    order: list[str] = []
+    end = Event()
+    pipes = [os.pipe() for _ in range(5)]
+    watchers = []
+    for reader, writer in pipes:
+        os.write(writer, b"x")
+        watcher = gevent.get_hub().loop.io(reader, 1)
+        watcher.start(lambda reader=reader: (os.read(reader, 1), order.append("socket")))
+        watchers.append(watcher)
+    timer.at(0, lambda: order.append("due"))
+    timer.at(monotonic_ns() + 20 * MS, end.set)
+    assert end.wait(5)
+    assert order == ["due"] + ["socket"] * 5
+    for watcher, pipe in zip(watchers, pipes, strict=True):
+        watcher.stop()
+        watcher.close()
+        os.close(pipe[0])
+        os.close(pipe[1])
 
 
 def test_an_error_in_a_callback_does_not_stop_the_others(timer: Timer, capsys: pytest.CaptureFixture[str]) -> None:
