@@ -80,8 +80,8 @@ class RunningProxy(Protocol):
         """What the engine says of itself."""
         ...
 
-    def healthy(self) -> dict[str, bool]:
-        """Which endpoints it believes to be healthy."""
+    def healthy(self) -> Mapping[str, bool | None]:
+        """Which endpoints it believes to be healthy; None where its workers differ."""
         ...
 
     def reload(self, endpoints: Sequence[Endpoint | Mapping[str, Any]], settings: Settings) -> None:
@@ -303,10 +303,11 @@ class ProcessProxy:
         """What the workers say of themselves."""
         return dict(json.loads(self.admin_get("/internal/status")))
 
-    def healthy(self) -> dict[str, bool]:
-        """Which endpoints all workers believe to be healthy."""
+    def healthy(self) -> dict[str, bool | None]:
+        """Which endpoints the workers believe to be healthy; None where they differ."""
         workers = [worker["endpoints"] for worker in self.status()["workers"]]
-        return {name: all(endpoints[name]["healthy"] for endpoints in workers) for name in workers[0]}
+        beliefs = {name: {endpoints[name]["healthy"] for endpoints in workers} for name in workers[0]}
+        return {name: believed.pop() if len(believed) == 1 else None for name, believed in beliefs.items()}
 
     def reload(self, endpoints: Sequence[Endpoint | Mapping[str, Any]], settings: Settings) -> None:
         """Let it take another config; returns when it has."""
