@@ -101,10 +101,15 @@ def test_what_is_due_comes_before_sockets_that_are_ready_in_the_same_turn(timer:
     end = Event()
     pipes = [os.pipe() for _ in range(5)]
     watchers = []
+
+    def read(fd: int) -> None:
+        os.read(fd, 1)
+        order.append("socket")
+
     for reader, writer in pipes:
         os.write(writer, b"x")
         watcher = gevent.get_hub().loop.io(reader, 1)
-        watcher.start(lambda reader=reader: (os.read(reader, 1), order.append("socket")))
+        watcher.start(read, reader)
         watchers.append(watcher)
     timer.at(0, lambda: order.append("due"))
     timer.at(monotonic_ns() + 20 * MS, end.set)
