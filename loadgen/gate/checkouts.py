@@ -185,3 +185,19 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> subprocess.Complete
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1] if lines else "it said nothing"
+
+
+def machine_class() -> str:
+    """What counts depend on besides the code: processor family, vector unit (string functions), C library, Python."""
+    libc = "".join(platform.libc_ver()) or "libc"
+    return "-".join((platform.system().lower(), platform.machine(), _vectors(), libc, f"py{platform.python_version()}"))
+
+
+def _vectors() -> str:
+    """The widest vector unit: the C library chooses its memcpy by it."""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        for name in ("avx512f", "avx2", "sse4_2", "asimd"):
+            if f" {name}" in flags:
+                return name
+    return "plain"

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from loadgen.errors import USAGE
 from loadgen.gate.run import LEVELS, Asked, run
+from loadgen.gate.selftest import self_test
 
 _ENGINES = ("olla", "sherpa")
 
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str]) -> int:
             options.error("--resume belongs to --self-test")
     except SystemExit as exc:  # argparse ends the process by itself, also for --help
         return exc.code if isinstance(exc.code, int) else USAGE
+    command = " ".join(["proxy-engines", "gate", *arguments])
+    if args.self_test:
+        return self_test(args.head, args.out, args.resume, command)
     asked = Asked(
         base=args.base,
         head=args.head,
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         targets=None if args.target_base is None else (args.target_base, args.target_head),
         levels=args.levels,
         engines=args.engines,
-        command=" ".join(["proxy-engines", "gate", *arguments]),
+        command=command,
     )
     return run(asked, args.out)
 

@@ -5,8 +5,8 @@ fixed, health checks and recorders off. What then still varies is what runs by t
 ten times a second); it is measured while idle and taken off, or is too little to matter.
 
     instructions   valgrind's callgrind, switched on in a warm process and read out after each of several phases
-    allocations    memray, every allocation of Python's allocators, by the slope between two runs
-    system calls   strace, by the slope between two runs; calls that only wait are left out, as the clock decides them
+    allocations    memray, every allocation of Python's allocators, by the slope between runs
+    system calls   strace, by the slope between runs; calls that only wait are left out, as the clock decides them
     collections    the engine's own recorder at (700, 10, 10) while 32 requests at a time are in flight
 
 A tool that is not installed is said, and changes nothing else.
@@ -163,28 +163,47 @@ class _Meter:
 
 
 class _Slope:
-    """A tool that tells its total when the process ended: the work of one request is the slope between two runs."""
+    """A tool that tells its total when the process ended: the work of one request is the slope between two runs.
 
+    With `by_the_clock` one more run that idles tells what the process does in a second of its own accord, which is
+    taken off each total: a busy machine makes runs longer, and their looks at deadlines more.
+    """
+
+    by_the_clock = False
     _FEW = (200, 4)
-    _MORE = (2000, 60)  # so much that the deadline looks of some seconds more or less of a busy machine are under 0.5 %
+    _MORE = (2000, 60)
+    _IDLE_S = 2.0
 
     def _slopes(self, job: Job, per_request: str, per_event: str, scale: float) -> Counts:
         requests, streams = self._FEW
         more_requests, more_streams = self._MORE
-        few = self._total(job, requests, streams)
-        by_request = (self._total(job, requests + more_requests, streams) - few) / more_requests
-        by_event = (self._total(job, requests, streams + more_streams) - few) / (more_streams * job.stream.events)
-        return {per_request: [by_request * scale], per_event: [by_event * scale]}
+        few, few_s = self._total(job, requests, streams)
+        per_second = 0.0
+        if self.by_the_clock:
+            idle, idle_s = self._total(job, requests, streams, self._IDLE_S)
+            per_second = (idle - few) / (idle_s - few_s)
+        many, many_s = self._total(job, requests + more_requests, streams)
+        long, long_s = self._total(job, requests, streams + more_streams)
+        by_request = many - few - per_second * (many_s - few_s)
+        by_event = long - few - per_second * (long_s - few_s)
+        return {
+            per_request: [by_request * scale / more_requests],
+            per_event: [by_event * scale / (more_streams * job.stream.events)],
+        }
 
-    def _total(self, job: Job, requests: int, streams: int) -> int:
+    def _total(self, job: Job, requests: int, streams: int, idle_s: float = 0.0) -> tuple[int, float]:
+        """The total of one run, and the seconds between its first request and its end."""
         out = job.folder / "total"
         out.unlink(missing_ok=True)
         prefix, options = self._around(out)
         with Lockstep(_PATIENCE_S) as ends, job.serve(job.config, ends.backend, prefix, options) as on:
+            begun = time.monotonic()
             ends.connect(on.url)
             ends.exchange(job.whole, requests)
             ends.exchange(job.stream, streams)
-        return self._read(out)
+            time.sleep(idle_s)
+            seconds = time.monotonic() - begun
+        return self._read(out), seconds
 
     def _around(self, out: Path) -> tuple[list[str], list[str]]:
         """What goes before the interpreter, and before its `-m proxy`."""
@@ -199,6 +218,7 @@ class Memray(_Slope):
 
     name = "memray"
     metrics = ("allocations_per_request", "allocations_per_event")
+    by_the_clock = True
 
     def missing(self, checkout: Checkout) -> str | None:
         """Memray in the revision's own environment, and in ours to read its file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import signal
 import time
 from collections.abc import Iterator
@@ -90,9 +89,9 @@ def run(asked: Asked, out: Path | None) -> int:
         started=started.isoformat(timespec="seconds"),
         command=asked.command,
         machine=machine.describe(machine.assign_cores(machine.available_cores())),
-        machine_class=machine_class(),
+        machine_class=checkouts.machine_class(),
     )
-    with Terminal(console) as voice, _terminable():
+    with Terminal(console) as voice, terminable():
         try:
             make_folder(folder)
             found = _measure(asked, folder, found, voice)
@@ -191,22 +190,6 @@ def wrong(rows: list[GateRow]) -> bool:
     return any(row.level == "L0" and row.word in ("void", "could-not-measure") for row in rows)
 
 
-def machine_class() -> str:
-    """What counts depend on besides the code: processor family, vector unit (string functions), C library, Python."""
-    libc = "".join(platform.libc_ver()) or "libc"
-    return "-".join((platform.system().lower(), platform.machine(), _vectors(), libc, f"py{platform.python_version()}"))
-
-
-def _vectors() -> str:
-    """The widest vector unit: the C library chooses its memcpy by it."""
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        for name in ("avx512f", "avx2", "sse4_2", "asimd"):
-            if f" {name}" in flags:
-                return name
-    return "plain"
-
-
 def _conclude(console: Console, found: GateRun, folder: Path) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "metric"):
@@ -227,7 +210,7 @@ def _conclude(console: Console, found: GateRun, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM and SIGHUP end a gate like Ctrl-C: in order, worktrees gone, nothing left running."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

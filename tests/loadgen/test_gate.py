@@ -19,7 +19,6 @@ import yaml
 
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.gate import checkouts, counts, given, levels
-from loadgen.gate import run as gate_run
 from loadgen.gate.checkouts import CannotMeasure, Checkout
 from loadgen.gate.cli import main, parser
 from loadgen.gate.lockstep import HeldBack, Lockstep, Recording, WrongAnswer, record
@@ -530,7 +529,7 @@ def test_the_promises_hold_for_this_checkout(tmp_path: Path) -> None:
 
 
 def test_the_machine_class_names_what_counts_depend_on() -> None:
-    assert f"py{sys.version_info.major}.{sys.version_info.minor}" in gate_run.machine_class()
+    assert f"py{sys.version_info.major}.{sys.version_info.minor}" in checkouts.machine_class()
 
 
 def test_the_workflow_runs_the_command_that_people_run() -> None:
