@@ -88,13 +88,13 @@ class Request(_Part):
         """Whether every request of this kind gets the same reply, so that its digest can be pinned."""
         return MAX_TOKENS_MARK not in self.text() and SEED_MARK not in self.text()
 
-    def template(self, copy: int = 0, *, check_digest: bool = True) -> Template:
-        """What the driver sends. `check_digest` false: only the status is expected."""
+    def template(self, copy: int = 0, *, pinned: bool = True) -> Template:
+        """What the driver sends. `pinned` false: without what the scenario pins."""
         headers = {"Content-Type": "application/json", **self.headers} if self.text() else self.headers
         if self.copies > 1:
             headers = {**headers, "X-Variant": f"{copy:06d}"}
         expect = Expect(self.expect.status)
-        if check_digest:
+        if pinned:
             expect = Expect(self.expect.status, self.expect.digest, self.expect.events)
         return Template(self.path, self.method, headers, self.text(), self.stream, expect)
 
@@ -272,15 +272,13 @@ class Scenario(_Part):
             changes["duration_s"] = duration_s
         return self.model_copy(update=changes)
 
-    def templates(self, *, check_digest: bool = True) -> tuple[Template, ...]:
+    def templates(self, *, pinned: bool = True) -> tuple[Template, ...]:
         """The driver's request templates, copies included, in the order that `template_weights` counts them.
 
-        `check_digest` false: the target re-makes replies, so only the status is expected.
+        `pinned` false: the target re-makes requests, so another reply than the pinned one is right.
         """
         return tuple(
-            request.template(copy, check_digest=check_digest)
-            for request in self.requests
-            for copy in range(request.copies)
+            request.template(copy, pinned=pinned) for request in self.requests for copy in range(request.copies)
         )
 
     def template_weights(self) -> list[float]:

@@ -122,7 +122,7 @@ class _Start:
 
     def check(self, scenario: Scenario) -> Check | None:
         """One reply of each kind against the expected one."""
-        from_mock = self.sitting.arm.target.verbatim
+        passes = self.sitting.arm.target.passes
         try:
             self.backends.behave(scenario.mock)
         except ChildError as exc:
@@ -130,10 +130,10 @@ class _Start:
         for request in scenario.requests:
             if not request.check:
                 continue
-            template = request.template(check_digest=from_mock)
+            template = request.template(pinned=passes == "everything")
             try:
                 reply = ask_once(self.running.url, template, scenario.prompt_bytes or 64, scenario.output_tokens or 8)
-                wrong = what_is_wrong(reply, template, from_mock=from_mock)
+                wrong = what_is_wrong(reply, template, from_mock=passes != "nothing")
             except (OSError, http.client.HTTPException) as exc:
                 wrong = f"{template.method} {template.path} was not answered: {exc or type(exc).__name__}"
             if wrong is not None:
@@ -183,12 +183,12 @@ class _Start:
 
     def job(self, scenario: Scenario, folder: Path) -> Job:
         """What the driver is told."""
-        verbatim = self.sitting.arm.target.verbatim
+        passes = self.sitting.arm.target.passes
         return Job(
             scenario=scenario.id,
             base_url=self.running.url,
             out=folder,
-            requests=scenario.templates(check_digest=verbatim),
+            requests=scenario.templates(pinned=passes == "everything"),
             seed=scenario.seed,
             plan=self.setting.plan_of(scenario, self.sitting.round),
             closed=scenario.closed(),
@@ -196,7 +196,7 @@ class _Start:
             keepalive=scenario.keepalive,
             cancel=scenario.cancel,
             slow_read=scenario.slow_read,
-            expected_events=verbatim,
+            expected_events=passes != "nothing",
             record_events=scenario.kind == "stream",
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from loadgen.errors import UsageRefusal
-from loadgen.targets.target import Running, Wiring
+from loadgen.targets.target import Passes, Running, Wiring
 from reports import schema
 
 
@@ -18,7 +18,7 @@ class Direct:
 
     name: str = "direct"
     start_s: float = 0.0
-    verbatim: bool = True
+    passes: Passes = "everything"
     gc_trace: bool = False
     is_engine: bool = False
     has_process: bool = False
@@ -48,7 +48,7 @@ class Given:
     url: str
     pid: int | None = None
     start_s: float = 0.0
-    verbatim: bool = True
+    passes: Passes = "everything"
     gc_trace: bool = False
     is_engine: bool = False
 

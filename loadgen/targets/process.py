@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import jinja2
 import yaml
 
 from loadgen.child import Child, ChildError
-from loadgen.targets.target import Running, Wiring, hash_of
+from loadgen.targets.target import Passes, Running, Wiring, hash_of
 from reports import schema
 
 _TEMPLATES = Path(__file__).parent
@@ -39,6 +40,7 @@ class Program:
     get: str
     env: str = ""
     version: tuple[str, ...] = ()
+    """Arguments that make it say its version; `package NAME` asks the Python environment it lies in instead."""
 
     def find(self) -> str | None:
         """Its absolute path, or None."""
@@ -63,6 +65,7 @@ class ProcessTarget:
     template: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     ready: Literal["line", "listening"] = "listening"
+    ready_path: str = ""
     path: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     engine: Literal["sherpa", "olla"] | None = None
@@ -70,7 +73,7 @@ class ProcessTarget:
     variant_of: str | None = None
     switches: Mapping[str, Any] = field(default_factory=dict)
     start_s: float = 1.0
-    verbatim: bool = True
+    passes: Passes = "everything"
     gc_trace: bool = False
     has_process: bool = True
 
@@ -116,7 +119,7 @@ class ProcessTarget:
                 url, admin, pid = str(line["url"]), line.get("admin"), int(line.get("pid", child.pid))
             else:
                 url, admin, pid = f"http://127.0.0.1:{port}", None, child.pid
-                _wait_listening(child, port)
+                _wait_answering(child, port, self.ready_path)
         except BaseException:
             child.stop(grace_s=0.5)
             raise
@@ -166,6 +169,7 @@ class ProcessTarget:
             "config": str(config or ""),
             "folder": str(wiring.folder),
             "port": str(port),
+            "spare_port": str(free_port()),
             "max_conns": str(wiring.max_conns),
         }
         words: list[str] = []
@@ -209,17 +213,30 @@ def free_port() -> int:
         return port
 
 
-def _wait_listening(child: Child, port: int) -> None:
+def _wait_answering(child: Child, port: int, path: str) -> None:
+    """Until it accepts connections; with a `path`, until that is answered with 200."""
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         if not child.alive():
-            raise ChildError(
-                f"{child.name} {child.how_it_ended()} before it listened: {child.last_words() or 'no output'}"
-            )
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-            return
+            words = child.last_words() or "it wrote nothing"
+            raise ChildError(f"{child.name} {child.how_it_ended()} before it listened: {words}")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if _answers(port, path):
+                return
         time.sleep(_POLL_S)
-    raise ChildError(f"{child.name} did not listen on port {port} within {_READY_S:g} s: {child.last_words()}")
+    raise ChildError(f"{child.name} did not answer on port {port} within {_READY_S:g} s: {child.last_words()}")
+
+
+def _answers(port: int, path: str) -> bool:
+    if not path:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+        return True
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 @functools.cache
@@ -236,8 +253,12 @@ def _environment() -> jinja2.Environment:
 
 @functools.cache
 def _version(program: str, arguments: tuple[str, ...]) -> str:
+    command = [program, *arguments]
+    if arguments[0] == "package":
+        asking = f"import importlib.metadata as m; print(m.version({arguments[1]!r}))"
+        command = [str(Path(program).with_name("python")), "-c", asking]
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     match = re.search(r"\d+\.\d+[\w.+~-]*", done.stdout + done.stderr)

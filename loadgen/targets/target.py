@@ -6,10 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from loadgen.child import Child
 from reports import schema
+
+Passes = Literal["everything", "replies", "nothing"]
+"""everything: requests and replies pass byte for byte, so a pinned digest must come back. replies: requests are made
+anew, so the reply is another one than pinned, but must be what the mock says it sent. nothing: status and framing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,8 @@ class Target(Protocol):
         """How long a start takes here, in seconds, for the announced duration."""
 
     @property
-    def verbatim(self) -> bool:
-        """Whether replies pass byte for byte. A target that re-makes them is checked by status and framing only."""
+    def passes(self) -> Passes:
+        """What goes through it unchanged, and so how far its replies can be checked."""
 
     @property
     def is_engine(self) -> bool:
