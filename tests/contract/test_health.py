@@ -93,6 +93,7 @@ def test_credentials_and_quotas_do_not_mean_dead(start):
 
 
 @pytest.mark.promise("HEALTH-PASSIVE")
+@pytest.mark.one_worker  # the one that saw the failure; the others find out by their own checks
 def test_a_failure_in_traffic_makes_the_next_check_immediate(start, endpoint):
     """Recovery, and leaving out, are not tied to a tick of 30 s."""
     dead = []
