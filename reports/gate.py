@@ -27,7 +27,7 @@ from statistics import median
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reports.compare import Comparison, Row, bench_fault, visible_text
 from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord
@@ -72,10 +72,11 @@ class TimeLimit(_Part):
 
 
 class Span(_Part):
-    """How long a scenario is measured by the gate."""
+    """How long a scenario is measured by the gate, and what of it is judged."""
 
     duration_s: Annotated[float, Field(gt=0)]
     warmup_s: Annotated[float, Field(ge=0)]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Times(_Part):
@@ -86,6 +87,14 @@ class Times(_Part):
     budget_s: Annotated[float, Field(gt=0)]
     scenarios: dict[str, Span]
     metrics: dict[str, TimeLimit]
+
+    @model_validator(mode="after")
+    def _every_metric_has_limits(self) -> Times:
+        for name, span in self.scenarios.items():
+            for metric in span.metrics:
+                if metric not in self.metrics:
+                    raise ValueError(f"times.scenarios.{name}: {metric} has no limits under times.metrics")
+        return self
 
 
 class Policy(_Part):
@@ -251,17 +260,16 @@ def exceeds(more: Sequence[float], less: Sequence[float], limit: CountLimit) -> 
 def judge_times(subject: str, comparison: Comparison, times: Times) -> list[GateRow]:
     """The rows of an interleaved campaign whose targets are `base` (with its A/A arm) and `head`."""
     rows = []
-    for scenario in times.scenarios:
-        for metric, limit in times.metrics.items():
+    for scenario, span in times.scenarios.items():
+        for metric in span.metrics:
             row = comparison.row(scenario, metric, HEAD)
-            if row is not None and not _beside_the_point(row):
-                rows.append(_judge_time(subject, comparison, row, limit))
+            if row is None:
+                reason = "no run of it is on file"
+                where = f"{subject} · {scenario}"
+                rows.append(GateRow(level="L2", subject=where, metric=metric, word="could-not-measure", reason=reason))
+            else:
+                rows.append(_judge_time(subject, comparison, row, times.metrics[metric]))
     return rows
-
-
-def _beside_the_point(row: Row) -> bool:
-    """A metric of streams in a scenario that has none, or the other way round."""
-    return row.verdict == "not-measured" and bool(row.rounds)
 
 
 def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit) -> GateRow:

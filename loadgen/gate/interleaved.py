@@ -64,7 +64,8 @@ def plan(pair: Pair, times: Times) -> Planned:
     """The campaign of one pair."""
     targets = (pair.base, pair.head)
     chosen = [
-        one.model_copy(update=times.scenarios[one.id].model_dump()) for one in scenario.choose(list(times.scenarios))
+        one.model_copy(update=times.scenarios[one.id].model_dump(include={"duration_s", "warmup_s"}))
+        for one in scenario.choose(list(times.scenarios))
     ]
     return Planned(
         asked=Asked(profile="gate", rounds=times.rounds, baseline=BASE),

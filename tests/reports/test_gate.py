@@ -27,7 +27,7 @@ TIMES = Times(
     rounds=6,
     idle_s=0.5,
     budget_s=100,
-    scenarios={"chat": Span(duration_s=1, warmup_s=0)},
+    scenarios={"chat": Span(duration_s=1, warmup_s=0, metrics=(CPU, ADDED, GOODPUT))},
     metrics={
         CPU: TimeLimit(margin=0.03, blind=0.3, why="for these tests"),
         ADDED: TimeLimit(margin=0.05, blind=0.5, margin_us=50, blind_us=200, why="for these tests"),
@@ -186,6 +186,21 @@ def test_added_time_near_the_floor_is_judged_in_microseconds() -> None:
         comparison = measured({ADDED: head}, {ADDED: base}, {ADDED: again})
         (row,) = (r for r in gate.judge_times("olla", comparison, TIMES) if r.metric == ADDED)
         assert (row.word, row.relative) == (word, False)
+
+
+def test_a_scenario_that_never_ran_could_not_be_measured() -> None:
+    nothing = compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), [])
+    assert {row.word for row in gate.judge_times("olla", nothing, TIMES)} == {"could-not-measure"}
+
+
+def test_a_metric_that_is_judged_needs_its_limits() -> None:
+    with pytest.raises(ValueError, match="gc_count has no limits"):
+        Times.model_validate(
+            {
+                **TIMES.model_dump(),
+                "scenarios": {"chat": {**TIMES.scenarios["chat"].model_dump(), "metrics": ["gc_count"]}},
+            }
+        )
 
 
 def voided(side: str, check: Check) -> Comparison:
