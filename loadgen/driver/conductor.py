@@ -31,7 +31,7 @@ from loadgen.driver.job import Job
 from loadgen.driver.plan import Plan
 from loadgen.driver.rows import OK, OUTCOMES, REQUEST_COLUMNS, Ints64
 from loadgen.driver.session import ClosedUser, Session
-from loadgen.driver.shards import write_index
+from loadgen.driver.shards import clear, write_index
 from loadgen.driver.stream import NEVER
 
 _LEAD_LOCAL_S = 0.05
@@ -163,12 +163,17 @@ class Conductor:
     # --- one process ---
 
     def _start_local(self, **_: Any) -> None:
-        self._begin(0, 1, monotonic_ns() + self._lead_ns(_LEAD_LOCAL_S))
+        out = self._next_folder()
+        clear(out)
+        self._begin(0, 1, monotonic_ns() + self._lead_ns(_LEAD_LOCAL_S), out)
 
-    def _begin(self, worker: int, workers: int, t0_ns: int) -> None:
-        self.over.clear()
+    def _next_folder(self) -> Path:
+        """Where this test's files go: a folder each, also for the second one started from Locust's page."""
         self._tests += 1
-        out = self._out if self._tests == 1 else self._out / f"test-{self._tests}"  # the page's "New test"
+        return self._out if self._tests == 1 else self._out / f"test-{self._tests}"
+
+    def _begin(self, worker: int, workers: int, t0_ns: int, out: Path) -> None:
+        self.over.clear()
         try:
             self.session = Session(
                 self.job,
@@ -231,7 +236,7 @@ class Conductor:
         if data["boot"] != _boot():  # another machine: its monotonic clock is not ours
             t0_ns = monotonic_ns() + data["t0_wall_ns"] - time.time_ns()
         self._runner.send_message("pe-begun", {"worker": data["worker"], "pid": os.getpid()})
-        self._begin(data["worker"], data["workers"], t0_ns)
+        self._begin(data["worker"], data["workers"], t0_ns, self._next_folder())
 
     def _told_to_halt(self, msg: Any, **_: Any) -> None:
         if self.session is not None:
@@ -246,7 +251,8 @@ class Conductor:
         self.lost = set()
         self._latest = {}
         self._writing = set()
-        self._tests += 1
+        out = self._next_folder()
+        clear(out)
         self._workers = {client.id: number for number, client in enumerate(sorted(ready, key=lambda c: c.id))}
         lead_ns = self._lead_ns(_LEAD_WORKERS_S)
         common = {
@@ -257,9 +263,9 @@ class Conductor:
         }
         for client_id, worker in self._workers.items():
             self._runner.send_message("pe-assignment", {**common, "worker": worker}, client_id=client_id)
-        gevent.spawn(self._watch_workers, self._workers)
+        gevent.spawn(self._watch_workers, self._workers, out)
 
-    def _watch_workers(self, workers: dict[str, int]) -> None:
+    def _watch_workers(self, workers: dict[str, int], out: Path) -> None:
         """Until every worker has finished or is lost; then the index is written."""
         clients = self._runner.clients
         heard = dict.fromkeys(workers.values(), time.monotonic())
@@ -273,12 +279,11 @@ class Conductor:
                 if worker not in self.results and now - heard[worker] > patience_s:
                     self.lost.add(worker)
             if len(self.results.keys() | self.lost) >= len(workers):
-                self._write_index()
+                self._write_index(out)
                 return
             gevent.sleep(0.05)
 
-    def _write_index(self) -> None:
-        out = self._out if self._tests == 1 else self._out / f"test-{self._tests}"
+    def _write_index(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         ordered = [self.results[worker] for worker in sorted(self.results)]
         write_index(out, len(self._workers), self.lost, ordered)
@@ -317,7 +322,7 @@ class Conductor:
         self._runner.send_message("pe-halt", {"why": "the test was stopped"})
         if not self.over.wait(_HALT_S):
             self.lost |= set(self._workers.values()) - set(self.results)
-            self._write_index()
+            self.over.wait()
 
 
 class _Page:

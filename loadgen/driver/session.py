@@ -175,6 +175,9 @@ class Session:
     def _supervise(self) -> None:
         """Waits for the end, gives late replies their time, then writes."""
         ticker = gevent.spawn(self._tick_for_ever)
+        # Rows that cannot be spilled (a full disk) are no measurement: there is no point in going on.
+        ticker.link_exception(lambda _: self.interrupt("the rows could not be written"))
+        measured: dict[str, Any] = {}
         try:
             self._wait_for_the_last_request()
             self._drain()
@@ -184,18 +187,13 @@ class Session:
             if self._on_measured is not None:
                 self._on_measured()
                 gevent.sleep(0)  # what it sends shall leave before the writing
+            gc.enable()
+            self._write(measured)
         except Exception as exc:
             self.failure = exc
-            measured = {}
         finally:
             ticker.kill()
             gc.enable()
-        try:
-            if self.failure is None:
-                self._write(measured)
-        except Exception as exc:
-            self.failure = exc
-        finally:
             self._client.close()
             self._timer.close()
             self._rows.close()
@@ -210,7 +208,7 @@ class Session:
             self._walker.stop()
         else:
             self._wake.wait(max(self._end_ns - monotonic_ns(), 0) / 1e9)
-            self._end_ns = 0
+            self._end_ns = 0  # users send nothing more
 
     def _drain(self) -> None:
         drain_s = self.job.timeout_s if self.job.drain_s is None else self.job.drain_s

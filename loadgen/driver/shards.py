@@ -31,6 +31,13 @@ def summary_file(worker: int) -> str:
     return f"driver-{worker}.json"
 
 
+def clear(out: Path) -> None:
+    """Removes what an earlier test left in `out`: shards of workers there are no more would be merged with the new."""
+    for pattern in ("requests-*.parquet", "events-*.parquet", "driver.json", "driver-*.json", "wrong-*.http"):
+        for file in out.glob(pattern):
+            file.unlink()
+
+
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Writes a worker's ``driver-<worker>.json``."""
     _write_json(out / summary_file(summary["worker"]), {"schema": SCHEMA, **summary})

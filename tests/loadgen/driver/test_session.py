@@ -258,3 +258,17 @@ def test_a_disk_that_refuses_is_a_failure_of_the_session_and_not_a_hang(
         gevent.spawn(session.walk).get(timeout=10)
     assert isinstance(session.failure, OSError)
     assert session.summary == {}
+
+
+def test_a_disk_that_is_full_ends_the_test_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("loadgen.driver.rows.RequestRows.spill", refuse)
+    with Served(answers(plain())) as server:
+        session = Session(job_for(tmp_path, server.url), plan_of(10_000, 10), out=tmp_path)
+        session.start(monotonic_ns())
+        gevent.spawn(session.walk)
+        assert session.done.wait(20)
+    assert isinstance(session.failure, OSError)
+    assert len(server.requests) < 5000

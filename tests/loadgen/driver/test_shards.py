@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loadgen.driver.shards import check_shards, events_shard, requests_shard, write_index, write_summary
+from loadgen.driver.shards import check_shards, clear, events_shard, requests_shard, write_index, write_summary
 
 
 def leave(folder: Path, worker: int, workers: int, **changes: Any) -> None:
@@ -48,3 +48,15 @@ def test_a_folder_without_an_index_is_a_driver_that_did_not_finish(tmp_path: Pat
     assert "did not finish" in check_shards(tmp_path).problems[0]
     (tmp_path / "driver.json").write_text("{")
     assert "did not finish" in check_shards(tmp_path).problems[0]
+
+
+def test_what_an_earlier_test_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    leave(tmp_path, 0, 2)
+    leave(tmp_path, 1, 2)
+    write_index(tmp_path, 2, [], [])
+    (tmp_path / "wrong-0-5.http").touch()
+    (tmp_path / "usage.parquet").touch()
+    (tmp_path / "JOB.json").touch()
+    clear(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["JOB.json", "usage.parquet"]
+    clear(tmp_path / "not there yet")
