@@ -155,7 +155,7 @@ class Session:
 
     def interrupt(self, why: str) -> None:
         """Stops now: what is in flight is written down as cancelled. Returns at once; `done` follows."""
-        if self._interrupted is None and not self._wake.is_set():
+        if self._interrupted is None and not self.done.is_set():
             self._interrupted = why
             self._wake.set()
 

@@ -188,6 +188,24 @@ def test_an_interrupted_session_writes_what_was_measured(tmp_path: Path) -> None
     assert session.summary["interrupted"] == "enough"
 
 
+def test_an_interrupt_is_heard_while_the_last_replies_are_waited_for(tmp_path: Path) -> None:
+    with ScriptedServer(lambda sock, number: script(sock, number)) as server:
+
+        def script(sock: socket.socket, _number: int) -> None:
+            server.read_request(sock)
+            wait_for_close(sock)
+
+        session = Session(job_for(tmp_path, server.url, timeout_s=100.0), plan_of(2), out=tmp_path)
+        session.start(monotonic_ns())
+        gevent.spawn(session.walk)
+        while len(server.requests) < 2:
+            gevent.sleep(0.01)
+        gevent.sleep(0.05)
+        session.interrupt("enough")
+        assert session.done.wait(10)
+    assert [row["error"] for row in rows_of(tmp_path)] == ["enough", "enough"]
+
+
 def test_replies_that_come_too_late_after_the_last_request_are_timeouts(tmp_path: Path) -> None:
     with ScriptedServer(lambda sock, number: script(sock, number)) as server:
 
