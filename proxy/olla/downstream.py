@@ -12,6 +12,7 @@ whichever runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from http import HTTPStatus
@@ -374,7 +375,7 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = engine.horizon + LINGER
             self.upload_paused = self.read_paused = False
             self._apply_pause()
-            if self.transport.can_write_eof():
+            with contextlib.suppress(OSError):  # the plain loop raises where the client already reset
                 self.transport.write_eof()
         else:
             self.state = CLOSING
