@@ -26,6 +26,7 @@ from loadgen.driver.job import Closed, Job, Template, save_job
 from loadgen.driver.plan import make_plan, save_plan
 
 LAG_LIMIT_US: Final = 1000.0
+_SETTLE_S: Final = 1.0  # after starting, which is a second of full load: real-time schedulers take that back
 _EVENTS: Final = 100  # content events of a stream
 _GAP_MS: Final = 5
 _PROFILE: Final = f"name: paced\noutput_tokens: 16\ntoken_gap: {_GAP_MS}ms\n"
@@ -124,6 +125,7 @@ def measure(load: Load, url: str, mock_pid: int, folder: Path, seconds: float, c
     os.sched_setaffinity(driver.pid, {core})
     assert driver.stdout is not None
     driver.stdout.readline()  # ready
+    time.sleep(_SETTLE_S)
     before = _cpu_ns(mock_pid)
     output, _ = driver.communicate("go\n")
     mock_ns = _cpu_ns(mock_pid) - before
