@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from proxy.control import metrics
-from proxy.control.listen import BACKLOG
+from proxy.control.listen import ACCEPTS_AT_ONCE
 from proxy.core.stats import Snapshot, merge
 
 log = logging.getLogger("proxy.admin")
@@ -97,7 +97,9 @@ class AdminListener:
     async def start(self, sock: socket.socket) -> None:
         """Answer on `sock`."""
         self._loopback = ipaddress.ip_address(sock.getsockname()[0]).is_loopback
-        self._server = await asyncio.start_server(self._connected, sock=sock, limit=LONGEST_HEAD, backlog=BACKLOG)
+        self._server = await asyncio.start_server(
+            self._connected, sock=sock, limit=LONGEST_HEAD, backlog=ACCEPTS_AT_ONCE
+        )
 
     def close(self) -> None:
         """Answer no more."""

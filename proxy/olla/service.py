@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from proxy.config import Config
 from proxy.control.access import AccessLog
+from proxy.control.listen import accept_on
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
@@ -30,7 +31,7 @@ from proxy.olla.downstream import ClientConnection, render_error
 from proxy.olla.engine import NEVER, Engine, RequestIds, Route, Settings
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
-from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection, bound_window
+from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection
 from proxy.olla.wire import Limits
 
 log = logging.getLogger("proxy.olla")
@@ -96,8 +97,7 @@ class OllaProxy:
             self._buffers.prewarm(pools.prewarm)
             for route in state.routes.values():
                 route.pool.prewarm(pools.prewarm)
-        bound_window(sock)
-        self._server = await loop.create_server(lambda: ClientConnection(state, self._clients), sock=sock, backlog=4096)
+        self._server = await accept_on(sock, lambda: ClientConnection(state, self._clients))
 
     async def stop(self, grace: float) -> None:
         """Stop accepting, let exchanges finish for up to `grace` seconds, cut the rest."""

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 from typing import Protocol, cast
 
+from proxy.control.listen import bound_window
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.wire import ChunkReader, ResponseReader
-
-# What a peer may have sent that we have not read, in the kernel's memory. Linux lets a receive window grow to
-# `net.ipv4.tcp_rmem`'s maximum (32 MiB here): a fast endpoint behind a slow client would fill it for each stream. 4 MiB
-# still allow 400 MiB/s at a round trip of 10 ms. SO_RCVBUF would switch the kernel's tuning off altogether.
-MAX_WINDOW = 4 * 2**20
-
-
-def bound_window(sock: socket.socket | None) -> None:
-    """Bound a socket's receive window, or that of all connections a listening socket will accept. Linux only."""
-    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, MAX_WINDOW)
 
 
 class Consumer(Protocol):

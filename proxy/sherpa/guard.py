@@ -10,7 +10,6 @@ import asyncio
 import functools
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from logging import Logger
 from time import monotonic
@@ -40,7 +39,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from multidict import CIMultiDict
 
 from proxy.config import Config
-from proxy.control.listen import BACKLOG
+from proxy.control.listen import accept_on, bound_window
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError, error_body
 from proxy.core.headers import Pairs
@@ -55,20 +54,10 @@ MAX_INTERIM = 16  # interim responses (RFC 9110 15.2) before the final one
 MAX_FRAMING = (
     16  # bytes of a chunked body for each byte of content (chunks of one byte need six), beyond one head's limit
 )
-ACCEPT_AT_ONCE = 64
 NO_LIMIT = 2**31 - 1
 FOREVER = 365 * 24 * 3600.0
 
 CLIENT_ERRORS = (ClientError, TimeoutError, OSError)
-
-
-def bound_window(sock: socket.socket | None) -> None:
-    """Bound what a peer may have sent that was not read: 4 MiB. Linux lets a stream hold up to 32 in the kernel.
-
-    A listening socket hands it on to those that it accepts.
-    """
-    if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, 4 * 2**20)
 
 
 def require_c_parser() -> None:
@@ -353,12 +342,7 @@ class Server(web.Server):
 
     async def listen(self, sock: socket.socket) -> asyncio.AbstractServer:
         """Accept connections on `sock`."""
-        bound_window(sock)
-        # asyncio takes `backlog` for two things: the queue, and how often it tries to accept in one go, without
-        # stopping when descriptors run out. 4096 complaints a second would then fill the log.
-        listener = await self._loop.create_server(self, sock=sock, backlog=ACCEPT_AT_ONCE)
-        sock.listen(BACKLOG)
-        return listener
+        return await accept_on(sock, self)
 
     def __init__(
         self,

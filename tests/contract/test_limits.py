@@ -203,13 +203,14 @@ def test_a_client_that_will_send_no_more_is_taken_to_have_left(start, endpoint):
 
 
 @pytest.mark.promise("LIMIT-DESCRIPTORS")
-def test_without_free_descriptors_it_neither_dies_nor_spins_and_serves_again(engine, endpoint):
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])  # they do not accept alike
+def test_without_free_descriptors_it_neither_dies_nor_spins_and_serves_again(engine, endpoint, loop):
     endpoint.serve(answering())
 
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
-    proxy = ProcessProxy(engine, [endpoint], {"runtime.recorders": False}, preexec=few)
+    proxy = ProcessProxy(engine, [endpoint], {"runtime.recorders": False, "server.loop": loop}, preexec=few)
     try:
         with proxy.client() as client:
             assert client.get().response().status == 200
