@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loadgen.micro import samples
 from loadgen.micro.suite import Benchmark, Prepared, each, script
-from proxy.core.headers import request_headers, response_headers, sanitize_headers
+from proxy.core.headers import request_headers, response_headers
 
 
 def _request() -> Prepared:
@@ -29,15 +29,8 @@ def _response() -> Prepared:
     return each(lambda: response_headers(fields, request_id="0123456789abcdef", endpoint="a"))
 
 
-def _sanitise() -> Prepared:
-    fields = list(samples.REQUEST_FIELDS)
-    assert "Connection" not in dict(sanitize_headers(fields))
-    return each(lambda: sanitize_headers(fields))
-
-
 BENCHMARKS = (
     Benchmark("floor.call", "an empty call: part of every figure in ns", lambda: each(lambda: None)),
-    Benchmark("headers.sanitise", "hop-by-hop fields out of 16", _sanitise),
     Benchmark("headers.request", "16 request fields made ready for an endpoint", _request),
     Benchmark("headers.response", "8 response fields made ready for the client", _response),
 )

@@ -14,13 +14,13 @@ from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, passed_through
+from proxy.core.headers import Pairs, passed_through, request_headers, response_headers
 from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.exchange import Exchange
-from proxy.sherpa.heads import check_response, request_headers, response_headers
+from proxy.sherpa.heads import check_response
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
 
