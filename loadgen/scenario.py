@@ -10,6 +10,8 @@ import difflib
 import functools
 import hashlib
 import json
+import random
+import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,7 +67,8 @@ class Reply(_Part):
 class Request(_Part):
     """One kind of request. `body` is sent as JSON; a text is sent as it stands and may hold the driver's marks.
 
-    `copies` > 1 makes that many variants, each with its own `X-Variant`: heads that differ from request to request.
+    `copies` > 1 makes that many variants whose heads differ in names, values and lengths, as those of unrelated clients
+    do: a proxy that remembers heads gains nothing by it.
     """
 
     method: str = "POST"
@@ -92,7 +95,7 @@ class Request(_Part):
         """What the driver sends. `pinned` false: without what the scenario pins."""
         headers = {"Content-Type": "application/json", **self.headers} if self.text() else self.headers
         if self.copies > 1:
-            headers = {**headers, "X-Variant": f"{copy:06d}"}
+            headers = {**headers, **_variant(copy)}
         expect = Expect(self.expect.status)
         if pinned:
             expect = Expect(self.expect.status, self.expect.digest, self.expect.events)
@@ -348,6 +351,16 @@ class Scenario(_Part):
 
 _FAULT_WORDS = {"hang-head": "hang", "hang-stream": "hang", "drip": "slow"}
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+def _variant(copy: int) -> dict[str, str]:
+    """The fields of one of many unrelated clients: always the same for the same number."""
+    draw = random.Random(copy)
+
+    def word() -> str:
+        return "".join(draw.choices(string.ascii_lowercase, k=draw.randint(8, 24)))
+
+    return {"User-Agent": f"{word()}/1.0", "Authorization": f"Bearer sk-{word()}", f"X-{word()}": word()}
 
 
 def _seconds(text: str | int) -> float:

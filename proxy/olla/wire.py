@@ -25,7 +25,7 @@ A hit costs about a tenth of a judgement by shape and a third by lines (`loadgen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from httptools import (
     HttpParserError,
@@ -49,7 +49,8 @@ from proxy.core.headers import SANE_REQUEST_ID as _SANE_TEXT
 CHUNKED = -1
 UNTIL_CLOSE = -2
 
-MISSES = 8
+MISSES = 8  # heads unlike the one before, after which a reader stops comparing
+PATIENCE = 64  # heads from one attempt to remember again to the next
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 HEAD_END = b"\r\n\r\n"
@@ -80,13 +81,13 @@ def _field_finder(names: Iterable[str], prefix: str = "") -> re.Pattern[bytes]:
     return re.compile(rf"\r\n(?=[{firsts}])(?i:({known})):[ \t]*([^\r]*)".encode())
 
 
-_REQUEST_FIELDS = _field_finder(HOP_BY_HOP | RESTATED | CREDENTIALS | {"content-length"})
+_REQUEST_FIELDS = _field_finder(HOP_BY_HOP | RESTATED | {"content-length"})
+_REQUEST_FIELDS_AND_CREDENTIALS = _field_finder(HOP_BY_HOP | RESTATED | CREDENTIALS | {"content-length"})
 _RESPONSE_FIELDS = _field_finder(HOP_BY_HOP | OWN_RESPONSE_NAMES | {"content-length"}, OWN_RESPONSE_PREFIX)
 _LENGTH_VALUE = re.compile(rb"[ \t]*\d{1,18}[ \t]*")
 _ID_VALUE = re.compile(rb"[ \t]*" + _SANE_TEXT.pattern.encode())
 _REQUEST_RULES = {b"content-length": _LENGTH_VALUE, b"x-request-id": _ID_VALUE}
 _RESPONSE_RULES = {b"content-length": _LENGTH_VALUE}
-_CREDENTIALS = frozenset(name.encode() for name in CREDENTIALS)
 # Options of `Connection` that name no field, and fields that it cannot make us drop.
 _NOT_DROPPED = frozenset({b"close", b"keep-alive", b"upgrade", *(name.encode() for name in NEVER_NOMINATED)})
 
@@ -174,6 +175,10 @@ class Traits:
     looped: bool
 
 
+# What a request's traits follow from: the parameters of `RequestReader._make_traits`.
+_Decided = tuple[bytes, bytes, bool, bool, bool, bool, bytes, bytes, bytes, bytes, bool]
+
+
 class Request:
     """A judged request head, ready to be sent to any endpoint. Never changed after it was made."""
 
@@ -219,25 +224,41 @@ class RequestReader:
     without looking for their end; `read` judges any other and raises ProxyError for what must be refused.
     """
 
-    __slots__ = ("_limits", "_misses", "_peer", "_shape", "_strip", "_via")
+    __slots__ = (
+        "_authority",
+        "_decided",
+        "_fields",
+        "_limits",
+        "_misses",
+        "_peer",
+        "_shape",
+        "_strangers",
+        "_traits",
+        "_via",
+    )
 
     def __init__(self, limits: Limits, peer: bytes, via: bytes, strip_credentials: bool) -> None:
         self._limits = limits
         self._peer = peer
         self._via = via
-        self._strip = strip_credentials
+        self._fields = _REQUEST_FIELDS_AND_CREDENTIALS if strip_credentials else _REQUEST_FIELDS
+        self._authority: bytes | None = None  # the last valid Host
+        self._decided: _Decided | None = None
         self._shape: _RequestShape | None = None
-        self._misses = 0
+        self._misses = 0  # heads in a row that differed in more than digits
+        self._strangers = 0  # heads in a row that had to be judged whole
 
     def recall(self, data: bytes) -> Request | None:
         """The request at the start of `data` if its head is the last one's but for digits; else None."""
         known = self._shape
-        if known is None or self._misses > MISSES:
+        if known is None:
             return None
         head = data[: known.size]
         model = known.request
         if head == known.head:
             return model
+        if self._misses > MISSES:
+            return None
         # A head of this shape holds its first empty line where the known one does: at its end.
         if head.translate(_ZEROS) != known.shape or head[known.version] != known.head[known.version]:
             return None
@@ -265,12 +286,18 @@ class RequestReader:
 
     def read(self, head: bytes) -> Request:
         """Judge one head, which ends with an empty line."""
-        return self._adapt(head) or self._judge(head)
-
-    def _adapt(self, head: bytes) -> Request | None:
         known = self._shape
+        if known is not None:
+            request = self._adapt(head, known)
+            if request is not None:
+                self._strangers = 0
+                return request
+        self._strangers += 1
+        return self._judge(head)
+
+    def _adapt(self, head: bytes, known: _RequestShape) -> Request | None:
         limits = self._limits
-        if known is None or (limits.field and len(head) > limits.field) or (limits.head and len(head) > limits.head):
+        if (limits.field and len(head) > limits.field) or (limits.head and len(head) > limits.head):
             return None
         if known.lines is None:
             self._index_lines(known)
@@ -292,7 +319,7 @@ class RequestReader:
         return request
 
     def _index_lines(self, known: _RequestShape) -> None:
-        known.lines = _KnownLines(known.head, _REQUEST_FIELDS, _REQUEST_RULES)
+        known.lines = _KnownLines(known.head, self._fields, _REQUEST_RULES)
         known.kept_lines = []
         known.length_line = known.request_id_line = 0
         at = len(known.lines.lines[0])
@@ -339,12 +366,10 @@ class RequestReader:
         via = forwarded_for = forwarded_host = forwarded_proto = b""
         host_span = length_span = id_span = None
         expects = False
-        for match in _REQUEST_FIELDS.finditer(head, start):
+        for match in self._fields.finditer(head, start):
             name = match[1].lower()
             if name == b"content-length":
                 length_span = match.span(2)
-                continue
-            if name in _CREDENTIALS and not self._strip:
                 continue
             if name == b"x-request-id" and id_span is None and _SANE_REQUEST_ID.fullmatch(match[2]):
                 id_span = match.span(2)
@@ -372,9 +397,13 @@ class RequestReader:
         if start < len(head) - 4:
             kept.append((start, len(head) - 4))
 
-        if len(hosts) > 1 or (not hosts and not http10) or (hosts and not _HOST.fullmatch(hosts[0])):
+        if len(hosts) > 1 or (not hosts and not http10):
             raise ProxyError("bad_request", "Host")
         authority = hosts[0] if hosts else b""
+        if hosts and authority != self._authority:
+            if not _HOST.fullmatch(authority):
+                raise ProxyError("bad_request", "Host")
+            self._authority = authority
         absolute = None
         if not target.startswith(b"/"):
             absolute = _ABSOLUTE.fullmatch(target)
@@ -402,7 +431,7 @@ class RequestReader:
                 raise ProxyError("bad_request", "Content-Length")
             length = int(digits)
 
-        extra = {token for token in tokens if token} - _NOT_DROPPED
+        extra = {token for token in tokens if token} - _NOT_DROPPED if tokens else ()
         request = Request()
         request.size = len(head)
         request.target = target
@@ -411,38 +440,19 @@ class RequestReader:
         request.kept = b"".join([head[a:b] for a, b in kept])
         if extra:
             request.kept = _without(request.kept, extra)
-        request.traits = traits = Traits()
-        traits.method = method + b" "
-        traits.authority = authority
-        traits.http10 = http10
-        traits.keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
-        traits.plain = traits.keep_alive and not http10
-        traits.idempotent = method in IDEMPOTENT
-        traits.is_head = method == b"HEAD"
-        traits.expects_continue = expects and not http10
-        traits.looped = bool(via) and any(entry.split()[1:2] == [self._via] for entry in via.split(b","))
-        traits.suffix = b"".join(
-            (
-                b"\r\nTransfer-Encoding: chunked" if codings else b"",
-                b"\r\nX-Forwarded-For: ",
-                forwarded_for,
-                self._peer,
-                b"\r\nX-Forwarded-Proto: ",
-                forwarded_proto or b"http",
-                b"\r\nX-Forwarded-Host: ",
-                forwarded_host or authority,
-                b"\r\nVia: ",
-                via,
-                b"1.1 ",
-                self._via,
-                b"" if id_span is not None else b"\r\nX-Request-ID: ",
-            )
-        )
+        keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
+        decided = (
+            method, authority, http10, keep_alive, expects, bool(codings), forwarded_for, forwarded_host,
+            forwarded_proto, via, id_span is None,
+        )  # fmt: skip
+        if decided != self._decided:
+            self._decided = decided
+            self._traits = self._make_traits(*decided)
+        request.traits = self._traits
 
-        self._misses += 1
         self._shape = None
         ordinary = not (extra or via or forwarded_for or forwarded_host or forwarded_proto or absolute or codings)
-        if ordinary and host_span is not None:
+        if ordinary and host_span is not None and _worth_remembering(self._strangers):
             self._shape = known = _RequestShape()
             known.head = head
             known.size = len(head)
@@ -456,6 +466,39 @@ class RequestReader:
             known.kept = tuple(kept)
             known.lines = None
         return request
+
+    def _make_traits(
+        self, method: bytes, authority: bytes, http10: bool, keep_alive: bool, expects: bool, chunked: bool,
+        forwarded_for: bytes, forwarded_host: bytes, forwarded_proto: bytes, via: bytes, wants_id: bool,
+    ) -> Traits:  # fmt: skip
+        traits = Traits()
+        traits.method = method + b" "
+        traits.authority = authority
+        traits.http10 = http10
+        traits.keep_alive = keep_alive
+        traits.plain = keep_alive and not http10
+        traits.idempotent = method in IDEMPOTENT
+        traits.is_head = method == b"HEAD"
+        traits.expects_continue = expects and not http10
+        traits.looped = bool(via) and any(entry.split()[1:2] == [self._via] for entry in via.split(b","))
+        traits.suffix = b"".join(
+            (
+                b"\r\nTransfer-Encoding: chunked" if chunked else b"",
+                b"\r\nX-Forwarded-For: ",
+                forwarded_for,
+                self._peer,
+                b"\r\nX-Forwarded-Proto: ",
+                forwarded_proto or b"http",
+                b"\r\nX-Forwarded-Host: ",
+                forwarded_host or authority,
+                b"\r\nVia: ",
+                via,
+                b"1.1 ",
+                self._via,
+                b"\r\nX-Request-ID: " if wants_id else b"",
+            )
+        )
+        return traits
 
 
 class Response:
@@ -500,11 +543,12 @@ class ResponseReader:
     `to_head`: the response answers a HEAD request and has no body, whatever it says.
     """
 
-    __slots__ = ("_misses", "_shape")
+    __slots__ = ("_misses", "_shape", "_strangers")
 
     def __init__(self) -> None:
         self._shape: _ResponseShape | None = None
         self._misses = 0
+        self._strangers = 0
 
     def recall(self, data: bytes, to_head: bool) -> Response | None:
         """The response at the start of `data` if its head is the last one's but for digits; else None."""
@@ -534,12 +578,16 @@ class ResponseReader:
 
     def read(self, head: bytes, to_head: bool) -> Response:
         """Judge one head, which ends with an empty line."""
-        return self._adapt(head, to_head) or self._judge(head, to_head)
-
-    def _adapt(self, head: bytes, to_head: bool) -> Response | None:
         known = self._shape
-        if known is None or known.to_head != to_head:
-            return None
+        if known is not None and known.to_head == to_head:
+            response = self._adapt(head, known)
+            if response is not None:
+                self._strangers = 0
+                return response
+        self._strangers += 1
+        return self._judge(head, to_head)
+
+    def _adapt(self, head: bytes, known: _ResponseShape) -> Response | None:
         if known.lines is None:
             self._index_lines(known)
             assert known.lines is not None
@@ -633,14 +681,13 @@ class ResponseReader:
             response.length = 0
         response.line += framing
         response.fields = b"".join([head[a:b] for a, b in kept])
-        extra = {token for token in tokens if token} - _NOT_DROPPED
+        extra = {token for token in tokens if token} - _NOT_DROPPED if tokens else ()
         if extra:
             response.fields = _without(b"\r\n" + response.fields, extra)[2:]
 
         response.size = len(head)
-        self._misses += 1
         self._shape = None
-        if not extra and not response.interim:
+        if not extra and not response.interim and _worth_remembering(self._strangers):
             self._shape = known = _ResponseShape()
             known.head = head
             known.lines = None
@@ -652,6 +699,15 @@ class ResponseReader:
             known.length = None if bodiless or codings else length_span
             known.kept = tuple(kept)
         return response
+
+
+def _worth_remembering(strangers: int) -> bool:
+    """Whether to keep what a head was judged to be, after so many in a row that resembled none.
+
+    Clients behind one connection of a load balancer resemble each other in nothing; remembering their heads for
+    nothing costs twice the judgement. So that a change of mind is noticed, it is tried again now and then.
+    """
+    return strangers <= MISSES or strangers % PATIENCE == 0
 
 
 class ChunkReader:
@@ -790,7 +846,7 @@ def check_partial_head(data: bytes, limits: Limits) -> None:
         raise ProxyError("bad_request", "a bare LF")
 
 
-def _without(fields: bytes, names: set[bytes]) -> bytes:
+def _without(fields: bytes, names: Container[bytes]) -> bytes:
     """`fields` (each with its CRLF in front) less those that `Connection` named."""
     lines = fields.split(b"\r\n")
     return b"\r\n".join([lines[0], *[line for line in lines[1:] if line.partition(b":")[0].lower() not in names]])
