@@ -380,16 +380,16 @@ class Server(web.Server):
 class UpstreamFailed(ProxyError):
     """An exchange with an endpoint failed. `sent`: it may have read the request. `heard`: it answered at least a byte.
 
-    `reused`: on a connection that had served before, so the endpoint may just have closed it.
+    `stale`: its connection had served before, and the endpoint may have closed it before it read this request.
     """
 
     def __init__(
-        self, code: str, detail: str = "", *, sent: bool = True, heard: bool = True, reused: bool = False
+        self, code: str, detail: str = "", *, sent: bool = True, heard: bool = True, stale: bool = False
     ) -> None:
         super().__init__(code, detail)
         self.sent = sent
         self.heard = heard
-        self.reused = reused
+        self.stale = stale
 
 
 def upstream_failure(exc: BaseException) -> UpstreamFailed:
@@ -476,7 +476,9 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
             else:
                 code = "upstream_invalid" if isinstance(exc, HttpProcessingError) else "upstream_closed"
             cause = (exc,)
-            exc = UpstreamFailed(code, repr(exc), heard=self._heard, reused=self._exchanges > 1)
+            # Only a close may have been meant for the exchange before; silence on it is the endpoint's.
+            stale = self._exchanges > 1 and code == "upstream_closed"
+            exc = UpstreamFailed(code, repr(exc), heard=self._heard, stale=stale)
         super().set_exception(exc, *cause)
         if self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(exc, *cause)  # after a framing error aiohttp lets its reader wait for ever

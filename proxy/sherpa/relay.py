@@ -88,7 +88,7 @@ class Relay:
                 if body.error is not None:
                     raise body.error from exc  # the client's fault: its body did not go on
                 repeat = exchange.response is None and self._may_repeat(request.method, body, exc)
-                if repeat and exc.reused and stale is None:
+                if repeat and exc.stale and stale is None:
                     self.connector.forget_idle(spec)  # it may have closed in time: once more, on a fresh connection
                     endpoint.requests -= 1
                     stale = endpoint

@@ -265,6 +265,25 @@ def test_after_the_response_head_timeout_a_get_goes_to_the_next_endpoint(start, 
 
 
 @pytest.mark.promise("RETRY-HEAD-TIMEOUT")
+def test_silence_on_a_reused_connection_does_not_ask_the_same_endpoint_again(start, endpoints):
+    a, b = endpoints(2)
+    b.serve(answering(b"second"))
+    ranked = [{"name": "a", "url": a.url, "priority": 2}, {"name": "b", "url": b.url, "priority": 1}]
+    proxy = start(*ranked, proxy__load_balancer="priority", proxy__response_header_timeout="300ms")
+    with proxy.client() as client:
+        client.get()
+        peer = a.accept()
+        peer.request()
+        peer.respond(b"first")
+        assert client.response().body == b"first"
+        client.get()
+        peer.request()
+        assert client.response().body == b"second"
+        assert a.untouched()
+    assert settled(proxy.stats, success=2)["endpoints"]["a"]["failed"] == 1
+
+
+@pytest.mark.promise("RETRY-HEAD-TIMEOUT")
 def test_after_the_response_head_timeout_a_post_is_answered_504(start, endpoints):
     a, b = endpoints(2)
     proxy = start(a, b, proxy__response_header_timeout="300ms")
