@@ -116,8 +116,8 @@ class Evidence:
 
     # ------------------------------------------------------------------------------------------------------ numbers
     def runs(self, scenario: str, target: str) -> tuple[Facts, ...]:
-        """The valid runs of a target in a scenario."""
-        return self.comparison.valid.get((scenario, target), ())
+        """The valid runs of a target in a scenario; of an engine those of the rounds that the tables compare."""
+        return self.comparison.counted(scenario, target)
 
     def values(self, scenario: str, target: str, read: Reader) -> Floats:
         """One number from each valid run that has it."""
@@ -166,16 +166,27 @@ def _ratio_span(pairs: Sequence[tuple[float, float]]) -> Span | None:
 
 
 def shortened(runs: Iterable[Facts]) -> list[str]:
-    """Run folders of one scenario and target as one pattern each where rounds follow each other."""
-    names = [facts.record.run for facts in runs]
-    if len(names) < 3:
-        return names
-    parts = [re.match(r"r(\d+)-(.*)", name) for name in names]
-    rounds = [int(part.group(1)) for part in parts if part]
-    rest = {part.group(2) for part in parts if part}
-    if len(rounds) == len(names) and len(rest) == 1 and rounds == list(range(rounds[0], rounds[0] + len(rounds))):
-        return [f"r{rounds[0]:02d}..r{rounds[-1]:02d}-{rest.pop()}"]
-    return names
+    """Run folders as one pattern for each scenario and target: `r01..r05,r07-chat-olla`."""
+    found: dict[str, list[str]] = {}
+    odd = []
+    for facts in runs:
+        part = re.fullmatch(r"(r\d+)-(.*)", facts.record.run)
+        if part is None:
+            odd.append(facts.record.run)
+        else:
+            found.setdefault(part.group(2), []).append(part.group(1))
+    return [f"{_spans(rounds)}-{rest}" for rest, rounds in found.items()] + odd
+
+
+def _spans(rounds: Sequence[str]) -> str:
+    """`r01..r03,r05` from r01, r02, r03 and r05."""
+    spans: list[list[str]] = []
+    for name in rounds:
+        if spans and int(name[1:]) == int(spans[-1][-1][1:]) + 1:
+            spans[-1].append(name)
+        else:
+            spans.append([name])
+    return ",".join(",".join(span) if len(span) < 3 else f"{span[0]}..{span[-1]}" for span in spans)
 
 
 def _metric(name: str) -> Reader:
@@ -605,7 +616,8 @@ def _cost_per_request(evidence: Evidence) -> Finding:
     for name in evidence.ordinary(olla):
         ratio = evidence.ratio(name, olla, sherpa, _metric("cpu_us_per_request"))
         if ratio is not None and evidence.scenario(name).kind == "request":
-            ours, theirs = (evidence.values(name, t, _metric("cpu_us_per_request")).mean() for t in (sherpa, olla))
+            costs = (evidence.values(name, target, _metric("cpu_us_per_request")) for target in (sherpa, olla))
+            ours, theirs = (math.exp(np.log(values).mean()) for values in costs)
             words = (
                 f"{name}: sherpa {ours:.1f} us, olla {theirs:.1f} us of CPU per request, "
                 f"ratio {ratio.mean:.2f} (95 % CI {ratio.low:.2f}..{ratio.high:.2f}) against 0.85 published"

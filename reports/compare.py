@@ -163,6 +163,8 @@ class Comparison:
     """(scenario, target) -> its valid runs by round; rounds voided by the bench are gone for every target."""
     voided: Mapping[tuple[str, str], tuple[tuple[Facts, str], ...]]
     """(scenario, target) -> its void runs with the reason."""
+    main: str | None = None
+    """The candidate of the headline (see `main_candidate`)."""
 
     _index: dict[tuple[str, str, str], Row] = field(init=False, repr=False, compare=False)
 
@@ -173,6 +175,16 @@ class Comparison:
     def row(self, scenario: str, metric: str, candidate: str) -> Row | None:
         """The row of one metric, if there is one."""
         return self._index.get((scenario, metric, candidate))
+
+    def counted(self, scenario: str, target: str) -> tuple[Facts, ...]:
+        """The valid runs of the rounds that the main table compares: the other side of it is valid there as well.
+
+        So a figure and a table show the same number. All valid runs of a target that the table has no row for.
+        """
+        runs = self.valid.get((scenario, target), ())
+        other = self.main if target == self.baseline else self.baseline
+        both = {facts.record.round for facts in self.valid.get((scenario, other or ""), ())}
+        return tuple(facts for facts in runs if facts.record.round in both) or runs
 
     def values(self, scenario: str, metric: str, target: str) -> Floats:
         """The metric in each valid round, in round order."""
@@ -291,7 +303,11 @@ def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
         else:
             voided[scenario, target].append((found, reason))
     comparison = Comparison(
-        baseline, (), {k: tuple(v) for k, v in valid.items()}, {k: tuple(v) for k, v in voided.items()}
+        baseline,
+        (),
+        {k: tuple(v) for k, v in valid.items()},
+        {k: tuple(v) for k, v in voided.items()},
+        main_candidate(campaign, baseline),
     )
     if baseline is None:
         return comparison
@@ -575,11 +591,11 @@ def _two_digits(value: float) -> str:
     return f"{value:.2g}" if value < 100 else f"{float(f'{value:.2g}'):,.0f}"
 
 
-def main_candidate(campaign: Campaign, comparison: Comparison) -> str | None:
+def main_candidate(campaign: Campaign, baseline: str | None) -> str | None:
     """The candidate of the headline: the other engine if it ran, else the first that is neither floor nor A/A."""
-    if comparison.baseline is None:
+    if baseline is None:
         return None
-    names = [target.name for target in campaign.header.targets if target.name != comparison.baseline]
+    names = [target.name for target in campaign.header.targets if target.name != baseline]
     engines = [target.name for target in campaign.header.targets if target.kind == "engine" and target.name in names]
     others = [name for name in names if name not in FLOOR_TARGETS]
     return next(iter(engines + others), None)

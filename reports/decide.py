@@ -26,7 +26,7 @@ from scipy import optimize
 from reports.compare import Comparison, Row, estimate, within_noise
 from reports.schema import ENGINES, METRICS, Scenario
 from reports.store import Campaign
-from reports.words import headline, number, sentence, share
+from reports.words import headline, number, sentence, share, title
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -59,13 +59,10 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
     other = "olla" if baseline == "sherpa" else "sherpa"
     rows = [row for row in comparison.rows if row.candidate.target == names[other]]
     primaries = [row for row in rows if row.primary]
-    service = [row for row in rows if row.metric in ("goodput_rps", "error_ratio")]
-
-    def clear(among: Sequence[Row], word: str) -> list[Row]:
-        return [row for row in among if row.verdict == word and not within_noise(row, comparison)]
-
-    broken, rescued = clear(service, "slower"), clear(service, "faster")
-    won, lost = _one_each(clear(primaries, "faster")), _one_each(clear(primaries, "slower"))
+    service = [row for row in rows if row.metric in _SERVICE]
+    broken, rescued = _clear(service, "slower", comparison), _clear(service, "faster", comparison)
+    won = _one_each(_clear(primaries, "faster", comparison))
+    lost = _one_each(_clear(primaries, "slower", comparison))
     if broken and not rescued:
         return Recommendation(baseline, tuple(map(_reason, broken)), ())
     if rescued and not broken:
@@ -91,6 +88,52 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
     return Recommendation(
         None, ("no primary metric of this campaign decides between the engines",), ("repeat with more rounds",)
     )
+
+
+_SERVICE: Final = ("goodput_rps", "error_ratio")
+"""Metrics that say whether requests are answered at all."""
+
+
+def _clear(rows: Sequence[Row], word: str, comparison: Comparison) -> list[Row]:
+    return [row for row in rows if row.verdict == word and not within_noise(row, comparison)]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What to do for one use case: whom to use (None: it cannot be said), and that in a few words."""
+
+    use: str | None
+    say: str
+
+
+def action(rows: Sequence[Row], comparison: Comparison) -> Action:
+    """What the rows of one scenario and candidate say to do, by the same rule as the recommendation."""
+    if not rows:
+        return Action(None, "Not measured")
+    ours, theirs = rows[0].baseline.target, rows[0].candidate.target
+    service = [row for row in rows if row.metric in _SERVICE]
+    primaries = [row for row in rows if row.primary]
+    broken, rescued = _clear(service, "slower", comparison), _clear(service, "faster", comparison)
+    won, lost = _clear(primaries, "faster", comparison), _clear(primaries, "slower", comparison)
+    if bool(broken) != bool(rescued):
+        won, lost = ([], broken) if broken else (rescued, [])
+    if won and not lost:
+        return Action(theirs, f"Use {title(theirs)}")
+    if lost and not won:
+        return Action(ours, f"Use {title(ours)}")
+    if won and lost:
+        return Action(None, f"Weigh: {title(theirs)} for {_labels(won)}, {title(ours)} for {_labels(lost)}")
+    words = {row.verdict for row in primaries}
+    if words == {"equivalent"}:
+        simpler = next((name for name in (ours, theirs) if name == "sherpa"), None)
+        return Action(simpler, f"Use either; {title(simpler)} is simpler" if simpler else "Use either")
+    if words <= {"void", "not-measured"}:
+        return Action(None, "Measure again" if "void" in words else "Not measured")
+    return Action(None, "No answer yet")
+
+
+def _labels(rows: Sequence[Row]) -> str:
+    return " and ".join(row.spec.label for row in rows)
 
 
 def _one_each(rows: Sequence[Row]) -> list[Row]:
@@ -131,7 +174,7 @@ def _measured_load(comparison: Comparison, name: str, scenario: Scenario, campai
         return None
     small = shares[0] - shares[1] < NEGLIGIBLE_CORE
     return (
-        f"your load stays near or under that of {name} ({scenario.rate_rps:g} req/s), where Sherpa uses "
+        f"your load stays near or under that of {name} ({number(scenario.rate_rps)} req/s), where Sherpa uses "
         f"{shares[0] * 100:.1f} % of one core and Olla {shares[1] * 100:.1f} %: "
         f"{'a difference nobody is billed for' if small else 'one core carries either'}"
     )

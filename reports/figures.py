@@ -27,7 +27,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from reports.compare import Comparison, Estimate, Row, candidate_order, estimate, main_candidate
+from reports.compare import Comparison, Estimate, Row, candidate_order, estimate
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS
 from reports.store import Campaign
 from reports.summarise import Facts, Histogram
@@ -123,7 +123,7 @@ class Gallery:
     def __init__(self, campaign: Campaign, comparison: Comparison) -> None:
         self.campaign, self.comparison = campaign, comparison
         self.baseline = comparison.baseline
-        self.main = main_candidate(campaign, comparison)
+        self.main = comparison.main
         ran = {target for _, target in (*comparison.valid, *comparison.voided)}
         order = [self.baseline] if self.baseline else []
         order += [t for t in candidate_order(campaign, self.baseline or "", ran) if not t.endswith(AA_SUFFIX)]
@@ -411,7 +411,8 @@ class Gallery:
                 void = [v for f in self.void_runs(scenario, target) if (v := f.value(metric)) is not None]
                 ax.plot(void, [-position] * len(void), "o", ms=5, mfc="none", mec=colour, alpha=0.8)
                 ax.plot(values, [-position] * values.size, "o", ms=4.5, color=colour, alpha=0.4, mew=0)
-                found = estimate(np.log(values))
+                counted = (facts.value(metric) for facts in self.comparison.counted(scenario, target))
+                found = estimate(np.log([value for value in counted if value is not None] or values))
                 ends = found.interval()
                 if ends is not None:
                     ax.plot([math.exp(e) for e in ends], [-position] * 2, color=colour, lw=2.2, solid_capstyle="round")
@@ -436,7 +437,8 @@ class Gallery:
             ax.set_xlabel(f"{METRICS[metric].label}, {METRICS[metric].shown_unit}")
         caption = (
             "CPU of the target's whole process tree, idle share subtracted: every run (dot), geometric mean and 95 % "
-            f"interval over {self._rounds((p[0] for p in panels), self.targets)}; void runs hollow. "
+            f"interval over the rounds that part 3 compares, of {self._rounds((p[0] for p in panels), self.targets)}; "
+            "void runs hollow. "
             f"{self._of(p[0] for p in panels)}. "
             "CPU per unit falls with load: compare only inside one panel."
         )

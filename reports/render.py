@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -195,6 +196,14 @@ def _phrase(text: str) -> Markup:
     return Markup("").join([*parts, Markup.escape(text[last:])])
 
 
+_CODE = re.compile(r"`([^`]*)`")
+
+
+def _ticks(text: object) -> Markup:
+    """Text whose `code` is set as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(Markup.escape(text))))
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("reports", "templates"),
@@ -203,7 +212,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": md, "title_": title, "phrase": _phrase}
+    environment.filters |= {"md": md, "title_": title, "phrase": _phrase, "ticks": _ticks}
     return environment
 
 
@@ -222,7 +231,7 @@ class _Page:
         self.campaign, self.comparison, self.facts = campaign, comparison, facts
         self.judged, self.advice, self.drawn = judged, advice, drawn
         self.baseline = comparison.baseline
-        self.main = compare.main_candidate(campaign, comparison)
+        self.main = comparison.main
         self.scenarios = compare.scenario_order(
             campaign, [(f.record.scenario, f.record.target, f.record.round) for f in facts]
         )
@@ -260,6 +269,8 @@ class _Page:
             "main": self.main,
             "advice": self.advice,
             "cases": self.cases,
+            "won": self._won(),
+            "started": _moment(header.started),
             "points": [name for name in self.scenarios if name not in {case["id"] for case in self.cases}],
             "tally": self._tally(),
             "environment": _environment_facts(header.machine) + _environment_facts(header.versions),
@@ -294,16 +305,27 @@ class _Page:
         lead = headline(rows)
         primaries = [self._row_view(row) for row in rows if row.primary]
         scenario = self.campaign.scenario(name)
-        if lead is None:
-            reason = "no target was compared with another" if self.main is None else "no primary metric is known"
-            return {
-                "id": name, "scenario": scenario, "say": f"Not measured: {reason}", "word": "not-measured",
-                "primaries": primaries, "load": _load_words(scenario),
-            }  # fmt: skip
+        reason = "no target was compared with another" if self.main is None else "no primary metric is known"
         return {
-            "id": name, "scenario": scenario, "say": sentence(lead), "word": lead.verdict, "primaries": primaries,
+            "id": name,
+            "scenario": scenario,
+            "action": decide.action(rows, self.comparison),
+            "say": f"Not measured: {reason}" if lead is None else sentence(lead),
+            "word": "not-measured" if lead is None else lead.verdict,
+            "primaries": primaries,
             "load": _load_words(scenario),
-        }  # fmt: skip
+        }
+
+    def _won(self) -> str:
+        """How many use cases speak for whom, in a sentence; empty where nothing was compared."""
+        if self.main is None or self.baseline is None or not self.cases:
+            return ""
+        uses = [case["action"].use for case in self.cases]
+        theirs, ours = uses.count(self.main), uses.count(self.baseline)
+        undecided = len(uses) - theirs - ours
+        said = f"{title(self.main)} wins {theirs or 'none'} of {len(uses)} use case{'' if len(uses) == 1 else 's'}"
+        said += f", {title(self.baseline)} {ours or 'none'}"
+        return said + (f"; {undecided} not decided here." if undecided else ".")
 
     def _row_view(self, row: Row) -> dict[str, Any]:
         effect = row.effect
@@ -375,9 +397,9 @@ class _Page:
             if failed:
                 word, say = "bad", f"{failed} failed"
             elif warned:
-                word, say = "warn", f"{warned} near the limit"
+                word, say = "warn", f"{warned} warned"
             else:
-                word, say = ("ok", "all passed") if judged else ("none", "not measured")
+                word, say = ("ok", "all passed") if judged else ("none", "does not apply here")
             found.append(
                 {
                     "check": name,
@@ -430,10 +452,22 @@ class _Page:
                 doubts.append(
                     f"{name}: decided, but by no more than the baseline may differ from itself here: {labels}."
                 )
-        warned = sorted({check.check for run in self.campaign.runs for check in run.record.validity if check.warn})
-        if warned:
-            doubts.append(f"Near their limits in some runs: {', '.join(warned)}.")
-        return doubts
+        return doubts + self._warnings()
+
+    def _warnings(self) -> list[str]:
+        """One sentence a check that warned without voiding: how often, how much, and against what."""
+        warned: dict[str, list[Check]] = {}
+        for run in self.campaign.runs:
+            for check in run.record.validity:
+                if check.warn:
+                    warned.setdefault(check.check, []).append(check)
+        said = []
+        for name, checks in sorted(warned.items()):
+            values = [check.value for check in checks if isinstance(check.value, float | int)]
+            limits = [check.limit for check in checks if isinstance(check.limit, float | int)]
+            seen = f": {_range(values, checks[0].unit)}, warned from {_range(limits, checks[0].unit)}" if values else ""
+            said.append(f"{name} warned in {len(checks)} of {len(self.campaign.runs)} runs{seen}.")
+        return said
 
     def _void_words(self) -> list[str]:
         """One sentence a scenario: how many of its runs are void, of whom, and why most of them."""
@@ -453,9 +487,30 @@ class _Page:
         return any(f.record.target.endswith(AA_SUFFIX) for f in self.facts)
 
     def _noise(self) -> list[dict[str, Any]]:
-        return [
-            self._row_view(row) for row in self.comparison.rows if row.is_aa and row.primary and row.effect is not None
-        ]
+        """The baseline against itself beside the candidate's effect, in the primary metrics."""
+        found = []
+        for aa in self.comparison.rows:
+            if not (aa.is_aa and aa.primary and aa.effect is not None):
+                continue
+            row = self.comparison.row(aa.scenario, aa.metric, self.main or "")
+            found.append(
+                {
+                    "scenario": aa.scenario,
+                    "label": aa.spec.label,
+                    "noise": _noise_text(aa),
+                    "effect": "–" if row is None else self._beside(row, aa),
+                }
+            )
+        return found
+
+    def _beside(self, row: Row, aa: Row) -> str:
+        """The row's effect in the terms of the A/A row, so that the two can be compared by eye."""
+        ours, theirs = row.baseline.value, row.candidate.value
+        if aa.basis == "ratio" and ours and theirs is not None:
+            return percent(theirs / ours - 1)
+        if aa.basis == "difference" and ours is not None and theirs is not None:
+            return f"{_signed(theirs - ours)} {row.spec.shown_unit}".strip()
+        return "–"
 
     def _aa_words(self) -> str:
         judged = [
@@ -558,7 +613,7 @@ class _Page:
                     "p99": f"{number(float(np.percentile(ms, 99)))} ms" if summarise.enough(ms.size, 99) else "–",
                     "max": f"{number(float(ms.max()))} ms" if ms.size else "–",
                     "share": f"{float(ms.sum()) / 1e3 / seconds:.3%}" if seconds else "–",
-                    "hit": f"{hit} of {hit + sum(join.without for join in joins)}",
+                    "hit": f"{hit:,} of {hit + sum(join.without for join in joins):,}",
                     "cost": f"{_signed(float(np.median(costs)))} µs" if costs else "–",
                     "runs": ", ".join(claims.shortened(recorded)),
                 }
@@ -672,6 +727,16 @@ class _Page:
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
+def _moment(started: str) -> str:
+    """`25 November 2026, 13:01 UTC`; the text itself where it is no time."""
+    try:
+        when = datetime.fromisoformat(started)
+    except ValueError:
+        return started
+    when = when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
 _PAUSE_S: Final = 1.0
 """Losses that stop for this long have stopped: something avoids the endpoint."""
 

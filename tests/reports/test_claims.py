@@ -281,4 +281,6 @@ def test_a_single_round_answers_nothing() -> None:
 def test_runs_that_follow_each_other_are_named_short() -> None:
     runs = [fact("chat", n, "olla", {}) for n in (1, 2, 3, 4)]
     assert shortened(runs) == ["r01..r04-chat-olla"]
-    assert shortened([runs[0], runs[1], runs[3]]) == ["r01-chat-olla", "r02-chat-olla", "r04-chat-olla"]
+    assert shortened([runs[0], runs[1], runs[3]]) == ["r01,r02,r04-chat-olla"]
+    more = [fact("chat", n, "olla", {}) for n in (1, 2, 3, 5, 7, 8, 9)]
+    assert shortened([*more, fact("chat", 1, "sherpa", {})]) == ["r01..r03,r05,r07..r09-chat-olla", "r01-chat-sherpa"]

@@ -359,3 +359,23 @@ def test_large_effects_are_called_by_their_name_and_small_ones_never_by_the_oppo
     tenth = score(0.9, 8, campaigns=60)
     assert tenth.share("cpu_us_per_request", "faster") >= 0.7
     assert tenth.share("cpu_us_per_request", "slower") == 0
+
+
+def test_figures_count_the_rounds_that_the_table_compares() -> None:
+    costs = {"sherpa": [1.0, 2.0, 3.0, 4.0], "olla": [1.0, 1.0, 1.0, 1.0], "direct": [0.1, 0.1, 0.1, 0.1]}
+    facts = [
+        fact("chat", n + 1, target, {"cpu_us_per_request": series[n]}, void=void, blame="target")
+        for target, series in costs.items()
+        for n in range(4)
+        for void in ["trend" if (target, n) in (("sherpa", 3), ("olla", 0)) else None]
+    ]
+    seen = compare(campaign_of(["sherpa", "olla", "direct"], ONE, 4), facts)
+
+    def rounds(target: str) -> list[int]:
+        return [run.record.round for run in seen.counted("chat", target)]
+
+    assert rounds("sherpa") == rounds("olla") == [2, 3]
+    assert rounds("direct") == [1, 2, 3]
+    row = seen.row("chat", "cpu_us_per_request", "olla")
+    assert row is not None
+    assert row.rounds == 2

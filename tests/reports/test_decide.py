@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from reports.compare import compare, within_noise
-from reports.decide import Deployment, OutsideRange, Point, Recommendation, choose, points_of, recommend
+from reports.compare import Comparison, compare, within_noise
+from reports.decide import Deployment, OutsideRange, Point, Recommendation, action, choose, points_of, recommend
 from reports.schema import Scenario
+from reports.store import Campaign
 from tests.reports.synthetic import CHAT, STREAM, campaign_of, fact
 
 WOBBLE = (1.0, 1.004, 0.996, 1.002, 0.998, 1.0)
@@ -16,6 +17,14 @@ SAME = {"cpu_us_per_request": 100.0, "added_p50_us": 400.0, "goodput_rps": 200.0
 def recommended(
     olla: Mapping[str, float], *, targets: tuple[str, ...] = ("sherpa", "olla"), baseline: str = "", noise: float = 1.0
 ) -> Recommendation:
+    """What six rounds of sherpa at SAME and olla at SAME with changes recommend."""
+    campaign, comparison = compared(olla, targets=targets, baseline=baseline, noise=noise)
+    return recommend(campaign, comparison)
+
+
+def compared(
+    olla: Mapping[str, float], *, targets: tuple[str, ...] = ("sherpa", "olla"), baseline: str = "", noise: float = 1.0
+) -> tuple[Campaign, Comparison]:
     """Sherpa at SAME, olla at SAME with changes, six rounds."""
     facts = []
     for n, wobble in enumerate(WOBBLE, 1):
@@ -24,7 +33,24 @@ def recommended(
             wobbled = {m: v * (1 + (wobble - 1) * noise * (1 if target == "olla" else -1)) for m, v in values.items()}
             facts.append(fact("chat", n, target, {**wobbled, "goodput_rps": values["goodput_rps"]}))
     campaign = campaign_of(targets, {"chat": Scenario(rate_rps=200)}, 6, baseline=baseline)
-    return recommend(campaign, compare(campaign, facts))
+    return campaign, compare(campaign, facts)
+
+
+def said(olla: Mapping[str, float], noise: float = 1.0) -> str:
+    """What to do for the one use case, in words."""
+    _, comparison = compared(olla, noise=noise)
+    return action([row for row in comparison.rows if row.candidate.target == "olla"], comparison).say
+
+
+def test_each_use_case_says_what_to_do() -> None:
+    assert said({"cpu_us_per_request": 22.0}) == "Use Olla"
+    assert said({"cpu_us_per_request": 300.0}) == "Use Sherpa"
+    assert said({}) == "Use either; Sherpa is simpler"
+    assert said({}, noise=60.0) == "No answer yet"
+    assert said({"cpu_us_per_request": 22.0, "goodput_rps": 150.0}) == "Use Sherpa"
+    assert said({"cpu_us_per_request": 22.0, "added_p50_us": 9000.0}) == (
+        "Weigh: Olla for CPU per request, Sherpa for Added time p50"
+    )
 
 
 def test_the_engine_that_wins_a_primary_and_loses_none_is_recommended() -> None:
