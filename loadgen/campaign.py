@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loadgen import backends, evidence, machine, scenario, timetable, validity
+from loadgen import backends, evidence, machine, scenario, timetable, validity, wrk
 from loadgen.driver.plan import save_plan
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.rounds import (
@@ -75,6 +75,8 @@ class Planned:
     baseline: str | None
     cores: machine.Cores
     dropped: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Scenarios whose generator is not here, with what to do about it."""
 
     def seconds(self) -> float:
         """The announced duration, without repeats."""
@@ -116,6 +118,10 @@ def plan(asked: Asked) -> Planned:
     if not there:
         raise Missing("none of the targets can be started here: " + "; ".join(missing.values()))
     scenarios, dropped = _scenarios(asked)
+    left_out = {one.id: wrk.HOW_TO_GET for one in scenarios if one.generator == "wrk" and not wrk.installed()}
+    scenarios = [one for one in scenarios if one.id not in left_out]
+    if not scenarios:
+        raise Missing(f"no scenario can be measured here: {wrk.HOW_TO_GET}")
     baseline = asked.baseline or (profile.baseline if any(t.name == profile.baseline for t in there) else None)
     baseline = baseline or default_baseline(there)
     if asked.baseline is not None and asked.baseline not in [target.name for target in chosen]:
@@ -130,6 +136,7 @@ def plan(asked: Asked) -> Planned:
         rounds=asked.rounds or profile.rounds,
         arms=tuple(arms_of(there, baseline)),
         missing=missing,
+        left_out=left_out,
         targets=tuple(chosen),
         scenarios=tuple(scenarios),
         baseline=baseline,
@@ -229,7 +236,10 @@ class Campaign:
             limits=dict(validity.LIMITS),
             dropped=dict(planned.dropped),
         ).model_copy(
-            update={"asked": planned.asked.model_dump(mode="json"), "not_installed": dict(planned.missing)}
+            update={
+                "asked": planned.asked.model_dump(mode="json"),
+                "not_installed": {**planned.missing, **planned.left_out},
+            }
         )  # records keep fields they do not know
         store.Campaign.create(self._folder, header)
 

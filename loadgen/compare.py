@@ -100,7 +100,7 @@ def _announce(console: Console, planned: Planned) -> None:
     names = ", ".join(arm.name for arm in planned.arms)
     console.print(Text(f"Campaign {planned.asked.profile}: {planned.rounds} rounds of {names}"))
     console.print(table)
-    for name, why in planned.missing.items():
+    for name, why in {**planned.missing, **planned.left_out}.items():
         console.print(Text(f"Not measured: {name}: {why}"))
     for name, rows in planned.dropped.items():
         console.print(Text(f"{name}: {_accounting(rows)}"))

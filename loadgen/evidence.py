@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from loadgen import validity, watch
+from loadgen import tally, validity, watch
 from loadgen.backends import Ceiling
 from loadgen.driver.plan import Plan
 from loadgen.scenario import Scenario
@@ -45,6 +45,8 @@ class Evidence:
     """The target's own `/internal/runtime`, empty if it has none."""
     pauses: Sequence[tuple[object, ...]] | None = None
     """Rows of RUNTIME_COLUMNS; None: nothing recorded them."""
+    readings: list[tally.Reading] = field(default_factory=list)
+    """At both ends of the measured window, where the generator keeps no rows."""
     broken: Check | None = None
     """Why the run did not come to its end."""
 
@@ -130,6 +132,8 @@ def judge(
 ) -> RunRecord:
     """The record with window, checks, summary and, if a check failed, the reason why it is void."""
     scenario = conditions.scenario
+    if scenario.generator == "wrk":
+        return _tallied(record, seen, conditions)
     usage = usage_table(seen.samples)
     begun = seen.driver.get("t0_ns")
     window = None if begun is None else window_of(int(begun), scenario)
@@ -158,6 +162,42 @@ def judge(
         summary = summarise.summary_of(facts)
     elif seen.broken is None:
         checks.append(validity.broken("no request of the run was ever due: the driver wrote no rows", "bench"))
+    return _judged(record, seen, checks, summary)
+
+
+def _tallied(record: RunRecord, seen: Evidence, conditions: Conditions) -> RunRecord:
+    """The same for a run without rows."""
+    scenario, idle = conditions.scenario, conditions.idle
+    update: dict[str, Any] = {
+        "duration_s": seen.wall_s,
+        "idle_cpu_ns_per_s": None if idle is None else idle[0],
+        "idle_rss_bytes": None if idle is None else idle[1],
+    }
+    checks = [] if seen.broken is None else [seen.broken]
+    summary: dict[str, Any] = {}
+    if len(seen.readings) == 2 and seen.broken is None:
+        first, last = seen.readings
+        done = tally.count(first, last, seen.driver)
+        update["window_ns"] = done.window_ns
+        users = conditions.described.connections or 1
+        rss = tally.resident(seen.samples)
+        summary, extras = tally.metrics(done, conditions.described, idle, rss, conditions.target_cores)
+        summary |= extras
+        checks += tally.checks(
+            done,
+            users,
+            saturates=scenario.saturates,
+            has_process=conditions.has_process,
+            target_cores=conditions.target_cores,
+            steal=seen.steal,
+        )
+        checks.append(validity.other_load(_other_load(seen, conditions)))
+    elif seen.broken is None:
+        checks.append(validity.broken("wrk ended before its window was measured", "bench"))
+    return _judged(record.model_copy(update=update), seen, checks, summary)
+
+
+def _judged(record: RunRecord, seen: Evidence, checks: list[Check], summary: Mapping[str, Any]) -> RunRecord:
     mocks = [{key: one.get(key) for key in _KEPT_MOCK_FIGURES} for one in seen.mocks.get("backends", ())]
     extras = {"mocks": mocks, "driver": dict(seen.driver), "steal": seen.steal}
     return record.model_copy(

@@ -186,6 +186,8 @@ class Scenario(_Part):
     mock: Mock = Mock()
     requests: Annotated[tuple[Request, ...], Field(min_length=1)]
     arrivals: Annotated[Arrivals, Field(discriminator="kind")]
+    generator: Literal["locust", "wrk"] = "locust"
+    """`wrk`: closed loop at rates that our own driver cannot reach; throughput, CPU and memory only, no rows."""
     duration_s: Positive
     """Measured time, after the warm-up."""
     warmup_s: Annotated[float, Field(ge=0)] = 1.0
@@ -234,6 +236,8 @@ class Scenario(_Part):
             MAX_TOKENS_MARK: self.output_tokens is not None or self.sizes_vary,
             SEED_MARK: self.request_seeds > 0 or self.sizes_vary,
         }
+        if self.generator == "wrk" and self.open_loop:
+            raise ValueError("generator: wrk sends in closed loop only (arrivals: {kind: closed, users: N})")
         for number, request in enumerate(self.requests):
             for mark, known in given.items():
                 if mark in request.text() and not known:

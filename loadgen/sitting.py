@@ -25,6 +25,7 @@ from loadgen.evidence import Conditions, Evidence, judge, recorded_pauses, runti
 from loadgen.reply import ask_once, what_is_wrong
 from loadgen.rounds import Sitting
 from loadgen.scenario import Scenario
+from loadgen.tally import Reading
 from loadgen.targets.direct import Direct
 from loadgen.targets.gctrace import pauses_of
 from loadgen.targets.target import Running, Wiring
@@ -101,7 +102,8 @@ class _Start:
         folder = store.run_folder(self.setting.folder, run_name(self.sitting.round, scenario.id, self.sitting.arm.name))
         self.keep_config(folder)
         save_job(self.job(scenario, folder), folder / "job.json")
-        command = [sys.executable, "-m", "loadgen.driver", str(folder / "job.json"), "--hold"]
+        generator = "loadgen.wrk" if scenario.generator == "wrk" else "loadgen.driver"
+        command = [sys.executable, "-m", generator, str(folder / "job.json"), "--hold"]
         with Child("driver", command, folder, cores=self.setting.cores.driver, held=True) as driver:
             # While the driver gets ready on its own core, which takes it a second or two.
             if self.idle is None and self.running.pid is not None:
@@ -233,6 +235,8 @@ class _Start:
             for line in driver.json_lines():
                 if line.get("finished"):
                     seen.driver = line
+                elif line.get("mark"):
+                    seen.readings.append(self.reading())
                 elif "t" in line:
                     self.setting.tell(f"{label} · {line['t']:.0f} s · {line.get('done', 0):,} done")
                     if sample_at is None:
@@ -251,6 +255,13 @@ class _Start:
             time.sleep(_POLL_S)
         if seen.broken is None and (driver.exit_code != 0 or not seen.driver):
             seen.broken = validity.broken(f"the driver {driver.how_it_ended()}: {driver.last_words()}", "bench")
+
+    def reading(self) -> Reading:
+        """What the clocks show now, under load."""
+        mocks = self.backends.stats()
+        now, pid = time.monotonic_ns(), self.running.pid
+        cpu = None if pid is None else watch.tree_cpu_ns(_tree_sample(pid), "target")
+        return Reading.of(now, cpu, mocks)
 
     def sample_active(self, seen: Evidence) -> None:
         """One reading of the engine's own count, for Little's law."""
@@ -286,6 +297,7 @@ class _Start:
             started=datetime.now(UTC).isoformat(timespec="milliseconds"),
             command=self.running.command,
             attempt=self.sitting.attempt,
+            generator=scenario.generator,
         )
 
     def unmade(self, scenario: Scenario, broken: Check) -> RunRecord:

@@ -34,6 +34,9 @@ ERRORS: Final = 0.001
 LITTLE: Final = 0.10
 LITTLE_COMPLETIONS: Final = 500
 LITTLE_LEAST_ACTIVE: Final = 4.0
+AGREEMENT: Final = 0.03
+REPLY_HEAD_BYTES: Final = 4096
+REPLY_FRAMING_BYTES: Final = 16  # of a chunk
 TREND_RHO: Final = 0.5
 TREND_CHANGE: Final = 0.10
 TREND_LEAST_MS: Final = 0.05
@@ -53,6 +56,8 @@ LIMITS: Final = {
     "little": f"active requests within {LITTLE:.0%} of rate x mean time, and three standard errors of the samples",
     "trend": f"over {TREND_BINS} bins: |Spearman rho| to {TREND_RHO:g}, or a change to {TREND_CHANGE:.0%} or 50 us",
     "digest": "every reply as the mock stated it and as the scenario pinned it",
+    "agreement": f"wrk's replies a second within {AGREEMENT:.0%} of what the mocks served, and the edges of the window",
+    "reply-size": "wrk read at least the bytes of the mocks' replies, and no more than heads and framing beyond",
 }
 
 
@@ -285,6 +290,41 @@ def digest(wrong: int, checked: int) -> Check:
         text=f"{wrong:,} of {checked:,} checked replies were not what the mock sent"
         if checked
         else "no reply had a digest",
+    )
+
+
+def agreement(seen_rps: float, served_rps: float, connections: int, replies: int) -> Check:
+    """wrk and the mocks counted the same replies, over windows that differ by their edges.
+
+    `seen_rps`: wrk's replies a second over its whole time; `served_rps`: the mocks' between the two readings;
+    `replies`: how many the mocks served, of which one a connection may straddle an edge.
+    """
+    off = abs(seen_rps / served_rps - 1) if served_rps > 0 else 1.0
+    limit = AGREEMENT + 2 * connections / max(replies, 1)
+    return Check(
+        check="agreement",
+        value=off,
+        limit=limit,
+        ok=off <= limit,
+        blame="target",
+        text=f"wrk saw {seen_rps:,.0f} replies a second, the mocks served {served_rps:,.0f}, limit {limit:.1%} apart",
+    )
+
+
+def reply_size(seen: float, body: float, events: float) -> Check:
+    """Replies arrived whole: bytes a reply as wrk read them against the mocks' body, heads and framing allowed for.
+
+    `events`: of a reply; each may be a chunk of its own.
+    """
+    most = body * (1 + AGREEMENT) + REPLY_HEAD_BYTES + events * REPLY_FRAMING_BYTES
+    return Check(
+        check="reply-size",
+        value=seen,
+        limit=most,
+        ok=body * (1 - AGREEMENT) <= seen <= most,
+        unit="bytes",
+        blame="target",
+        text=f"wrk read {seen:,.0f} bytes a reply where the mocks sent bodies of {body:,.0f}",
     )
 
 
