@@ -1,0 +1,46 @@
+"""A campaign as it is committed: `python -m tests.reports.publish CAMPAIGN` fills `reports/published/<its date>/`.
+
+The report in both forms, the verdict, the figures, one row of metrics a run, and the first screen at 400 and 1600
+pixels as Chromium shows it. Raw rows stay in the campaign's folder: they are hundreds of times larger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import shutil
+from pathlib import Path
+
+from reports.render import build_report
+from reports.study import Study
+from tests.reports.browser import chromium
+
+PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
+SCREENS = {400: 900, 1600: 1000}
+
+
+def publish(campaign: Path, into: Path | None = None) -> Path:
+    """Rebuild the report of `campaign` and copy what is small; returns its folder. ReportError as in `report`."""
+    built = build_report(campaign)
+    study = Study.load(campaign)
+    folder = into or PUBLISHED / study.campaign.header.started[:10]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in (built.html, built.md, built.json):
+        shutil.copy(path, folder)
+    shutil.copytree(campaign / "figures", folder / "figures")
+    study.runs().to_csv(folder / "runs.csv", index=False, float_format="%.6g")
+    with chromium() as page:
+        for width, height in SCREENS.items():
+            page.open(built.html, width, height)
+            picture = page.call("Page.captureScreenshot", format="png")["data"]
+            (folder / f"screen-{width}.png").write_bytes(base64.b64decode(picture))
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("campaign", type=Path)
+    parser.add_argument("--into", type=Path, help="a folder, replaced (default: reports/published/<date>)")
+    asked = parser.parse_args()
+    print(publish(asked.campaign, asked.into))
