@@ -89,6 +89,8 @@ def recorded_pauses(inside: Mapping[str, Any]) -> list[tuple[object, ...]] | Non
     rows: list[tuple[object, ...]] = []
     recorded = False
     for process in inside.get("workers") or [inside]:
+        if not process.get("recorders", True):
+            continue  # it answers with empty lists: nothing was recorded, which is not nothing happened
         pid = process.get("pid", 0)
         if process.get("gc") is not None:
             recorded = True

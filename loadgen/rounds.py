@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,6 +68,9 @@ class Arm:
         return self.name.endswith(AA_SUFFIX)
 
 
+ArmT = TypeVar("ArmT")
+
+
 @dataclass(frozen=True, slots=True)
 class Sitting:
     """One process start of an arm and the scenarios it serves. `order`: its place in the round, from 0."""
@@ -111,7 +114,7 @@ def default_baseline(targets: Sequence[Target]) -> str | None:
     return next((name for name in names if name not in FLOOR_TARGETS), None)
 
 
-def order_of(arms: Sequence[Arm], round_number: int) -> list[Arm]:
+def order_of(arms: Sequence[ArmT], round_number: int) -> list[ArmT]:
     """The arms in the order of this round (from 1)."""
     if not arms:
         return []

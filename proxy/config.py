@@ -188,6 +188,8 @@ class PoolsConfig(_Section):
     """Olla's pools, each switchable alone."""
 
     per_endpoint: Flag = True
+    # As the seed has it: off, a request takes 60,056 instructions instead of 60,089, and CPU changes by -1 % for small
+    # replies (95 % CI -12..+10) and +2 % for 1 MiB (-9..+15), 8 rounds each. So it neither costs nor buys anything.
     buffers: Flag = True
     contexts: Flag = True
     errors: Flag = True

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -615,6 +616,7 @@ class _Page:
                     "share": f"{float(ms.sum()) / 1e3 / seconds:.3%}" if seconds else "–",
                     "hit": f"{hit:,} of {hit + sum(join.without for join in joins):,}",
                     "cost": f"{_signed(float(np.median(costs)))} µs" if costs else "–",
+                    **_stalls(recorded),
                     "runs": ", ".join(claims.shortened(recorded)),
                 }
             )
@@ -739,6 +741,20 @@ def _moment(started: str) -> str:
 
 _PAUSE_S: Final = 1.0
 """Losses that stop for this long have stopped: something avoids the endpoint."""
+
+
+def _stalls(recorded: Sequence[Facts]) -> dict[str, str]:
+    """The loop stalls of these runs: how many by cause, the longest, and how many requests had one inside."""
+    stalls = [f.stalls for f in recorded if f.stalls is not None]
+    causes = Counter(str(cause) for one in stalls for cause in one.cause)
+    longest = max((float(one.ms.max()) for one in stalls if one.ms.size), default=None)
+    joins = [f.stall_join for f in recorded if f.stall_join is not None]
+    hit = sum(join.with_pause for join in joins)
+    return {
+        "stalls": ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())) or "none",
+        "stall_max": "–" if longest is None else f"{number(longest)} ms",
+        "stalled": f"{hit} of {hit + sum(join.without for join in joins)}",
+    }
 
 
 def _worst(values: Sequence[float | None]) -> str:

@@ -112,7 +112,7 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The requests that had a collection inside them, and what it cost them (added time, microseconds)."""
+    """The requests that had a collection (or a stall) inside them, and what it cost them (added time, microseconds)."""
 
     with_pause: int
     without: int
@@ -143,6 +143,7 @@ class Facts:
     gc: Pauses | None = None
     stalls: Pauses | None = None
     join: Join | None = None
+    stall_join: Join | None = None
     usage: Mapping[str, Usage] = field(default_factory=dict)
     window_s: float | None = None
 
@@ -359,9 +360,19 @@ class _Measurement:
         for name in METRICS:
             found = self.values.get(name, Value(None, "not recorded"))
             metrics[name] = found if found.measured else _stored(self.record, name, found.reason)
-        join = None if gc is None else _join(requests, gc)
         return Facts(
-            self.record, metrics, self.extras, requests, self.outcomes, transit, gc, stalls, join, usage, self.seconds
+            record=self.record,
+            metrics=metrics,
+            extras=self.extras,
+            requests=requests,
+            outcomes=self.outcomes,
+            transit=transit,
+            gc=gc,
+            stalls=stalls,
+            join=None if gc is None else _join(requests, gc),
+            stall_join=None if stalls is None else _join(requests, stalls),
+            usage=usage,
+            window_s=self.seconds,
         )
 
     def _missing(self, names: Iterable[str], reason: str) -> None:
@@ -611,12 +622,12 @@ class _Samples:
         return Usage(self.at * 1e-9, share, self.rss_bytes / 2**20)
 
 
-def _join(requests: Requests, gc: Pauses) -> Join:
+def _join(requests: Requests, pauses: Pauses) -> Join:
     # `at_s` is the intended time; a request is on the wire from its sent time, lag later.
     starts = requests.at_s + np.nan_to_num(requests.lag_ms) / 1e3
     ends = starts + requests.sent_to_end_ms / 1e3
-    order = np.argsort(gc.at_s)
-    pause_start, pause_end = gc.at_s[order], (gc.at_s + gc.ms / 1e3)[order]
+    order = np.argsort(pauses.at_s)
+    pause_start, pause_end = pauses.at_s[order], (pauses.at_s + pauses.ms / 1e3)[order]
     # A pause lies inside if one that starts before the request's end has not ended before its start.
     begun_before_end = np.searchsorted(pause_start, ends, "left")
     over_before_start = np.searchsorted(np.maximum.accumulate(pause_end), starts, "right")

@@ -72,6 +72,10 @@ class Backend:
         """Let every stream end."""
         self._loop.call_soon_threadsafe(self._release.set)
 
+    def hold(self) -> None:
+        """Let streams that come from now on wait for the next `release`."""
+        self._loop.call_soon_threadsafe(self._release.clear)
+
     def close(self) -> None:
         """Listen no more, hang up, and end the thread."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)

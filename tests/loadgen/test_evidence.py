@@ -157,6 +157,7 @@ def test_pauses_of_one_process_and_of_several_workers_become_rows() -> None:
     assert evidence.recorded_pauses({}) is None
     assert evidence.recorded_pauses({"pid": 7, "gc": None, "stalls": None}) is None
     assert evidence.recorded_pauses({"pid": 7, "gc": [], "stalls": []}) == []
+    assert evidence.recorded_pauses({"pid": 7, "recorders": False, "gc": [], "stalls": []}) is None
 
 
 def test_the_tables_fit_the_schema_also_when_nothing_happened() -> None:

@@ -337,6 +337,12 @@ def test_the_join_agrees_with_comparing_every_request_to_every_pause() -> None:
     assert facts.join.with_pause == inside
 
 
+def test_stalls_are_joined_with_requests_by_themselves() -> None:
+    facts = measured(requests=requests(10), runtime=runtime(("gc", 1.2, 0.1, 0), ("stall", 4.2, 2.1, None)))
+    assert facts.join is not None and facts.stall_join is not None
+    assert (facts.join.with_pause, facts.stall_join.with_pause) == (1, 3)
+
+
 # ------------------------------------------------------------------------------------------------------- resilience
 def test_a_run_through_a_fault_tells_what_was_lost_when_it_stopped_and_when_the_endpoint_was_used_again() -> None:
     rows = requests(1000)
