@@ -111,17 +111,18 @@ def plan(asked: Asked) -> Planned:
     if asked.profile not in profiles():
         raise UsageRefusal(f"--profile: {asked.profile!r} is not known. Known are: {', '.join(profiles())}")
     profile = profiles()[asked.profile]
-    given = [parse_given(text) for text in asked.given]
-    chosen = catalogue.choose(list(asked.targets or profile.targets), given)
-    missing = {target.name: why for target in chosen if (why := target.missing()) is not None}
-    there = [target for target in chosen if target.name not in missing]
-    if not there:
-        raise Missing("none of the targets can be started here: " + "; ".join(missing.values()))
     scenarios, dropped = _scenarios(asked)
     left_out = {one.id: wrk.HOW_TO_GET for one in scenarios if one.generator == "wrk" and not wrk.installed()}
     scenarios = [one for one in scenarios if one.id not in left_out]
     if not scenarios:
         raise Missing(f"no scenario can be measured here: {wrk.HOW_TO_GET}")
+    given = [parse_given(text) for text in asked.given]
+    variants = (name for one in scenarios for name in one.variants)
+    chosen = catalogue.choose(list(dict.fromkeys([*(asked.targets or profile.targets), *variants])), given)
+    missing = {target.name: why for target in chosen if (why := target.missing()) is not None}
+    there = [target for target in chosen if target.name not in missing]
+    if not there:
+        raise Missing("none of the targets can be started here: " + "; ".join(missing.values()))
     baseline = asked.baseline or (profile.baseline if any(t.name == profile.baseline for t in there) else None)
     baseline = baseline or default_baseline(there)
     if asked.baseline is not None and asked.baseline not in [target.name for target in chosen]:
@@ -155,10 +156,12 @@ def _scenarios(asked: Asked) -> tuple[list[Scenario], dict[str, Any]]:
     named = scenario.choose(asked.scenarios) if asked.scenarios is not None else []
     if asked.scenarios is None and asked.trace is None:
         named = scenario.in_profile(asked.profile)
-    # What somebody names is measured with every target; a profile spares rivals what says nothing about them.
+    # What somebody names is measured with every target, and with no other; a profile spares rivals what says nothing
+    # about them.
     chosen += [
         one.for_campaign(asked.profile, asked.duration_s).model_copy(
             update={"only_engines": one.only_engines and asked.scenarios is None}
+            | ({} if asked.targets is None else {"variants": ()})
         )
         for one in named
     ]

@@ -91,8 +91,15 @@ class Bench:
 
 
 def wanted_of(arms: Sequence[Arm], scenarios: Sequence[Scenario]) -> dict[str, list[Scenario]]:
-    """What a planned round measures: arm name -> its scenarios."""
-    return {arm.name: [one for one in scenarios if arm.target.is_engine or not one.only_engines] for arm in arms}
+    """What a planned round measures: arm name -> its scenarios. A variant that scenarios name is for those alone."""
+    special = {name for one in scenarios for name in one.variants}
+
+    def measures(arm: Arm, one: Scenario) -> bool:
+        if arm.name in special:
+            return arm.name in one.variants
+        return arm.target.is_engine or not one.only_engines
+
+    return {arm.name: [one for one in scenarios if measures(arm, one)] for arm in arms}
 
 
 def arms_of(targets: Sequence[Target], baseline: str | None) -> list[Arm]:

@@ -172,6 +172,8 @@ class InCampaign(_Part):
 
     duration_s: Positive | None = None
     warmup_s: Annotated[float, Field(ge=0)] | None = None
+    variants: tuple[str, ...] | None = None
+    """Engines with a switch changed that are measured in this scenario beside the profile's targets, and only there."""
 
 
 class Scenario(_Part):
@@ -219,6 +221,8 @@ class Scenario(_Part):
     """Asked of our own engines only: rivals and floors have nothing to say to its question."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Keys of our own engines' config (dotted) that this scenario is about, e.g. `runtime.gc.ballast`."""
+    variants: tuple[str, ...] = ()
+    """Those of the campaign that measures it (see InCampaign)."""
     campaigns: dict[str, InCampaign] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -332,6 +336,7 @@ class Scenario(_Part):
             faults=self.faults(),
             group=self.group,
             healthy=self.healthy,
+            settings=dict(self.settings),
             tags=list(self.tags),
             primary=list(self.primary),
             expected_outcomes=list(self.expected_outcomes),

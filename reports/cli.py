@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as exc:
         # What typer raises for bad arguments has no public type, but an exit code and a message.
-        if getattr(exc, "exit_code", None) == 2 and hasattr(exc, "format_message"):
+        if getattr(exc, "exit_code", None) in (2, USAGE) and hasattr(exc, "format_message"):
             text = str(exc.format_message())
             if text.startswith("Usage:"):  # a group without a verb: its help
                 print(text, file=sys.stderr)

@@ -311,9 +311,12 @@ def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
     )
     if baseline is None:
         return comparison
+    variants = {target.name for target in campaign.header.targets if target.kind == "variant"}
     rows: list[Row] = []
     for scenario in scenario_order(campaign, by_run):
-        candidates = candidate_order(campaign, baseline, (t for s, t, _ in by_run if s == scenario))
+        ran = {target for name, target, _ in by_run if name == scenario}
+        # A variant is measured where its switch matters; its absence elsewhere is no gap.
+        candidates = [name for name in candidate_order(campaign, baseline, ran) if name in ran or name not in variants]
         pairs = [_pair(campaign, comparison, scenario, baseline, name) for name in candidates]
         noise = _noise_us(next((pair for pair in pairs if pair.candidate == baseline + AA_SUFFIX), None))
         for pair in pairs:

@@ -419,11 +419,10 @@ class _Page:
     def _doubts(self) -> list[str]:
         header, tally = self.campaign.header, self._tally()
         doubts = []
-        expected = header.rounds_planned * len(self.scenarios) * (len(header.targets) + bool(self._has_aa()))
         if header.state != "complete":
             doubts.append(
-                f"The campaign did not run to its end: {tally['runs']} of about {expected} runs are here. "
-                "Rounds that never ran are missing, not void."
+                f"The campaign did not run to its end: {tally['runs']} runs of {tally['rounds']} rounds are here, "
+                f"{tally['planned']} rounds were planned. Rounds that never ran are missing, not void."
             )
         if self.campaign.unfinished:
             names = ", ".join(self.campaign.unfinished[:4])

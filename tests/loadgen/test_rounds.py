@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from loadgen import rounds
+from loadgen.campaign import Asked, plan
 from loadgen.rounds import Arm, arms_of, benches, order_of, shortfall
 from loadgen.scenario import Scenario
 from loadgen.targets.direct import Given
@@ -126,6 +127,29 @@ def test_a_repeat_that_was_good_ends_the_repeating() -> None:
     records = [r for r in all_valid(2) if r.run != "r02-one-olla"] + [record("one", "olla", 2, "target")]
     records += [record("one", "olla", 3), record("one", "sherpa", 3)]
     assert wanted_again(records) == {}
+
+
+def test_a_variant_that_scenarios_name_is_measured_in_those_alone() -> None:
+    scenarios = [scenario("one", variants=["olla-8k"]), scenario("two")]
+    arms = arms_of([target("sherpa"), target("olla-8k")], "sherpa")
+    wanted = rounds.wanted_of(arms, scenarios)
+    assert {name: [one.id for one in mine] for name, mine in wanted.items()} == {
+        "sherpa": ["one", "two"],
+        "olla-8k": ["one"],
+        "sherpa@aa": ["one", "two"],
+    }
+
+
+def test_the_full_campaign_leaves_a_twentieth_of_its_budget_for_repeats() -> None:
+    planned = plan(Asked(profile="full"))
+    assert {"olla-8k", "olla-every-read", "olla-no-pools", "olla-prewarm"} <= {arm.name for arm in planned.arms}
+    assert planned.seconds() < 0.95 * planned.profile.budget_s
+
+
+def test_targets_that_were_asked_for_by_name_are_measured_and_no_others() -> None:
+    planned = plan(Asked(profile="full", targets=("sherpa", "olla-8k")))
+    assert names(list(planned.arms)) == ["sherpa", "olla-8k", "sherpa@aa"]
+    assert len(planned.wanted()["olla-8k"]) == len(planned.scenarios)
 
 
 def test_the_announced_time_is_that_of_all_sittings() -> None:

@@ -50,6 +50,34 @@ def test_a_standard_campaign_says_something_to_every_claim_its_tags_can_answer()
     assert tags >= {"sweep-rate", "sweep-connections", "sweep-body", "sweep-events", "sweep-endpoints"}
 
 
+def test_a_full_campaign_measures_what_the_claims_need() -> None:
+    chosen = {one.id: one.for_campaign("full") for one in scenario.in_profile("full")}
+    told = {name: one.describe("") for name, one in chosen.items()}
+
+    def tagged(tag: str) -> dict[str, scenario.Scenario]:
+        return {name: one for name, one in chosen.items() if tag in one.tags}
+
+    def measured_with(tag: str) -> set[str]:
+        return {name for one in tagged(tag).values() for name in one.variants}
+
+    assert len({one.connections for one in tagged("sweep-connections").values()}) >= 3  # C3
+    assert any(one.generator == "wrk" for one in tagged("saturation").values())  # C2, C6
+    assert measured_with("gc-load") == {"olla-no-pools"}  # C8
+    assert measured_with("large-response") == {"olla-8k"}  # C11
+    assert any("olla-every-read" in one.variants for one in chosen.values() if one.kind == "stream")  # C12
+    assert measured_with("cold-start") == {"olla-prewarm"}  # C13
+    assert {told[name].endpoints for name in tagged("sweep-endpoints")} >= {2, 10}  # C14
+    for name in tagged("slow-endpoint"):  # C9: 1,000 requests to the three healthy of four endpoints, in both
+        for one in (chosen[name], chosen[told[name].healthy]):
+            assert (one.rate_rps() or 0) * one.duration_s * 3 / 4 > 1100
+    for name in tagged("failing-endpoint"):  # C10: the breaker closes and opens again while the fault lasts
+        fault = told[name].faults[0]
+        assert told[name].settings["proxy.circuit_breaker.timeout"] == "2s"
+        assert fault.to_s is not None
+        assert fault.to_s - fault.from_s > 2
+        assert chosen[name].duration_s > fault.to_s + 2
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
