@@ -19,7 +19,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from loadgen.driver.job import MAX_TOKENS_MARK, PROMPT_MARK, SEED_MARK, Cancel, Closed, Expect, SlowRead, Template
+from loadgen.driver.job import (
+    MAX_TOKENS_MARK,
+    PROMPT_MARK,
+    SEED_MARK,
+    Cancel,
+    Closed,
+    Expect,
+    SlowRead,
+    Stage,
+    Template,
+)
 from loadgen.errors import BadInput, UsageRefusal
 from reports import schema
 
@@ -141,6 +151,15 @@ class Users(_Part):
     kind: Literal["closed"]
     users: Annotated[int, Field(ge=1, le=20000)]
     think_ms: Annotated[float, Field(ge=0)] = 0.0
+    stages: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Users who come and go: so many, each number for an equal part of the time, after a warm-up with the first number.
+    `users` is the most there are. Locust's LoadTestShape plays it."""
+
+    @model_validator(mode="after")
+    def _never_more_than_users(self) -> Users:
+        if self.stages and max(self.stages) != self.users:
+            raise ValueError(f"users is the most there are at a time: the largest of `stages` is {max(self.stages)}")
+        return self
 
 
 class Fitted(_Part):
@@ -308,6 +327,15 @@ class Scenario(_Part):
             prompt_bytes=-1 if self.prompt_bytes is None else self.prompt_bytes,
             output_tokens=-1 if self.output_tokens is None else self.output_tokens,
             request_seeds=self.request_seeds,
+        )
+
+    def shape(self) -> tuple[Stage, ...]:
+        """The driver's stages of users; empty if their number does not change."""
+        if not isinstance(self.arrivals, Users) or not self.arrivals.stages:
+            return ()
+        each = self.duration_s / len(self.arrivals.stages)
+        return tuple(
+            Stage(self.warmup_s + (number + 1) * each, users) for number, users in enumerate(self.arrivals.stages)
         )
 
     def describe(self, pinning: str) -> schema.Scenario:

@@ -194,6 +194,7 @@ class _Start:
             seed=scenario.seed,
             plan=self.setting.plan_of(scenario, self.sitting.round),
             closed=scenario.closed(),
+            shape=scenario.shape(),
             timeout_s=scenario.timeout_s,
             keepalive=scenario.keepalive,
             cancel=scenario.cancel,

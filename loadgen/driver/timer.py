@@ -36,13 +36,15 @@ class _TimerSpec(ctypes.Structure):
 class Timer:
     """Calls back at moments of CLOCK_MONOTONIC, in order, from the hub: callbacks must not block.
 
-    Owned by one gevent hub (thread). `close` frees the file descriptor; nothing is called after it. `exact` is False
+    Owned by one gevent hub (thread). `close` frees the file descriptor; nothing is called after it, and who sleeps is
+    woken, or a user that thinks when its test ends would sleep for ever. `exact` is False
     where there is no timerfd (other systems than Linux): then moments are met to about a millisecond.
     """
 
     def __init__(self) -> None:
         self._hub = gevent.get_hub()
         self._heap: list[list[Any]] = []  # [due_ns, number, callback or None if cancelled]
+        self._asleep: dict[int, Callable[[], object]] = {}  # number of the entry -> what wakes the sleeper
         self._numbers = count()
         self._firing = False  # then the timer is set once, after the last callback
         self.exact = sys.platform == "linux"
@@ -74,16 +76,21 @@ class Timer:
         entry[2] = None
 
     def sleep_until(self, due_ns: int) -> None:
-        """Lets other greenlets run until `due_ns`."""
-        entry = self.at(due_ns, getcurrent().switch)
+        """Lets other greenlets run until `due_ns`, or until `close`."""
+        wake = getcurrent().switch
+        entry = self.at(due_ns, wake)
+        self._asleep[entry[1]] = wake
         try:
             self._hub.switch()
         finally:
+            del self._asleep[entry[1]]
             self.cancel(entry)
 
     def close(self) -> None:
-        """Frees the file descriptor."""
+        """Frees the file descriptor and wakes who sleeps."""
         self._heap.clear()
+        for wake in self._asleep.values():
+            self._hub.loop.run_callback(wake)
         self._watcher.stop()
         self._watcher.close()
         if self.exact:

@@ -198,3 +198,12 @@ def test_kinds_of_arrivals_are_told_apart() -> None:
     assert isinstance(known["conv-mix"].arrivals, Fitted)
     assert known["saturation-small"].saturates
     assert not known["saturation-small"].open_loop
+
+
+def test_users_who_come_and_go_are_stages_of_locusts_shape() -> None:
+    arrivals = {"kind": "closed", "users": 9, "stages": [2, 9, 1]}
+    one = Scenario.model_validate({**MINIMAL, "arrivals": arrivals, "duration_s": 6, "warmup_s": 1})
+    assert [(stage.until_s, stage.users) for stage in one.shape()] == [(3, 2), (5, 9), (7, 1)]
+    assert Scenario.model_validate({**MINIMAL, "arrivals": {"kind": "closed", "users": 9}}).shape() == ()
+    with pytest.raises(ValueError, match="the largest of `stages` is 9"):
+        Scenario.model_validate({**MINIMAL, "arrivals": {**arrivals, "users": 10}})

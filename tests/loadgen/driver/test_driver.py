@@ -134,6 +134,16 @@ def test_a_closed_loop_ends_when_its_time_is_over(tmp_path: Path) -> None:
     assert (last["t1_ns"] - last["t0_ns"]) / 1e9 >= 0.99
 
 
+def test_users_who_think_when_their_time_is_over_hold_up_nothing(tmp_path: Path) -> None:
+    with Served(answers(plain())) as server:
+        closed = Closed(users=6, duration_s=2.5, think_ms=50)
+        shape = (Stage(1.2, 6), Stage(2.5, 2))
+        job = write_job(tmp_path, server.url, plan=None, closed=closed, shape=shape, timeout_s=1000.0)
+        done = run(job, timeout=60)  # Locust would wait for the job's timeout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(lines(done.stdout)[-1]["outcomes"]) == ["ok"]
+
+
 def test_a_shape_of_locust_changes_the_number_of_users_while_it_runs(tmp_path: Path) -> None:
     with Served(answers(plain())) as server:
         closed = Closed(users=1, duration_s=3.5, think_ms=20)

@@ -144,3 +144,15 @@ def test_without_timerfd_moments_are_still_met_in_order(monkeypatch: pytest.Monk
     assert end.wait(5)
     assert called == [2, 4]
     timer.close()
+
+
+def test_who_sleeps_when_the_timer_is_closed_is_woken_and_nothing_else_is_called() -> None:
+    timer = Timer()
+    called: list[str] = []
+    timer.at(monotonic_ns() + 3_600_000 * MS, lambda: called.append("called"))
+    asleep = gevent.spawn(timer.sleep_until, monotonic_ns() + 3_600_000 * MS)
+    gevent.sleep(0)
+    timer.close()
+    asleep.join(10)
+    assert asleep.dead
+    assert called == []
