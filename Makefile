@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test test-matrix check micro gate notebooks clean
+.PHONY: help setup compare rivals clients test test-matrix check micro gate notebooks clean
 
 help: ## print this menu
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,14 @@ setup: $(READY) ## make the virtual environment in .venv
 
 compare: $(READY) ## set up and run the quick comparison of sherpa, olla and direct; prints the verdict
 	$(BIN)/proxy-engines compare --profile quick
+
+rivals: ## LiteLLM and the vLLM and SGLang routers in .rivals, for `compare --targets litellm,vllm-router,sglang-router`
+	$(PYTHON) -m venv .rivals
+	.rivals/bin/python -m pip install --quiet --disable-pip-version-check -r loadgen/targets/rivals.txt
+
+clients: ## the benchmark client of `python -m loadgen.crosscheck` (aiperf) in .clients
+	$(PYTHON) -m venv .clients
+	.clients/bin/python -m pip install --quiet --disable-pip-version-check aiperf==0.13.0
 
 test: $(READY) ## set up and run the tests
 	$(BIN)/python -m pytest
