@@ -76,8 +76,12 @@ def generator_lag(lag_p99_ms: float | None, ttft_p50_ms: float | None) -> Check:
         limit=limit,
         ok=lag_p99_ms <= limit,
         unit="ms",
-        text=f"generator lag p99 {lag_p99_ms:.2g} ms {_against(lag_p99_ms <= limit)} {limit:.2g} ms budget",
+        text=f"generator lag p99 {_ms(lag_p99_ms)} ms {_against(lag_p99_ms <= limit)} {_ms(limit)} ms budget",
     )
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def _against(inside: bool) -> str:

@@ -1,9 +1,9 @@
 """The raw relay: copies bytes both ways on uvloop and understands none of them. The floor for any proxy in Python.
 
-    python -m loadgen.targets.relay [--port N] [--delay-us N] [--extra-cpu SHARE] BACKEND_URL...
+    python -m loadgen.targets.relay [--port N] [--work N] [--delay-us N] [--extra-cpu SHARE] BACKEND_URL...
 
-One upstream connection per client connection, backends in turn. The two knobs make a relay that is worse by a known
-amount; the harness is checked with them (see METHODOLOGY.md) and no campaign profile uses them.
+One upstream connection per client connection, backends in turn. The knobs make a relay that is worse by a known amount;
+the harness is checked with them (`python -m loadgen.sensitivity`) and no campaign profile uses them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,23 @@ import uvloop
 Address = tuple[str, int]
 
 
-class Burden:
-    """Work that is only there to be found again: a delay per chunk from the client, and CPU in proportion."""
+_DOCUMENT = json.dumps({"model": "mock-model", "messages": [{"role": "user", "content": "tell me more " * 70}]})
 
-    def __init__(self, delay_us: float, extra_cpu: float) -> None:
+
+class Burden:
+    """Work that is only there to be found again, for each chunk from the client: `work` times a JSON document is read
+    and written, as a busy proxy might; a delay; and CPU in proportion to all that the process uses."""
+
+    def __init__(self, work: int, delay_us: float, extra_cpu: float) -> None:
+        self._work = work
         self._delay_s = delay_us / 1e6
         self._extra_cpu = extra_cpu
         self._spun_ns = 0
 
     def bear(self) -> None:
         """Called once per chunk that a client sent, before it is passed on."""
+        for _ in range(self._work):
+            json.dumps(json.loads(_DOCUMENT))
         if self._delay_s:
             # Spinning, not sleeping: a sleep is late by the timer slack (50 us) and would blur what is to be found.
             until = time.perf_counter() + self._delay_s
@@ -166,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadgen.targets.relay", description="raw TCP relay")
     parser.add_argument("backends", nargs="+", metavar="BACKEND_URL")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--work", type=int, default=0, help="read and write a JSON document so often per chunk")
     parser.add_argument("--delay-us", type=float, default=0.0, help="wait this long before passing on a client's chunk")
     parser.add_argument("--extra-cpu", type=float, default=0.0, help="burn this share of CPU time on top, e.g. 0.1")
     options = parser.parse_args()
@@ -175,7 +183,8 @@ def main() -> None:
         if parts.hostname is None:
             sys.exit(f"{url}: must look like http://127.0.0.1:9001")
         backends.append((parts.hostname, parts.port or 80))
-    burden = Burden(options.delay_us, options.extra_cpu) if options.delay_us or options.extra_cpu else None
+    knobs = options.work, options.delay_us, options.extra_cpu
+    burden = Burden(*knobs) if any(knobs) else None
     uvloop.run(serve(backends, options.port, burden))
 
 

@@ -234,6 +234,24 @@ def test_what_is_killed_in_mid_run_voids_that_run_and_the_campaign_goes_on(
     assert (folder / "report.html").exists()
 
 
+def test_a_generator_and_mocks_that_are_asked_for_too_much_void_their_runs_and_say_so(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "campaign"
+    process = compare(
+        *("--scenarios", "overload-generator,overload-mocks", "--targets", "direct"),
+        *("--rounds", "1", "--out", str(folder)),
+    )
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == NO_VALID_RUN, told
+    assert "overload-mocks asks for more than this bench can carry and will be void" in told
+    found = records(folder)
+    assert "generator lag p99" in found["r01-overload-generator-direct"].void_reason
+    assert "the mocks alone reach" in found["r01-overload-mocks-direct"].void_reason
+    for run in found.values():
+        assert f"Void: {run.void_reason}" in told
+
+
 def test_a_target_that_answers_wrongly_is_not_measured(
     compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -65,7 +65,7 @@ def post(url: str, body: bytes) -> tuple[int, bytes, str | None]:
         connection.close()
 
 
-@pytest.mark.parametrize("name", ["relay", "aiohttp-min", "nginx", "haproxy", "relay-200us", "relay-10-percent"])
+@pytest.mark.parametrize("name", ["relay", "aiohttp-min", "nginx", "haproxy", "relay-200us", "relay-busy-10-percent"])
 def test_a_target_starts_on_its_core_answers_and_ends(name: str, backend: str, tmp_path: Path) -> None:
     target = catalogue()[name]
     why = target.missing()
