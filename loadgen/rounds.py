@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from loadgen import wrk
 from loadgen.scenario import Scenario
 from loadgen.targets.target import Target
 from reports.compare import bench_fault
@@ -28,6 +29,7 @@ from reports.schema import AA_SUFFIX, FLOOR_TARGETS, RunRecord
 _MOCKS_START_S = 0.6
 _CHECK_S = 0.15
 _DRIVER_START_S = 1.4
+_WRK_START_S = 0.5
 _DRIVER_END_S = 0.5
 _STOP_S = 0.3
 _SETTLE_S = 0.2
@@ -172,13 +174,19 @@ def bench_seconds(bench: Bench, idle_s: float) -> float:
 def sitting_seconds(sitting: Sitting, idle_s: float) -> float:
     """How long one sitting takes."""
     each = sum(
-        _CHECK_S + scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S for scenario in sitting.scenarios
+        _CHECK_S + _load_seconds(scenario) + scenario.typical_reply_s + _DRIVER_END_S for scenario in sitting.scenarios
     )
-    drivers = (len(sitting.scenarios) - 1) * _DRIVER_START_S
-    first = _DRIVER_START_S  # the first driver gets ready while the target is watched idling
-    if sitting.arm.target.has_process:
+    first, *drivers = (
+        _WRK_START_S if scenario.generator == "wrk" else _DRIVER_START_S for scenario in sitting.scenarios
+    )
+    if sitting.arm.target.has_process:  # the first driver gets ready while the target is watched idling
         first = max(first, _SETTLE_S + idle_s)
-    return sitting.arm.target.start_s + first + drivers + each + _STOP_S
+    return sitting.arm.target.start_s + first + sum(drivers) + each + _STOP_S
+
+
+def _load_seconds(scenario: Scenario) -> float:
+    """Of load: as planned, and with wrk, whose time is a whole number of seconds, as long as it takes for that."""
+    return wrk.lasts_s(scenario.warmup_s, scenario.duration_s) if scenario.generator == "wrk" else scenario.total_s()
 
 
 def campaign_seconds(

@@ -65,6 +65,11 @@ def script(job: Job) -> str:
     return _SCRIPT % ",\n".join(map(_lua, sent))
 
 
+def lasts_s(warmup_s: float, measured_s: float) -> int:
+    """How long wrk runs; it takes whole seconds."""
+    return math.ceil(max(warmup_s, MARGIN_S) + measured_s + MARGIN_S)
+
+
 def _lua(data: bytes) -> str:
     """Bytes as a Lua text: printable ASCII as it is, all else as decimal escapes."""
     return '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03d}" for b in data) + '"'
@@ -98,7 +103,7 @@ def _run(job: Job, lua: Path) -> int:
     assert closed is not None  # `script` saw to it
     measured_s = closed.duration_s - closed.warmup_s
     before_s = max(closed.warmup_s, MARGIN_S)
-    seconds = math.ceil(before_s + measured_s + MARGIN_S)  # wrk takes whole seconds
+    seconds = lasts_s(closed.warmup_s, measured_s)
     command = [
         "wrk", "--threads", "1", "--connections", str(closed.users), "--duration", f"{seconds}s",
         "--timeout", f"{math.ceil(job.timeout_s)}s", "--script", str(lua), job.base_url,
