@@ -48,10 +48,12 @@ class CircuitBreaker:
         self.opened_count = 0  # how often it opened, for metrics
 
     def configure(self, failure_threshold: int, timeout: float, half_open_requests: int) -> None:
-        """Take new settings; the state stays."""
+        """Take new settings. The state stays, unless it has all the good probes that are now asked for."""
         self._threshold = failure_threshold
         self.timeout = timeout
         self._half_open_requests = half_open_requests
+        if self.state == HALF_OPEN and self.successes >= half_open_requests:
+            self._become(CLOSED)  # no further probe would be admitted, so none could close it
 
     def allows(self, now: float) -> bool:
         """Whether a request may be admitted now. Changes nothing."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from proxy.control.tls import tls_context
 from proxy.core.endpoint import EndpointSpec
 from proxy.olla.upstream import Keeper, UpstreamConnection
 
@@ -69,7 +69,7 @@ class EndpointPool:
         self.closed = False
         self._loop = loop
         self._make = make
-        self._tls = _tls_context(spec) if spec.scheme == "https" else None
+        self._tls = tls_context(spec)
         self._connecting: dict[Waiter, asyncio.Task[UpstreamConnection]] = {}
         budget.pools.append(self)
 
@@ -251,11 +251,3 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
-
-
-def _tls_context(spec: EndpointSpec) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=spec.tls_ca_file)
-    if not spec.tls_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

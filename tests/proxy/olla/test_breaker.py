@@ -17,6 +17,13 @@ def opened(threshold: int = 5, timeout: float = 30.0, probes: int = 3, at: float
     return breaker
 
 
+def test_a_new_one_lets_everything_through() -> None:
+    breaker = CircuitBreaker(5, 30.0, 3)
+    assert breaker.allows(0.0)
+    assert [breaker.admit(0.0), breaker.admit(1.0)] == [0, 0]
+    assert (breaker.state, breaker.probes) == (CLOSED, 0)
+
+
 def test_it_opens_at_the_threshold_and_not_one_failure_earlier() -> None:
     breaker = CircuitBreaker(5, 30.0, 3)
     for n in range(1, 5):
@@ -51,6 +58,7 @@ def test_three_good_probes_close_it_and_two_do_not() -> None:
     epochs = [breaker.admit(130.0) for _ in range(3)]
     assert len(set(epochs)) == 1
     breaker.record_success(epochs[0])
+    assert (breaker.probes, breaker.successes) == (2, 1)
     breaker.record_success(epochs[1])
     assert (breaker.state, breaker.probes, breaker.successes) == (HALF_OPEN, 1, 2)
     assert not breaker.allows(130.0), "three in all, not three at a time"
@@ -112,6 +120,18 @@ def test_new_settings_leave_the_state_alone() -> None:
     assert breaker.record_failure(breaker.admit(106.0), 106.0) is True
 
 
+def test_half_open_with_all_the_good_probes_that_are_asked_for_now_closes() -> None:
+    breaker = opened()
+    first, second = breaker.admit(130.0), breaker.admit(130.0)
+    breaker.record_success(first)
+    breaker.release(second)
+    breaker.configure(failure_threshold=5, timeout=30.0, half_open_requests=2)
+    assert breaker.state == HALF_OPEN
+    breaker.configure(failure_threshold=5, timeout=30.0, half_open_requests=1)
+    assert breaker.state == CLOSED, "it would admit nobody, and nobody could close it"
+    assert breaker.allows(130.0)
+
+
 @pytest.mark.parametrize(("breaker", "words"), [(CircuitBreaker(5, 30.0, 3), "closed"), (opened(), "open")])
 def test_its_repr_says_the_state_in_words(breaker: CircuitBreaker, words: str) -> None:
     assert words in repr(breaker)
@@ -120,17 +140,24 @@ def test_its_repr_says_the_state_in_words(breaker: CircuitBreaker, words: str) -
 class BreakerMachine(RuleBasedStateMachine):
     """Any order of admissions and ends, with stragglers: what must hold at every step."""
 
-    THRESHOLD, TIMEOUT, PROBES = 3, 10.0, 2
+    THRESHOLD, TIMEOUT = 3, 10.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = CircuitBreaker(self.THRESHOLD, self.TIMEOUT, self.PROBES)
+        self.probes = self.most_probes = 2
+        self.breaker = CircuitBreaker(self.THRESHOLD, self.TIMEOUT, self.probes)
         self.now = 0.0
         self.flying: list[int] = []
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.5, 10.0, 30.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
+
+    @rule(probes=st.integers(1, 3))
+    def reload(self, probes: int) -> None:
+        self.probes = probes
+        self.most_probes = max(self.most_probes, probes)
+        self.breaker.configure(self.THRESHOLD, self.TIMEOUT, probes)
 
     @precondition(lambda self: self.breaker.allows(self.now))
     @rule()
@@ -156,7 +183,8 @@ class BreakerMachine(RuleBasedStateMachine):
     @invariant()
     def counts_are_within_the_table(self) -> None:
         b = self.breaker
-        assert 0 <= b.probes + b.successes <= self.PROBES
+        assert 0 <= b.probes + b.successes <= self.most_probes
+        assert b.successes < self.probes
         assert 0 <= b.failures < self.THRESHOLD
         assert b.state == HALF_OPEN or (b.probes, b.successes) == (0, 0)
         assert b.state == CLOSED or b.failures == 0

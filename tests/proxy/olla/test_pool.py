@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -56,6 +57,8 @@ class FakeTask:
         self._end()
 
     def cancel(self) -> None:
+        if self.over:
+            return  # its callbacks are on their way
         self._coro.close()  # as a task that is cancelled before its first step
         self._cancelled = True
         self._end()
@@ -80,12 +83,17 @@ class FakeLoop:
     def __init__(self) -> None:
         self.tasks: list[FakeTask] = []
         self.fail = False
+        self.asked: list[tuple[object, ...]] = []
+        self.now = 0.0
 
     def create_task(self, coro: Coroutine[Any, Any, UpstreamConnection]) -> FakeTask:
         self.tasks.append(FakeTask(coro))
         return self.tasks[-1]
 
-    async def create_connection(self, make: Callable[[], UpstreamConnection], *args: Any, **kwargs: Any) -> Any:
+    async def create_connection(
+        self, make: Callable[[], UpstreamConnection], host: str, port: int, *, ssl: object
+    ) -> Any:
+        self.asked.append((host, port, ssl))
         if self.fail:
             raise ConnectionRefusedError("refused")
         connection = make()
@@ -93,7 +101,7 @@ class FakeLoop:
         return connection.transport, connection
 
     def time(self) -> float:
-        return 0.0
+        return self.now
 
     def run(self) -> None:
         for task in self.tasks:
@@ -242,13 +250,14 @@ def test_idle_connections_above_the_limit_are_closed(loop: FakeLoop) -> None:
 
 def test_connections_idle_for_too_long_are_closed(loop: FakeLoop) -> None:
     pool = make_pool(loop, Budget(0, 10))
-    old, young = connect(pool, loop).connection, connect(pool, loop).connection
-    assert old and young
+    old, young, youngest = (connect(pool, loop).connection for _ in range(3))
+    assert old and young and youngest
     pool.release(old, 1.0)
     pool.release(young, 5.0)
+    pool.release(youngest, 6.0)
     pool.expire(5.0)
     assert old.transport.is_closing() and not young.transport.is_closing()
-    assert (pool.open, pool.budget.idle) == (1, 1)
+    assert (pool.open, pool.budget.idle) == (2, 2)
 
 
 def test_a_closed_pool_keeps_nothing(loop: FakeLoop) -> None:
@@ -269,6 +278,105 @@ def test_prewarming_opens_idle_connections_within_the_limits(loop: FakeLoop) -> 
     loop.run()
     assert (pool.open, len(pool.idle), pool.budget.idle) == (2, 2, 2)
     assert all(connection.used == 0 for connection in pool.idle)
+
+
+def test_prewarming_adds_to_what_is_idle_and_stops_at_the_limit_of_connections(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 3))
+    first = connect(pool, loop).connection
+    assert first
+    pool.release(first, 1.0)
+    loop.now = 7.0
+    pool.prewarm(10)
+    loop.run()
+    assert [connection.idle_since for connection in pool.idle] == [1.0, 7.0, 7.0]
+    narrow = make_pool(loop, Budget(1, 3))
+    narrow.prewarm(10)
+    loop.run()
+    assert narrow.open == 1
+
+
+def test_a_connection_that_was_ready_when_its_exchange_left_waits_for_the_next(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    gone = FakeExchange()
+    pool.request(gone)
+    (task,) = loop.tasks
+    (opened,), task._done[:] = task._done[:], []
+    loop.run()
+    loop.now = 5.0
+    pool.cancel(gone)
+    opened(task)
+    (idle,) = pool.idle
+    assert gone.connection is None
+    assert (idle.used, idle.idle_since, pool.open) == (0, 5.0, 1)
+    assert pool.take() is idle
+
+
+def test_cancelling_what_never_waited_changes_nothing(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    pool.cancel(FakeExchange())
+    assert (pool.open, pool.budget.open, pool.closed) == (0, 0, False)
+
+
+def test_a_connection_that_closed_at_once_is_no_connection(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    exchange = FakeExchange()
+    pool.request(exchange)
+    (task,) = loop.tasks
+    (opened,), task._done[:] = task._done[:], []
+    loop.run()
+    task.result().transport.abort()
+    opened(task)
+    assert (exchange.failed, pool.open, pool.created) == ("closed at once", 0, 0)
+
+
+def test_it_counts_how_often_a_connection_served(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    connection = connect(pool, loop).connection
+    assert connection
+    for served in (1, 2, 3):
+        pool.release(connection, 1.0)
+        assert connection.used == served
+        assert connection.exchange is None
+        assert pool.take() is connection
+
+
+def test_it_connects_to_its_endpoint_and_to_one_with_tls_by_tls(loop: FakeLoop) -> None:
+    connect(make_pool(loop, Budget(1, 1)), loop)
+    secret = EndpointSpec(name="s", scheme="https", host="model.example", port=8443, tls_verify=False)
+    connect(EndpointPool(secret, Budget(1, 1), loop, UpstreamConnection), loop)  # type: ignore[arg-type]  # as above
+    plain, (host, port, context) = loop.asked
+    assert plain == ("127.0.0.1", 1, None)
+    assert (host, port) == ("model.example", 8443)
+    assert isinstance(context, ssl.SSLContext) and context.verify_mode == ssl.CERT_NONE
+
+
+def test_its_repr_tells_connections_and_waiters(loop: FakeLoop) -> None:
+    budget = Budget(1, 1)
+    pool, other = make_pool(loop, budget, "a"), make_pool(loop, budget, "b")
+    connect(pool, loop)
+    for _ in range(2):
+        pool.request(FakeExchange())
+    other.request(FakeExchange())
+    assert repr(pool) == "<EndpointPool a open=1 idle=0 waiting=2>"
+
+
+def test_in_a_shared_budget_the_longest_idle_connection_makes_room(loop: FakeLoop) -> None:
+    budget = Budget(2, 2)
+    old, young, new = (make_pool(loop, budget, name) for name in ("old", "young", "new"))
+    holders = [(pool, connect(pool, loop).connection) for pool in (young, old)]
+    for pool, connection in holders:
+        assert connection
+        pool.release(connection, 1.0 if pool is old else 2.0)
+    assert connect(new, loop).connection is not None
+    assert (old.open, young.open, new.open, len(young.idle), budget.idle) == (0, 1, 1, 1, 1)
+
+
+def test_a_closed_pool_leaves_its_budget_and_may_be_closed_again(loop: FakeLoop) -> None:
+    budget = Budget(0, 10)
+    pool, other = make_pool(loop, budget, "a"), make_pool(loop, budget, "b")
+    pool.close()
+    pool.close()
+    assert budget.pools == [other]
 
 
 def test_endpoints_with_budgets_of_their_own_do_not_disturb_each_other(loop: FakeLoop) -> None:
