@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare rivals clients test test-matrix check micro gate notebooks clean
+.PHONY: help setup compare rivals clients test test-matrix mutation check micro gate notebooks clean
 
 help: ## print this menu
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: $(READY) ## set up and run the tests
 test-matrix: $(READY) ## the contract suite on the plain loop, with each switch off once, with 2 workers
 	$(BIN)/python -m tests.matrix
 
+mutation: $(READY) ## seed small faults into what decides; the pure tests must notice 85 % (half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/python -m tests.mutation
+
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +56,4 @@ notebooks: $(READY) ## execute every notebook from top to bottom
 	$(BIN)/python -m pytest tests/test_notebooks.py
 
 clean: ## remove the environment, caches and unpublished runs
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache reports/runs
+	rm -rf $(VENV) build dist mutants *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache reports/runs

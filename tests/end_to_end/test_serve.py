@@ -355,8 +355,9 @@ def test_a_canary_runs_the_other_engine_in_some_workers_and_every_count_says_whi
     assert breakers == {"olla"}
 
 
-def test_the_identity_holds_while_workers_die_and_clients_leave(start: Start, upstream: Backend) -> None:
-    proxy = start("--workers", "2")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_identity_holds_while_workers_die_and_clients_leave(start: Start, upstream: Backend, engine: str) -> None:
+    proxy = start("--workers", "2", "--engine", engine)
     stop = threading.Event()
 
     def storm() -> None:

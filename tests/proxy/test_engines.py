@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import proxy
 from proxy.config import flatten, parse
 from proxy.engines import ENGINES, UNUSED_KEYS, fixed_keys
 
@@ -73,3 +75,16 @@ def test_with_a_canary_what_either_engine_cannot_change_stays():
     text = "server: {{workers: 2}}\ncanary: {{engine: {}, workers: 1}}\nendpoints: [{{name: a, url: 'http://h'}}]"
     assert "proxy.server_timing" in fixed_keys(parse(text.format("sherpa")).config)
     assert "proxy.server_timing" not in fixed_keys(parse(text.format("olla")).config)
+
+
+def test_sherpas_page_is_short_and_shows_the_seeds_five_steps_in_order():
+    folder = Path(str(proxy.__file__)).parent / "sherpa"
+    service, relay = ((folder / name).read_text("utf-8") for name in ("service.py", "relay.py"))
+    assert len(service.splitlines()) + len(relay.splitlines()) <= 300
+    assert re.findall(r"# (\d\. [A-Z]\w+ \w+)", relay) == [
+        "1. Select endpoint",
+        "2. Clone request",
+        "3. Copy headers",
+        "4. Forward body",
+        "5. Stream response",
+    ]
