@@ -36,6 +36,10 @@ class ObjectPool(Generic[T]):
             self.created += 1
             self._idle.append(self._make())
 
+    def shrink(self, count: int) -> None:
+        """Let go of idle objects beyond `count`."""
+        del self._idle[count:]
+
     def get(self) -> T:
         """Borrow one."""
         self.active += 1

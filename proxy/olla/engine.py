@@ -15,7 +15,7 @@ from proxy.core.stats import StatsCollector
 from proxy.olla.breaker import CLOSED, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.pool import EndpointPool
-from proxy.olla.wire import Limits, Request
+from proxy.olla.wire import Limits, Request, ResponseReader
 
 if TYPE_CHECKING:
     from proxy.olla.exchange import Exchange
@@ -26,12 +26,13 @@ NEVER = float("inf")
 class Route:
     """An endpoint with all that this engine holds for it."""
 
-    __slots__ = ("breaker", "endpoint", "host", "pool", "prefix", "served_by")
+    __slots__ = ("breaker", "endpoint", "heads", "host", "pool", "prefix", "served_by")
 
     def __init__(self, endpoint: Endpoint, pool: EndpointPool, breaker: CircuitBreaker | None) -> None:
         self.endpoint = endpoint
         self.pool = pool
         self.breaker = breaker
+        self.heads = ResponseReader()  # one for all its connections: what they say is alike, and 1.5 KiB a stream less
         self.prefix = endpoint.spec.prefix.encode()
         self.host = b" HTTP/1.1\r\nHost: " + endpoint.authority.encode()
         name = endpoint.name.encode()

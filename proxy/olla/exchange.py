@@ -246,12 +246,12 @@ class Exchange:
             odd.decode(self, data, self.decoder)
 
     def _read_head(self, data: bytes) -> None:
-        connection = self.connection
-        assert connection is not None
+        route = self.route
+        assert route is not None
         if self.partial:
             data = self.partial + data
         traits = self.request.traits
-        response = connection.heads.recall(data, traits.is_head)
+        response = route.heads.recall(data, traits.is_head)
         if response is None:
             end = data.find(HEAD_END)
             if end < 0:
@@ -262,7 +262,7 @@ class Exchange:
                 odd.wait_for_head(self, data)  # which refuses it
                 return
             try:
-                response = connection.heads.read(data[: end + 4], traits.is_head)
+                response = route.heads.read(data[: end + 4], traits.is_head)
             except ProxyError as error:
                 retry.attempt_failed(self, error, sent=True, answered=True)
                 return
@@ -275,8 +275,6 @@ class Exchange:
         if not traits.plain or length == UNTIL_CLOSE or not self.body_complete or self.engine.peculiar:
             odd.send_head(self, response, body)
             return
-        route = self.route
-        assert route is not None
         head = (response.line, b"X-Olla-Request-ID: ", self.request_id, route.served_by, response.fields, body)
         if length == CHUNKED:
             self.begin_chunks(b"".join(head[:5]), body)
@@ -306,6 +304,10 @@ class Exchange:
 
     def await_body(self) -> None:
         """The head is sent; the rest of the body comes when it comes."""
+        self.body = b""  # nothing is sent again from here on, and a long prompt need not live as long as its stream
+        if self.kept_body:
+            self.replayable = False
+            self.kept_body.clear()
         engine = self.engine
         self.heard = False
         self.deadline = engine.horizon + engine.settings.idle_wait

@@ -39,6 +39,7 @@ log = logging.getLogger("proxy.olla")
 TICK = 0.1  # seconds between looks at the deadlines: a timeout fires up to two ticks late, never early
 TRIM_AFTER = 5.0  # seconds without a request after which freed memory is given back to the system
 KEPT_CONTEXTS = 4096
+KEPT_IDLE_CONTEXTS = 64  # after TRIM_AFTER
 KEPT_BUFFERS = 64
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -242,6 +243,8 @@ class OllaProxy:
             self._idle_since = now
         elif self._idle_since != _TRIMMED and now - self._idle_since > TRIM_AFTER:
             self._idle_since = _TRIMMED
+            # Contexts lie between all else that a peak of streams allocated, and a page is freed only when it is empty.
+            self._state.contexts.shrink(max(self._config.proxy.pools.prewarm, KEPT_IDLE_CONTEXTS))
             _libc_call("malloc_trim", 0)
 
 

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from proxy.control.listen import bound_window
 from proxy.olla.buffers import ObjectPool
-from proxy.olla.wire import ChunkReader, ResponseReader
+from proxy.olla.wire import ChunkReader
 
 
 class Consumer(Protocol):
@@ -33,14 +33,13 @@ class Keeper(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """A TCP (or TLS) connection to one endpoint. `exchange` is None while it idles in its pool."""
 
-    __slots__ = ("chunks", "ended", "exchange", "heads", "idle_since", "keeper", "reading_paused", "transport", "used")
+    __slots__ = ("chunks", "ended", "exchange", "idle_since", "keeper", "reading_paused", "transport", "used")
 
     transport: asyncio.Transport
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
         self.exchange: Consumer | None = None
-        self.heads = ResponseReader()
         self.chunks: ChunkReader | None = None
         self.used = 0  # exchanges before the present one: a fresh connection has 0
         self.ended = False  # it will bring nothing more: the upstream sent FIN, or it is lost

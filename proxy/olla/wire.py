@@ -538,7 +538,7 @@ class _ResponseShape:
 
 
 class ResponseReader:
-    """Reads the response heads of one upstream connection, like RequestReader. Raises ProxyError `upstream_invalid`.
+    """Reads the response heads of one endpoint, like RequestReader. Raises ProxyError `upstream_invalid`.
 
     `to_head`: the response answers a HEAD request and has no body, whatever it says.
     """

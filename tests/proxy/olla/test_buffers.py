@@ -37,6 +37,16 @@ def test_switched_off_it_makes_every_object_anew() -> None:
     assert len(pool) == 0
 
 
+def test_after_a_peak_it_lets_go_of_what_it_does_not_need() -> None:
+    pool: ObjectPool[list[int]] = ObjectPool(list, keep=10)
+    for item in [pool.get() for _ in range(8)]:
+        pool.put(item)
+    pool.shrink(3)
+    assert len(pool) == 3
+    pool.shrink(5)
+    assert len(pool) == 3
+
+
 def test_prewarming_makes_objects_before_they_are_needed() -> None:
     pool: ObjectPool[list[int]] = ObjectPool(list, keep=1)
     pool.prewarm(5)
