@@ -8,7 +8,6 @@ targets of a round (drift of the host) and a part of each process start.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,16 +149,6 @@ VARIANTS = (
     Target(name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}),
     Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
 )
-
-
-EXAMPLE = World(
-    scenarios={
-        "chat": CHAT.model_copy(update={"duration_s": 3.0, "rate_rps": 90}),
-        "chat-stream": STREAM.model_copy(update={"duration_s": 2.5, "rate_rps": 24, "events_per_request": 12}),
-    },
-    raw_rounds=1,
-)
-"""Small enough to be committed: notebooks/example is `python -m tests.reports.synthetic notebooks/example`."""
 
 
 def full_world(**changes: Any) -> World:
@@ -500,7 +489,3 @@ def campaign_of(
 def with_truth(world: World, target: str, **changes: float) -> World:
     """`world` with some truths of one target changed."""
     return replace(world, truths={**world.truths, target: replace(world.truth(target), **changes)})
-
-
-if __name__ == "__main__":
-    write_campaign(Path(sys.argv[1]), EXAMPLE)
