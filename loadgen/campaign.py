@@ -40,7 +40,7 @@ from loadgen.targets import catalogue
 from loadgen.targets.direct import parse_given
 from loadgen.targets.target import Target
 from reports import store
-from reports.schema import CampaignHeader, RunRecord, run_name
+from reports.schema import AA_SUFFIX, CampaignHeader, RunRecord, run_name
 
 
 class Asked(BaseModel):
@@ -334,17 +334,33 @@ class Campaign:
                     mocks = backends.Backends.start(bench.endpoints, 0, folder, setting.cores.mocks)
                 self._voice.step(f"round {sitting.round} · {sitting.arm.name} · starting")
                 for record in hold(sitting, mocks, setting):
-                    self._keep(record)
+                    self.keep(record)
         finally:
             if mocks is not None:
                 mocks.stop()
 
-    def _keep(self, record: RunRecord) -> None:
+    def keep(self, record: RunRecord) -> None:
+        """Counts a run that is on disk. Raises BadInput if it measured another program than the runs before it."""
+        self._same_program(record)
         self._records.append(record)
         self._voice.advance(len(self._records), self._total)
         if record.void_reason is not None:
             where = f"round {record.round}, {record.target}, {record.scenario}"
             self._voice.say(f"Void: {record.void_reason} ({where})")
+
+    def _same_program(self, record: RunRecord) -> None:
+        """Stops a campaign whose engine was edited under it: BadInput, and the run is forgotten. A report refuses to
+        mix two programs, so what is measured after such a change would be lost, or all that was measured before."""
+        name = record.target.removesuffix(AA_SUFFIX)
+        before = next((old for old in self._records if old.target.removesuffix(AA_SUFFIX) == name), None)
+        if before is None or None in (before.module_hash, record.module_hash):
+            return
+        if before.module_hash != record.module_hash:
+            (store.run_folder(self._folder, record.run) / "run.json").unlink(missing_ok=True)  # as if it never ended
+            raise BadInput(
+                f"{name}: its program changed while the campaign ran (module_hash of {record.run} is not that of "
+                f"{before.run}). Undo the change and continue with --resume {self._folder}, or start a new campaign"
+            )
 
     def _repeat(self, setting: Setting) -> None:
         """Repeats what was voided, at most half the rounds extra, as long as there is time."""
