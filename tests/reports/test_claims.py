@@ -167,6 +167,18 @@ def test_c8_pools_on_against_off(pooled: float, word: str) -> None:
     assert "pools on against off" in found.measured
 
 
+def test_c8_does_not_hold_where_there_is_nothing_to_reduce() -> None:
+    campaign = campaign_of([*ENGINES, NO_POOLS], LOADED, 6)
+    facts = [
+        replace(fact("gc", n, target, {"gc_total_ms": total}), window_s=10.0)
+        for n in range(1, 7)
+        for target, total in (("olla", 0.0), ("olla-no-contexts", 2.0 + n / 10))
+    ]
+    found = next(one for one in ledger(campaign, compare(campaign, facts)) if one.claim.id == "C8").finding
+    assert found.verdict == "does-not-hold"
+    assert "there is nothing to reduce" in found.measured
+
+
 def test_c8_without_the_variant_says_that_it_is_not_pooling_alone() -> None:
     found = judged("C8", LOADED, both("gc_total_ms", 10.0, 1.0, "gc")).finding
     assert "not pooling alone" in found.measured
