@@ -106,6 +106,8 @@ class ProcessTarget:
 
     def start(self, wiring: Wiring) -> Running:
         """Writes the config, starts the program, waits until it listens. Raises ChildError with its last words."""
+        # Absolute: nginx takes a relative config as relative to the folder it is given.
+        wiring = replace(wiring, folder=wiring.folder.resolve())
         port = 0 if self.ready == "line" else free_port()
         config = None
         if self.template is not None:

@@ -66,13 +66,17 @@ def post(url: str, body: bytes) -> tuple[int, bytes, str | None]:
 
 
 @pytest.mark.parametrize("name", ["relay", "aiohttp-min", "nginx", "haproxy", "relay-200us", "relay-busy-10-percent"])
-def test_a_target_starts_on_its_core_answers_and_ends(name: str, backend: str, tmp_path: Path) -> None:
+def test_a_target_starts_on_its_core_answers_and_ends(
+    name: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = catalogue()[name]
     why = target.missing()
     if why is not None:
         pytest.skip(why)
     core = min(os.sched_getaffinity(0))
-    running = target.start(Wiring(backends=(backend,), folder=tmp_path, cores=(core,)))
+    monkeypatch.chdir(tmp_path)
+    Path("relative").mkdir()  # as the default folder of a campaign is
+    running = target.start(Wiring(backends=(backend,), folder=Path("relative"), cores=(core,)))
     try:
         assert running.pid is not None
         assert os.sched_getaffinity(running.pid) == {core}
