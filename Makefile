@@ -36,7 +36,7 @@ test: $(READY) ## set up and run the tests
 test-matrix: $(READY) ## the contract suite on the plain loop, with each switch off once, with 2 workers
 	$(BIN)/python -m tests.matrix
 
-mutation: $(READY) ## seed small faults into what decides; the pure tests must notice 85 % (half an hour)
+mutation: $(READY) ## seed small faults into what decides; the pure tests must notice 85 % (a quarter of an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	$(BIN)/python -m tests.mutation
 

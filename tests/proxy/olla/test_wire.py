@@ -127,6 +127,36 @@ def test_forwarded_fields_are_appended_to() -> None:
     ]
 
 
+def test_blanks_at_the_end_of_a_value_are_not_part_of_it() -> None:
+    request = read(
+        "Connection:  close , x-a\t",
+        "Connection: x-b",
+        "X-A: 1",
+        "X-B: 2",
+        "Via: 1.0 a \t",
+        "Via: 1.1 b \t",
+        "X-Forwarded-For: 1.1.1.1\t",
+        "X-Forwarded-Proto: https ",
+        "X-Forwarded-Host: front \t",
+        "Expect: 100-continue \t",
+        "X-Request-ID: id-1",
+        "Content-Length: " + "9" * 18 + " \t",
+        host="me \t",
+    )
+    assert upstream_fields(request) == [
+        "X-Request-ID: id-1",
+        "Content-Length: " + "9" * 18 + " \t",
+        "X-Forwarded-For: 1.1.1.1, 10.1.2.3",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: front",
+        "Via: 1.0 a, 1.1 b, 1.1 olla-abc",
+    ]
+    traits = request.traits
+    assert (traits.keep_alive, traits.expects_continue, traits.authority) == (False, True, b"me")
+    assert (request.length, request.request_id) == (10**18 - 1, b"id-1")
+    assert not read("A: 1").traits.expects_continue
+
+
 def test_a_request_that_passed_here_before_is_a_loop() -> None:
     assert read("Via: 1.1 other, 1.1 olla-abc").traits.looped
     assert read("Via: 1.1 olla-abc (comment)").traits.looped
@@ -185,6 +215,7 @@ def test_expect_is_answered_here_and_only_for_http_1_1() -> None:
 def test_keep_alive_follows_version_and_connection(line: str, tokens: str, keep: bool) -> None:
     request = read(*([tokens] if tokens else []), line=line)
     assert request.traits.keep_alive is keep
+    assert request.traits.plain is (keep and line.endswith("1.1"))
     assert request.traits.http10 is line.endswith("1.0")
 
 
