@@ -287,3 +287,31 @@ def test_a_locust_master_and_workers_with_folders_of_their_own_give_the_same_row
     assert check_shards(together).problems == ()
     (together / "driver-1.json").unlink()
     assert check_shards(together).lost == (1,)
+
+
+def test_a_worker_of_a_locust_master_that_is_killed_is_reported_and_the_others_rows_kept(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with Served(answers(plain())) as server:
+        job = write_job(tmp_path, server.url, n=1000, gap_ms=5)
+        master = locust(
+            job, "--master", "--headless", "--expect-workers", "2", "--master-bind-host", "127.0.0.1",
+            "--master-bind-port", port, out=tmp_path / "master",
+        )  # fmt: skip
+        workers = [
+            locust(job, "--worker", "--master-host", "127.0.0.1", "--master-port", port, out=tmp_path / f"w{n}")
+            for n in range(2)
+        ]
+        wait_until(lambda: len(server.requests) >= 50)
+        workers[0].kill()
+        outputs = [process.communicate(timeout=120)[0] for process in (workers[0], workers[1], master)]
+    index = json.loads((tmp_path / "master" / "driver.json").read_text())
+    [lost] = index["lost"]
+    assert (index["workers"], len(index["summaries"])) == (2, 1), outputs
+    assert ids(tmp_path / "w1") == list(range(1 - lost, 1000, 2))
+    together = tmp_path / "together"
+    together.mkdir()
+    for folder in ("master", "w1"):
+        for file in (tmp_path / folder).iterdir():
+            file.rename(together / file.name)
+    assert check_shards(together).lost == (lost,)
