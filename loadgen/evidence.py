@@ -261,9 +261,10 @@ def _other_load(seen: Evidence, conditions: Conditions) -> float | None:
     """Share of the cores in use that was spent on none of our process trees."""
     if not seen.samples or seen.wall_s <= 0:
         return None
-    first, last = seen.samples[0].t_ns, seen.samples[-1].t_ns
-    used = sum(row.cpu_ns for row in seen.samples if row.t_ns == last)
-    used -= sum(row.cpu_ns for row in seen.samples if row.t_ns == first)
+    # Process by process: the driver has ended when the last samples are taken.
+    first = {row.pid: row.cpu_ns for row in reversed(seen.samples)}
+    last = {row.pid: row.cpu_ns for row in seen.samples}
+    used = sum(last.values()) - sum(first.values())
     cores = conditions.bench_cores + conditions.target_cores
     return max(seen.busy - used / 1e9 / seen.wall_s / cores, 0.0)
 

@@ -171,3 +171,11 @@ def test_the_tables_fit_the_schema_also_when_nothing_happened() -> None:
     assert usage is not None
     store.as_read("usage", usage)
     assert evidence.usage_table([]) is None
+
+
+def test_what_the_driver_used_before_it_ended_is_not_taken_for_somebody_elses_load() -> None:
+    gone = [row for row in samples() if row.role != "driver" or row.t_ns < BEGUN + 5 * S]
+    record = judged(seen(samples=gone, busy=0.5), rows())
+    (check,) = [check for check in record.validity if check.check == "other-load"]
+    ours = (0.3 * 5.9 + (0.2 + 0.5) * 7.9) / 8 / 2  # seconds on two cores in eight
+    assert check.value == pytest.approx(0.5 - ours, abs=0.001)
