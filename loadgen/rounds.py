@@ -26,14 +26,14 @@ from reports.compare import bench_fault
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, RunRecord
 
 # Seconds, measured on the 2-core machine of METHODOLOGY.md; they only serve the announced duration.
-_MOCKS_START_S = 0.6
-_CHECK_S = 0.15
-_DRIVER_START_S = 1.4
-_WRK_START_S = 0.5
-_DRIVER_END_S = 0.5
-_STOP_S = 0.3
+_MOCKS_START_S = 0.3
+_CHECK_S = 0.05
+_DRIVER_START_S = 0.45
+_WRK_START_S = 0.25
+_DRIVER_END_S = 0.3
+_STOP_S = 0.1
 _SETTLE_S = 0.2
-REPORT_S = 12.0
+REPORT_S = 5.0
 _CEILING_S = 4.0
 
 
@@ -173,9 +173,7 @@ def bench_seconds(bench: Bench, idle_s: float) -> float:
 
 def sitting_seconds(sitting: Sitting, idle_s: float) -> float:
     """How long one sitting takes."""
-    each = sum(
-        _CHECK_S + _load_seconds(scenario) + scenario.typical_reply_s + _DRIVER_END_S for scenario in sitting.scenarios
-    )
+    each = sum(_scenario_seconds(scenario) for scenario in sitting.scenarios)
     first, *drivers = (
         _WRK_START_S if scenario.generator == "wrk" else _DRIVER_START_S for scenario in sitting.scenarios
     )
@@ -184,9 +182,12 @@ def sitting_seconds(sitting: Sitting, idle_s: float) -> float:
     return sitting.arm.target.start_s + first + sum(drivers) + each + _STOP_S
 
 
-def _load_seconds(scenario: Scenario) -> float:
-    """Of load: as planned, and with wrk, whose time is a whole number of seconds, as long as it takes for that."""
-    return wrk.lasts_s(scenario.warmup_s, scenario.duration_s) if scenario.generator == "wrk" else scenario.total_s()
+def _scenario_seconds(scenario: Scenario) -> float:
+    """The checked reply, the load, and what comes after it: the last replies and the driver's rows; wrk has neither."""
+    check = _CHECK_S + scenario.typical_reply_s
+    if scenario.generator == "wrk":
+        return check + wrk.lasts_s(scenario.warmup_s, scenario.duration_s)
+    return check + scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S
 
 
 def campaign_seconds(

@@ -228,6 +228,7 @@ class _Start:
     def follow(self, driver: Child, scenario: Scenario, seen: Evidence) -> None:
         """Waits for the driver, passes on its progress, samples the engine's count of active requests."""
         label = f"round {self.sitting.round} · {self.sitting.arm.name} · {scenario.id}"
+        self.setting.tell(label)  # wrk says nothing before it ends
         longest = _DRIVER_START_S + scenario.total_s() + scenario.timeout_s + _DRIVER_END_S
         deadline = time.monotonic() + longest
         sample_at: list[float] | None = None
