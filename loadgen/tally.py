@@ -122,7 +122,7 @@ def metrics(
 
 
 def checks(
-    done: Tally, connections: int, *, saturates: bool, has_process: bool, target_cores: int, steal: float
+    done: Tally, connections: int, *, stream: bool, saturates: bool, has_process: bool, target_cores: int, steal: float
 ) -> list[Check]:
     """The validity rules that apply without rows."""
     said = done.said
@@ -135,5 +135,5 @@ def checks(
         validity.agreement(
             said["requests"] / said["seconds"], done.requests / done.seconds, connections, done.requests
         ),
-        validity.reply_size(said["bytes"] / replies, done.body_bytes / served, done.events / served),
+        validity.reply_size(said["bytes"] / replies, done.body_bytes / served, done.events / served, stream),
     ]

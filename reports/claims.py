@@ -174,13 +174,18 @@ def _ratio_span(pairs: Sequence[tuple[float, float]]) -> Span | None:
 
 
 def shortened(runs: Iterable[Facts]) -> list[str]:
+    """The folders of runs, written short."""
+    return patterns(facts.record.run for facts in runs)
+
+
+def patterns(names: Iterable[str]) -> list[str]:
     """Run folders as one pattern for each scenario and target: `r01..r05,r07-chat-olla`."""
     found: dict[str, list[str]] = {}
     odd = []
-    for facts in runs:
-        part = re.fullmatch(r"(r\d+)-(.*)", facts.record.run)
+    for name in names:
+        part = re.fullmatch(r"(r\d+)-(.*)", name)
         if part is None:
-            odd.append(facts.record.run)
+            odd.append(name)
         else:
             found.setdefault(part.group(2), []).append(part.group(1))
     return [f"{_spans(rounds)}-{rest}" for rest, rounds in found.items()] + odd

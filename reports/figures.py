@@ -316,9 +316,11 @@ class Gallery:
             ax.set_xlabel("offered load, req/s")
             ax.set_ylabel("end to end, ms")
         self._legend(canvas, self.targets, inches)
+        every = [name for names in groups.values() for name in names]
         caption = (
-            "End-to-end latency from the intended send time against offered load: p50 thin, p99 thick, one mark per "
-            f"valid round, {self._rounds([n for g in groups.values() for n in g], self.targets)}; void runs hollow. "
+            f"{', '.join(every)}: end-to-end latency from the intended send time against offered load, p50 thin, p99 "
+            "thick (medians over rounds), one mark per "
+            f"valid round, {self._rounds(every, self.targets)}; void runs hollow. "
             "A dotted line marks the last rate that a target kept up with (goodput within 1 % of the offer)."
         )
         return _finish(
@@ -676,9 +678,11 @@ class Gallery:
         canvas.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(0.005, 1 - 0.04 / inches), ncols=8, borderaxespad=0
         )
+        told = ", ".join(dict.fromkeys(scenario for scenario, _, _ in panels))
+        rounds = self._rounds({scenario for scenario, _, _ in panels}, {target for _, target, _ in panels})
         caption = (
-            "How requests ended, by the second they were due, while an endpoint misbehaves (shaded); mean over "
-            f"{self._rounds({p[0] for p in panels}, {p[1] for p in panels})}."
+            f"{told}: how requests ended, by the second they were due, while an endpoint misbehaves (shaded); mean "
+            f"over {rounds}."
         )
         return _finish(canvas, "resilience", "When an endpoint fails", caption, "; ".join(words), _min_width(2))
 
@@ -714,7 +718,8 @@ class Gallery:
             ax.set_xlabel(f"{METRICS[bars[0].metric].label}, change in %")
             ax.grid(visible=False, axis="y")
         caption = (
-            "Each bar is the engine with one switch changed against the engine as it is, mean and 95 % interval over "
+            f"{', '.join(by_scenario)}: each bar is the engine with one switch changed against the engine as it is, "
+            "geometric mean and 95 % interval over "
             f"{self._rounds(by_scenario, [v.name for v in variants])}; grey where the interval crosses zero."
         )
         return _finish(canvas, "ablation", "One switch at a time", caption, "; ".join(words), _min_width(2))

@@ -169,6 +169,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "permutation_p": _finite(row.permutation_p),
         "median": _finite(row.median),
         "smallest_visible": _finite(row.visible),
+        "runs": claims.patterns(row.runs),
     }
 
 
@@ -359,6 +360,7 @@ class _Page:
             "visible_v": row.visible,
             "noise": "" if aa is None else _noise_text(aa),
             "rounds": row.rounds,
+            "runs": ", ".join(claims.patterns(row.runs)),
             "word": row.verdict,
             "shown": shown(row),
             "primary": row.primary,

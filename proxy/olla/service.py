@@ -31,7 +31,7 @@ from proxy.olla.downstream import ClientConnection, render_error
 from proxy.olla.engine import NEVER, Engine, RequestIds, Route, Settings
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
-from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, UpstreamConnection
+from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, PlainUpstreamConnection, UpstreamConnection
 from proxy.olla.wire import Limits
 
 log = logging.getLogger("proxy.olla")
@@ -198,7 +198,7 @@ class OllaProxy:
     def _make_connection(self, keeper: Keeper) -> UpstreamConnection:
         if self._buffers.enabled:
             return BufferedUpstreamConnection(keeper, self._buffers)
-        return UpstreamConnection(keeper)
+        return PlainUpstreamConnection(keeper)
 
     def _tick(self) -> None:
         """Look at every deadline. O(connections) at about 0.1 us each, ten times a second."""

@@ -30,8 +30,11 @@ class Keeper(Protocol):
         """The connection can no longer be used."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """A TCP (or TLS) connection to one endpoint. `exchange` is None while it idles in its pool."""
+class UpstreamConnection(asyncio.BaseProtocol):
+    """A TCP (or TLS) connection to one endpoint. `exchange` is None while it idles in its pool.
+
+    How bytes are read is said by its two kinds below.
+    """
 
     __slots__ = ("chunks", "ended", "exchange", "idle_since", "keeper", "reading_paused", "transport", "used")
 
@@ -51,13 +54,6 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         bound_window(transport.get_extra_info("socket"))
-
-    def data_received(self, data: bytes) -> None:
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.received(data)
-        else:
-            self.abort()  # an answer nobody asked for must never become the answer of the next request
 
     def eof_received(self) -> None:
         self.ended = True
@@ -117,8 +113,23 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.abort()
 
 
+class PlainUpstreamConnection(UpstreamConnection, asyncio.Protocol):
+    """Reads what the loop hands out: a fresh `bytes` each time."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.received(data)
+        else:
+            self.abort()  # an answer nobody asked for must never become the answer of the next request
+
+
 class BufferedUpstreamConnection(UpstreamConnection, asyncio.BufferedProtocol):
-    """The same, reading into pooled buffers (`pools.buffers`) instead of into a fresh `bytes` from the loop.
+    """Reads into pooled buffers (`pools.buffers`).
+
+    It must not be an `asyncio.Protocol` as well: uvloop then never asks it for a buffer.
 
     The buffer is lent from `get_buffer` to `buffer_updated` only: a loop reads one socket at a time, so an idle stream
     holds none. `bytes` are made of it before anyone sees the data (see `buffers`: who owns the bytes).
