@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from loadgen.errors import USAGE
+from loadgen.gate.repeats import repeat
 from loadgen.gate.run import LEVELS, Asked, run
 from loadgen.gate.selftest import self_test
 
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("--levels", type=_some_of(LEVELS), default=LEVELS, metavar="L0,L1,L2", help="which levels")
     gate.add_argument("--engines", type=_some_of(_ENGINES), default=_ENGINES, metavar="olla,sherpa", help="which")
     gate.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; reports/runs/<UTC>-gate if none")
+    gate.add_argument("--repeat", type=_number, metavar="N", help="head against itself N times: spread, false alarms")
     gate.add_argument("--self-test", action="store_true", help="seed slow-downs and see that they are caught")
     gate.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted self-test")
     return gate
@@ -51,11 +53,11 @@ def main(arguments: Sequence[str]) -> int:
             options.error("--target-base and --target-head go together")
         if args.resume is not None and not args.self_test:
             options.error("--resume belongs to --self-test")
+        if args.repeat is not None and (args.self_test or args.against_baseline or args.target_base):
+            options.error("--repeat measures --head against itself: it goes with --levels and --engines only")
     except SystemExit as exc:  # argparse ends the process by itself, also for --help
         return exc.code if isinstance(exc.code, int) else USAGE
     command = " ".join(["proxy-engines", "gate", *arguments])
-    if args.self_test:
-        return self_test(args.head, args.out, args.resume, command)
     asked = Asked(
         base=args.base,
         head=args.head,
@@ -65,7 +67,17 @@ def main(arguments: Sequence[str]) -> int:
         engines=args.engines,
         command=command,
     )
+    if args.repeat is not None:
+        return repeat(asked, args.repeat, args.out)
+    if args.self_test:
+        return self_test(args.head, args.out, args.resume, command, args.levels)
     return run(asked, args.out)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number from 2 to 100")
+    return int(text)
 
 
 def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

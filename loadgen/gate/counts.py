@@ -102,7 +102,7 @@ class Callgrind:
         requests: list[float] = []
         events: list[float] = []
         with Lockstep(_PATIENCE_S) as ends, job.serve(job.config, ends.backend, prefix) as on:
-            ends.connect(on.url)
+            ends.connect(on.url, pid=on.pid)
             meter = _Meter(on.pid, out)
             meter.tell("instrumentation", "on")
             ends.exchange(job.whole, self._WARM[0])
@@ -198,7 +198,7 @@ class _Slope:
         prefix, options = self._around(out)
         with Lockstep(_PATIENCE_S) as ends, job.serve(job.config, ends.backend, prefix, options) as on:
             begun = time.monotonic()
-            ends.connect(on.url)
+            ends.connect(on.url, pid=on.pid)
             ends.exchange(job.whole, requests)
             ends.exchange(job.stream, streams)
             time.sleep(idle_s)
@@ -308,7 +308,7 @@ class Collections:
         config = {**job.config, "runtime": runtime}
         found: list[float] = []
         with Lockstep(_PATIENCE_S) as ends, job.serve(config, ends.backend) as on:
-            ends.connect(on.url, self._CONNECTIONS)
+            ends.connect(on.url, self._CONNECTIONS, on.pid)
             ends.waves(job.whole, self._WARM)
             before = self._collections(on.admin)
             for _ in range(self._PHASES):

@@ -142,8 +142,13 @@ def steps(done: Sequence[Try]) -> Iterator[Step]:
                     yield Step(name, level, number)
 
 
-def self_test(revision: str, out: Path | None, resume: Path | None, command: str) -> int:
-    """Run or resume it, print the table; returns the exit code: 0 proved, 1 not, 2 not measured, 130 interrupted."""
+def self_test(
+    revision: str, out: Path | None, resume: Path | None, command: str, wanted: Sequence[str] = tuple(TRIES)
+) -> int:
+    """Run or resume it, print the table; returns the exit code: 0 proved, 1 not, 2 not measured, 130 interrupted.
+
+    `wanted`: the levels whose tries are made now; what is left of the others is "not finished", and `resume` does it.
+    """
     console = Console(highlight=False)
     started = datetime.now(UTC)
     folder = (resume or out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate-selftest").absolute()
@@ -161,7 +166,8 @@ def self_test(revision: str, out: Path | None, resume: Path | None, command: str
                 )
             else:
                 state = _resumed(folder, side.revision)
-            state = _tries(root, side, state, folder, command, voice)
+            left = [step for step in steps(state.tries) if step.level in wanted]
+            state = _tries(root, side, state, left, folder, command, voice)
         except KeyboardInterrupt:
             voice.say(f"interrupted: go on with `proxy-engines gate --self-test --resume {folder}`")
             return INTERRUPTED
@@ -175,8 +181,9 @@ def self_test(revision: str, out: Path | None, resume: Path | None, command: str
     return code
 
 
-def _tries(root: Path, side: gate.Side, state: State, folder: Path, command: str, voice: Terminal) -> State:
-    left = list(steps(state.tries))
+def _tries(
+    root: Path, side: gate.Side, state: State, left: Sequence[Step], folder: Path, command: str, voice: Terminal
+) -> State:
     for position, step in enumerate(left, 1):
         voice.step(f"{position}/{len(left)} · {step.seed} · {step.level} · try {step.number}")
         begun = time.monotonic()

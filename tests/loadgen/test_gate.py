@@ -172,6 +172,31 @@ def test_waves_hold_every_request_at_the_backend_before_one_is_answered() -> Non
         assert ends.accepted == 5
 
 
+def test_nothing_is_sent_before_a_known_proxy_waits_again() -> None:
+    """The proxy is a process that is busy for 0.3 s and then sleeps; the exchange ends after that, not before."""
+    code = (
+        "import time; t = time.monotonic(); print(flush=True)\nwhile time.monotonic() < t + 0.3: pass\ntime.sleep(60)"
+    )
+    busy = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        with Lockstep(5.0) as ends:
+            relay = Relay(ends.backend)
+            assert busy.stdout is not None
+            busy.stdout.readline()
+            ends.connect(relay.url, pid=busy.pid)
+            ends.exchange(whole())
+            relay.close()
+        state = Path(f"/proc/{busy.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        spent = Path(f"/proc/{busy.pid}/stat").read_text().rpartition(")")[2].split()[11]
+        assert state == "S"
+        assert int(spent) >= 0.2 * os.sysconf("SC_CLK_TCK")  # it had done what it had to do
+    finally:
+        busy.kill()
+        busy.wait()
+        if busy.stdout is not None:
+            busy.stdout.close()
+
+
 def test_a_relay_that_holds_tokens_back_is_caught() -> None:
     with between("hold", patience=0.3) as ends, pytest.raises(HeldBack, match="1 events"):
         ends.exchange(stream())

@@ -174,3 +174,20 @@ def test_an_interrupted_self_test_keeps_its_tries_and_says_how_to_go_on(
     assert "--resume" in capsys.readouterr().out
     assert len(resume(out, "a" * 40).tries) == 2
     assert "| no-op |" in (out / "selftest.md").read_text()
+
+
+def test_levels_can_be_tried_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def attempt(root: Path, side: Side, step: Step, *rest: object) -> Try:
+        caught = seeds()[step.seed].level == step.level
+        return Try(seed=step.seed, level=step.level, number=step.number, caught=("x",) if caught else ())
+
+    monkeypatch.setattr(checkouts, "repository", lambda start: start)
+    monkeypatch.setattr(checkouts, "resolve", lambda root, name: Side(name=name, revision="a" * 40))
+    monkeypatch.setattr(selftest, "_try", attempt)
+    out = tmp_path / "out"
+    assert main(["--self-test", "--levels", "L0,L1", "--out", str(out)]) == 2
+    assert "sleep at L2: 0 of 5 tries" in capsys.readouterr().out
+    assert {one.level for one in resume(out, "a" * 40).tries} == {"L0", "L1"}
+    assert main(["--self-test", "--levels", "L2", "--resume", str(out)]) == 0
