@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from loadgen.child import ChildError
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import checkouts
-from loadgen.gate.run import RUNS, Asked, Terminal, make_folder, measure_levels, terminable
+from loadgen.gate.run import RUNS, Asked, Terminal, make_folder, measure_levels, screen, terminable
 from loadgen.gate.selftest import ALLOWED
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow, Policy
@@ -114,7 +113,7 @@ def verdict(repeats: Sequence[Rows], policy: Policy, wanted: int) -> tuple[int, 
 
 def repeat(asked: Asked, times: int, out: Path | None) -> int:
     """Measure `asked.head` against itself so many times, print the table. Returns the exit code."""
-    console = Console(highlight=False)
+    console = screen()
     folder = (out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-gate-repeats").absolute()
     repeats: list[Rows] = []
     policy = gate.policy()

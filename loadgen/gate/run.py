@@ -44,6 +44,11 @@ class Asked:
     command: str = "proxy-engines gate"
 
 
+def screen() -> Console:
+    """Where tables go; in a log, which has no width, wide enough for each row to be a line."""
+    return Console(highlight=False, width=None if os.isatty(1) else 160)
+
+
 @dataclass(slots=True)
 class Terminal:
     """Progress: a spinner where there is a terminal, lines where there is none. Keeps what was said."""
@@ -80,7 +85,7 @@ class Terminal:
 
 def run(asked: Asked, out: Path | None) -> int:
     """Measure, judge, write, print. Returns the exit code."""
-    console = Console(highlight=False, width=None if os.isatty(1) else 160)
+    console = screen()
     started = datetime.now(UTC)
     folder = (out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate").absolute()
     begun = time.monotonic()

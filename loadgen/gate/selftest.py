@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +25,7 @@ from loadgen.child import ChildError
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels
 from loadgen.gate.checkouts import CannotMeasure, Checkout
-from loadgen.gate.run import RUNS, Terminal, make_folder, terminable
+from loadgen.gate.run import RUNS, Terminal, make_folder, screen, terminable
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow
 
@@ -149,7 +148,7 @@ def self_test(
 
     `wanted`: the levels whose tries are made now; what is left of the others is "not finished", and `resume` does it.
     """
-    console = Console(highlight=False)
+    console = screen()
     started = datetime.now(UTC)
     folder = (resume or out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate-selftest").absolute()
     with Terminal(console) as voice, terminable():

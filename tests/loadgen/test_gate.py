@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from loadgen.errors import BadInput, Missing, UsageRefusal
-from loadgen.gate import checkouts, counts, given, levels
+from loadgen.gate import checkouts, counts, given, levels, lockstep
 from loadgen.gate.checkouts import CannotMeasure, Checkout
 from loadgen.gate.cli import main, parser
 from loadgen.gate.lockstep import HeldBack, Lockstep, Recording, WrongAnswer, record
@@ -172,9 +172,10 @@ def test_waves_hold_every_request_at_the_backend_before_one_is_answered() -> Non
         assert ends.accepted == 5
 
 
-def test_nothing_is_sent_before_a_known_proxy_waits_again() -> None:
-    """The proxy is a process that is busy for 0.3 s and then sleeps; the exchange ends after that, not before."""
-    code = (
+def test_nothing_is_sent_before_a_known_proxy_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is a process that works for 0.3 s of CPU and then sleeps; the exchange ends after that, not before."""
+    monkeypatch.setattr(lockstep, "_SETTLE_S", 30.0)
+    code = "from time import *; print(flush=True)\nwhile process_time() < 0.3: pass\nsleep(60)"
         "import time; t = time.monotonic(); print(flush=True)\nwhile time.monotonic() < t + 0.3: pass\ntime.sleep(60)"
     )
     busy = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
