@@ -73,6 +73,9 @@ class Judged:
     finding: Finding
 
 
+_OBJECT_POOLS: Final = {"pools.buffers", "pools.contexts", "pools.errors"}
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """An estimate over rounds with its 95 % interval."""
@@ -99,7 +102,17 @@ class Evidence:
     def variants(self, engine: str, switch: str) -> list[Target]:
         """Targets that are this engine with `switch` changed, and nothing else."""
         found = (t for t in self.campaign.header.targets if t.kind == "variant" and t.variant_of == engine)
-        return [target for target in found if any(key.endswith(switch) for key in target.switches)]
+        return [t for t in found if len(t.switches) == 1 and next(iter(t.switches)).endswith(switch)]
+
+    def without_pools(self, engine: str) -> Target | None:
+        """The target that is this engine without object pools (most of them switched off), and nothing else changed."""
+        found = [
+            t
+            for t in self.campaign.header.targets
+            if t.kind == "variant" and t.variant_of == engine and t.switches
+            if {key.removeprefix("proxy.") for key in t.switches} <= _OBJECT_POOLS
+        ]
+        return max(found, key=lambda t: ("pools.contexts" in str(t.switches), len(t.switches)), default=None)
 
     def tagged(self, tag: str) -> list[str]:
         """Scenarios with this tag that were run."""
@@ -385,42 +398,59 @@ def _gc_reduced(evidence: Evidence) -> Finding:
     if not scenarios:
         _need("needs a scenario tagged `gc-load`: equal high load, equal GC settings, a declared ballast")
     olla = evidence.engine("olla")
-    off = evidence.variants(olla, "pools.contexts") + evidence.variants(olla, "pools.buffers")
-    # The variant with the most pools off says most about pooling.
-    off.sort(key=lambda target: sum(".pools." in f".{key}" for key in target.switches), reverse=True)
-    against = off[0].name if off else evidence.engine("sherpa")
-    what = "pools on against off" if off else f"engine against engine ({olla} against {against}), not pooling alone"
+    off = evidence.without_pools(olla)
+    pairs = [] if off is None else [("pooling alone", off.name)]
+    pairs += [
+        ("engine against engine, not pooling alone", target.name)
+        for target in evidence.campaign.header.targets
+        if target.kind == "engine" and target.engine == "sherpa"
+    ]
+    said: list[str] = []
+    verdicts: list[list[ClaimWord]] = []
+    used: list[tuple[str, str]] = []
+    for what, against in pairs:
+        words, judged = _pauses(evidence, scenarios, olla, against)
+        if words:
+            said.append(f"{what} ({olla} against {against}): {words}")
+            verdicts.append(judged)
+            used += [(name, target) for name in scenarios for target in (olla, against)]
+    if not any(verdicts):
+        _need("no collection happened in either target, or no recorder ran; needs a higher load or a larger ballast")
+    # Pooling is judged by itself where it was measured; where nothing is collected with or without, it reduces nothing.
+    return _found("; ".join(said), _all(verdicts[0] or ["does-not-hold"]), evidence.names(*dict.fromkeys(used)))
+
+
+def _pauses(evidence: Evidence, scenarios: Sequence[str], ours: str, theirs: str) -> tuple[str, list[ClaimWord]]:
+    """What one target's pauses are against another's, in words, and a verdict a scenario; neither if not recorded."""
     parts: list[str] = []
     verdicts: list[ClaimWord] = []
-    used: list[tuple[str, str]] = []
     for name in scenarios:
-        said = []
+        said: list[str] = []
+        verdict: ClaimWord | None = None
         for metric in ("gc_count", "gc_total_ms", "gc_max_ms"):
-            span = evidence.ratio(name, olla, against, _metric(metric))
-            if span is None:
+            pairs = evidence.pairs((name, ours), (name, theirs), _metric(metric))
+            a, b = np.array(pairs, dtype=np.float64).T if pairs else (np.empty(0), np.empty(0))
+            span = evidence.ratio(name, ours, theirs, _metric(metric))
+            if span is not None:
+                said.append(f"{metric} {_change(span)}")
+            elif a.any() or b.any():
+                said.append(f"{metric} {a.mean():.3g} against {b.mean():.3g}")
+            if metric == "gc_total_ms" and span is not None:
+                verdict = _under(span, 0.4)
+            elif metric == "gc_total_ms" and a.size > 1 and b.any():
                 # A round without any pause has no ratio; whether 0.4 is kept can be told from the differences.
-                pairs = evidence.pairs((name, olla), (name, against), _metric(metric))
-                ours, theirs = (
-                    (np.array(side, dtype=np.float64) for side in zip(*pairs, strict=True)) if pairs else _NONE
-                )
-                if ours.size > 1 and theirs.mean() > 0:
-                    said.append(f"{metric} {ours.mean():.3g} against {theirs.mean():.3g}")
-                    if metric == "gc_total_ms":
-                        verdicts.append(_under(_span(ours - 0.4 * theirs), 0.0))
-                continue
-            said.append(f"{metric} {_change(span)}")
-            if metric == "gc_total_ms":
-                verdicts.append(_under(span, 0.4))
-        share_off = evidence.span(name, against, _gc_share)
-        if said and share_off is not None and share_off.high < _NOTHING_TO_REDUCE:
-            said.append(f"{against} spends {share(share_off.mean)} of its time in pauses: there is nothing to reduce")
-            verdicts[-1] = "does-not-hold"
+                verdict = _under(_span(a - 0.4 * b), 0.0)
+        share_off = evidence.span(name, theirs, _gc_share)
+        if said and verdict is not None and share_off is not None and share_off.high < _NOTHING_TO_REDUCE:
+            said.append(f"{theirs} spends {share(share_off.mean)} of its time in pauses: there is nothing to reduce")
+            verdict = "does-not-hold"
+        if verdict is not None:
+            verdicts.append(verdict)
         if said:
             parts.append(f"{name}: " + ", ".join(said))
-            used += [(name, olla), (name, against)]
-    if not verdicts:
-        _need("no collection happened in either target, or no recorder ran; needs a higher load or a larger ballast")
-    return _found(f"{what}: " + "; ".join(parts), _all(verdicts), evidence.names(*used))
+        elif all(evidence.values(name, target, _metric("gc_count")).size for target in (ours, theirs)):
+            parts.append(f"{name}: no collection in either")
+    return ", ".join(parts), verdicts
 
 
 def _gc_share(facts: Facts) -> float | None:

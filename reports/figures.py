@@ -27,7 +27,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from reports.compare import Comparison, Estimate, Row, candidate_order, estimate
+from reports.ablation import Step
+from reports.ablation import steps as ablation_steps
+from reports.compare import Comparison, Row, candidate_order, estimate
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS
 from reports.store import Campaign
 from reports.summarise import Facts, Histogram
@@ -688,47 +690,59 @@ class Gallery:
 
     # ------------------------------------------------------------------------------------------------ 12: ablation
     def ablation(self) -> Drawn:
-        """What each switch is worth: an engine with one switch changed against the engine itself."""
-        variants = [t for t in self.campaign.header.targets if t.kind == "variant" and t.variant_of]
-        by_scenario: dict[str, list[_Bar]] = {}
-        for scenario in self.shown:
-            metric = self.campaign.scenario(scenario).cpu_metric()
-            for variant in variants:
-                pairs = self._paired(scenario, metric, variant.name, variant.variant_of or "")
-                if pairs.size >= 2:
-                    label = ", ".join(f"{key} = {value}" for key, value in variant.switches.items()) or variant.name
-                    bar = _Bar(metric, variant.name, label, estimate(np.log(pairs)))
-                    by_scenario.setdefault(scenario, []).append(bar)
-        if not by_scenario:
+        """The way from Sherpa to Olla, and what each switch is worth: alone, and as the last one missing."""
+        found = ablation_steps(self.campaign, self.comparison)
+        panels: dict[tuple[str, bool], list[Step]] = {}
+        for step in found:
+            panels.setdefault((step.scenario, step.group == "ladder"), []).append(step)
+        if not panels:
             return NotDrawn("ablation", "no engine ran with single switches changed (`--profile ablation`)")
-        rows = max(len(bars) for bars in by_scenario.values())
-        canvas, axes, _ = _grid(len(by_scenario), height=0.95 + 0.3 * rows, legend=False, left=2.2, columns=2)
+        rows = max(len(steps) for steps in panels.values())
+        canvas, axes, _ = _grid(len(panels), height=0.95 + 0.24 * rows, legend=False, left=2.2, columns=2)
         words = []
-        for ax, (scenario, bars) in zip(axes, by_scenario.items(), strict=True):
-            for position, bar in enumerate(bars):
-                ends = bar.effect.interval() or (bar.effect.mean, bar.effect.mean)
-                shares = [100 * math.expm1(value) for value in (bar.effect.mean, *ends)]
-                colour = self.colour(bar.variant) if (ends[0] > 0) == (ends[1] > 0) else MUTED
-                ax.barh(-position, shares[0], height=0.55, color=colour, alpha=0.35)
-                ax.plot(shares[1:], [-position] * 2, color=colour, lw=2)
-                words.append(f"{scenario} {bar.label}: {shares[0]:+.1f} %")
-            ax.axvline(0, color=MUTED, lw=1)
-            ax.set_yticks(range(0, -len(bars), -1), [_short(bar.label, 30) for bar in bars])
+        for ax, ((scenario, is_ladder), steps) in zip(axes, panels.items(), strict=True):
+            (self._ladder if is_ladder else self._switches)(ax, steps)
             ax.set_title(_short(scenario))
-            ax.set_xlabel(f"{METRICS[bars[0].metric].label}, change in %")
             ax.grid(visible=False, axis="y")
+            words += [f"{s.scenario} {s.group} {s.label}: {100 * s.change[0]:+.1f} %, {s.word}" for s in steps]
+        names = {name for step in found for name in (step.under, step.over)}
         caption = (
-            f"{', '.join(by_scenario)}: each bar is the engine with one switch changed against the engine as it is, "
-            "geometric mean and 95 % interval over "
-            f"{self._rounds(by_scenario, [v.name for v in variants])}; grey where the interval crosses zero."
+            f"{', '.join(dict.fromkeys(s for s, _ in panels))}: from engine to engine in CPU per unit, and what a switch changes in percent: filled when it is turned on "
+            "alone, hollow when it is the last one that was missing. Mean and 95 % interval over "
+            f"{self._rounds({s for s, _ in panels}, names)}; grey where the interval crosses zero."
         )
         return _finish(canvas, "ablation", "One switch at a time", caption, "; ".join(words), _min_width(2))
 
-    def _paired(self, scenario: str, metric: str, over: str, under: str) -> Floats:
-        top = {f.record.round: f.value(metric) for f in self.runs(scenario, over)}
-        bottom = {f.record.round: f.value(metric) for f in self.runs(scenario, under)}
-        pairs = [(top[n], bottom[n]) for n in sorted(top.keys() & bottom.keys())]
-        return np.array([a / b for a, b in pairs if a and b], dtype=np.float64)
+    def _ladder(self, ax: Axes, steps: Sequence[Step]) -> None:
+        """A waterfall: each bar goes from the CPU without the step to that with it."""
+        for place, step in enumerate(steps):
+            if place == 0:
+                ax.barh(1, step.before, height=0.55, color=self.colour("sherpa"), alpha=0.35)
+            low, high = (step.before * (1 + end) for end in step.change[1:])
+            ax.barh(
+                -place, step.after - step.before, left=step.before, height=0.55, color=self.colour("olla"), alpha=0.35
+            )
+            ax.plot([low, high], [-place] * 2, color=INK, lw=2)
+        last = steps[-1]
+        ax.barh(-len(steps), last.after, height=0.55, color=self.colour("olla"), alpha=0.7)
+        labels = [steps[0].under, *(f"+ {step.label}" for step in steps), last.over]
+        ax.set_yticks(range(1, -len(steps) - 1, -1), [_short(label, 30) for label in labels])
+        ax.set_xlim(left=0)
+        spec = METRICS[last.metric]
+        ax.set_xlabel(f"{spec.label}, {spec.shown_unit}")
+
+    def _switches(self, ax: Axes, steps: Sequence[Step]) -> None:
+        """A bar a switch: the change in percent when it is turned on."""
+        for place, step in enumerate(steps):
+            mean, low, high = (100 * share for share in step.change)
+            colour = self.colour("olla") if (low > 0) == (high > 0) else MUTED
+            alone = step.group == "alone"
+            ax.barh(-place, mean, height=0.55, color=colour if alone else "none", edgecolor=colour, alpha=0.35)
+            ax.plot([low, high], [-place] * 2, color=colour, lw=2)
+        ax.axvline(0, color=MUTED, lw=1)
+        labels = [f"{step.label}, {step.group}" for step in steps]
+        ax.set_yticks(range(0, -len(steps), -1), [_short(label, 32) for label in labels])
+        ax.set_xlabel(f"{METRICS[steps[0].metric].label}, change in %")
 
 
 def representatives(campaign: Campaign, scenarios: Sequence[str]) -> list[str]:
@@ -848,16 +862,6 @@ def _word_colour(row: Row) -> str:
 def _has_memory(facts: Facts) -> bool:
     usage = facts.usage.get("target")
     return usage is not None and bool(np.isfinite(usage.rss_mib).any())
-
-
-@dataclass(frozen=True, slots=True)
-class _Bar:
-    """One switch in one scenario."""
-
-    metric: str
-    variant: str
-    label: str
-    effect: Estimate
 
 
 def _outcomes(names: Sequence[str]) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import claims, compare, decide, figures, summarise
+from reports import ablation, claims, compare, decide, figures, micro, summarise
 from reports.compare import Comparison, Row, Side
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VERSION, Check, Scenario
 from reports.store import Campaign, ReportError, dump_json, write_atomically
@@ -289,6 +289,8 @@ class _Page:
             "pauses": self._pauses(),
             "memory": self._memory(),
             "endings": self._endings(),
+            "steps": self._steps(),
+            "micro": micro.rows(self.campaign.path),
             "judged": self.judged,
             "ledger_tally": self._ledger_tally(),
             "runs": self._runs(),
@@ -669,6 +671,23 @@ class _Page:
                 }
             )
         return found
+
+    def _steps(self) -> list[dict[str, str]]:
+        """The ablation as a table: what each step buys, in words."""
+        return [
+            {
+                "scenario": step.scenario,
+                "group": step.group,
+                "label": step.label,
+                "under": step.under,
+                "over": step.over,
+                "before": f"{number(step.before)} {METRICS[step.metric].shown_unit}",
+                "after": f"{number(step.after)} {METRICS[step.metric].shown_unit}",
+                "change": f"{percent(step.change[0])} (95 % CI {interval(*step.change[1:])})",
+                "say": step.sentence,
+            }
+            for step in ablation.steps(self.campaign, self.comparison)
+        ]
 
     def _ledger_tally(self) -> dict[str, int]:
         words = [one.finding.verdict for one in self.judged if one.claim.id.startswith("C")]

@@ -111,11 +111,22 @@ def compare(name: str, ours: Sequence[float], against: str, theirs: Sequence[flo
     return Comparison(name, against, ratio, math.exp(interval.low), math.exp(interval.high))
 
 
+def compare_paired(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Comparison:
+    """Per-process medians of two benchmarks that took turns: the n-th of both ran in the same pass."""
+    if len(ours) != len(theirs) or len(ours) < 2:
+        return compare(name, ours, against, theirs)
+    logs = np.log(ours) - np.log(theirs)
+    mean, half = float(logs.mean()), 0.0
+    if logs.std() > 0:
+        half = float(stats.t.ppf((1 + LEVEL) / 2, logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size))
+    return Comparison(name, against, math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
 def compare_within(results: Iterable[Result], pairs: Mapping[str, str]) -> list[Comparison]:
     """The benchmarks that have another to be compared with. `pairs`: name -> against."""
     found = {result.name: result for result in results}
     return [
-        compare(name, found[name].process_medians_ns, other, found[other].process_medians_ns)
+        compare_paired(name, found[name].process_medians_ns, other, found[other].process_medians_ns)
         for name, other in pairs.items()
         if name in found and other in found
     ]

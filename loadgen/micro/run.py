@@ -1,7 +1,9 @@
 """`micro`: runs every benchmark of `bench_*.py` by pyperf, keeps pyperf's own files beside ours, prints a table.
 
-Each benchmark runs in a process of its own, which starts one process per sample (pyperf's way); counts that no clock
-takes (collections, peak memory) come from one more.
+Each benchmark runs in processes of its own, one per sample (pyperf's way); counts that no clock takes (collections,
+peak memory) come from one more. The suite is gone through several times, with a few samples each: so a machine that
+gets faster or slower meanwhile changes both sides of a comparison. With one benchmark after the other a shared machine
+had made the exchange without breaker a third faster than the same with it.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from loadgen.micro.suite import Benchmark
 
 _LONGEST_S = 600
 
-# More samples, longer ones: four times the processes halve the interval.
-RIGOROUS = ("--processes", "24", "--values", "5", "--min-time", "0.1")
+PASSES = 3
+# More samples a pass, longer ones: four times the processes halve the interval.
+RIGOROUS = ("--processes", "8", "--values", "5", "--min-time", "0.1")
 # One value of one loop: whether it runs, not how fast.
 QUICKEST = ("--debug-single-value",)
 
@@ -78,7 +81,7 @@ def main(
 ) -> int:
     """Run the suite; returns the exit code. `only`: name patterns. `against`: the folder of an earlier run.
 
-    `options` go to pyperf: RIGOROUS, QUICKEST, or any of its own. The default takes three to four minutes.
+    `options` go to pyperf: RIGOROUS, QUICKEST, or any of its own. The default takes about five minutes.
     """
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
@@ -97,18 +100,21 @@ def _main(console: Console, out: Path | None, only: Sequence[str], against: Path
     started = datetime.now(UTC)
     folder = out or Path("reports/runs") / started.strftime("%Y%m%dT%H%M%SZ-micro")
     _make(folder)
+    passes = 1 if set(QUICKEST) & set(options) else PASSES
     results: list[Result] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress:
-            bar = progress.add_task("micro", total=len(entries))
-            for entry in entries:
-                progress.update(bar, description=entry.benchmark.name)
-                results.append(_measure(entry, folder, options))
-                if not console.is_terminal:
-                    print(f"{len(results):3}/{len(entries)} {_line(results[-1])}", flush=True)
-                progress.advance(bar)
+            bar = progress.add_task("micro", total=passes * len(entries))
+            for number in range(passes):
+                for entry in entries:
+                    progress.update(bar, description=entry.benchmark.name)
+                    _time(entry, folder, options, first=number == 0)
+                    if not console.is_terminal:
+                        print(f"pass {number + 1}/{passes} {entry.benchmark.name}", flush=True)
+                    progress.advance(bar)
     finally:
+        results = [_result(entry, folder) for entry in entries if (folder / _file(entry)).exists()]
         if results:
             pairs = {e.benchmark.name: e.benchmark.against for e in entries if e.benchmark.against}
             inside = result.compare_within(results, pairs)
@@ -133,21 +139,32 @@ def _make(folder: Path) -> None:
         raise BadInput(f"{folder}: cannot be made: {exc.strerror}") from exc
 
 
-def _measure(entry: Entry, folder: Path, options: Sequence[str]) -> Result:
-    name = entry.benchmark.name
-    file = folder / f"{name}.json"
-    file.unlink(missing_ok=True)  # left by a run that was interrupted
-    timing = [sys.executable, "-m", entry.module, "--only", name, "--quiet", "-o", str(file), *options]
+def _file(entry: Entry) -> str:
+    return f"{entry.benchmark.name}.json"
+
+
+def _time(entry: Entry, folder: Path, options: Sequence[str], *, first: bool) -> None:
+    """One pass of one benchmark, added to pyperf's file; the first begins it anew."""
+    file = folder / _file(entry)
+    if first:
+        file.unlink(missing_ok=True)  # left by a run that was interrupted
+    timing = [sys.executable, "-m", entry.module, "--only", entry.benchmark.name, "--quiet"]
+    timing += ["--append", str(file), *options]
     if "PYTHONPATH" in os.environ:  # pyperf's workers get a clean environment, but must find the same code
         timing += ["--inherit-environ", "PYTHONPATH"]
-    _run(name, timing)
+    _run(entry.benchmark.name, timing)
+
+
+def _result(entry: Entry, folder: Path) -> Result:
+    """What pyperf's file holds of a benchmark, and its counts."""
+    name = entry.benchmark.name
     counting = [sys.executable, "-m", entry.module, "--count", name]
     counted: dict[str, Any] = json.loads(_run(name, counting).strip().splitlines()[-1])
     return Result(
         name=name,
         does=entry.benchmark.does,
-        file=file.name,
-        process_medians_ns=result.process_medians(pyperf.Benchmark.load(str(file))),
+        file=_file(entry),
+        process_medians_ns=result.process_medians(pyperf.Benchmark.load(str(folder / _file(entry)))),
         gc_per_1000=tuple(counted["gc_per_1000"]),
         peak_bytes=counted["peak_bytes"],
     )
@@ -184,10 +201,6 @@ def _write(folder: Path, started: datetime, results: Sequence[Result], compariso
         "comparisons": [c.as_json() for c in comparisons],
     }
     (folder / result.FILE).write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _line(r: Result) -> str:
-    return f"{r.name:34} {show_ns(r.median_ns):>9}"
 
 
 def show_ns(ns: float) -> str:

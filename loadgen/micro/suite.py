@@ -76,9 +76,9 @@ def script(benchmarks: Sequence[Benchmark], module: str) -> None:
         if args.only:
             command.extend(("--only", args.only))
 
-    # 6 processes of 3 values: the sample is the process (hash seed, layout), and the whole suite takes minutes.
+    # 2 processes of 3 values in each pass of `micro`: the sample is the process (hash seed, layout).
     runner = pyperf.Runner(
-        processes=6,
+        processes=2,
         values=3,
         min_time=0.05,
         program_args=("-m", module),

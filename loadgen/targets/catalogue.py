@@ -48,6 +48,9 @@ def _entry(name: str, entry: Mapping[str, Any], everything: Mapping[str, Mapping
     if parent is not None:
         original = everything[parent]
         settings = {**original.get("settings", {}), **entry["settings"]}
+        while original.get("variant_of") is not None:  # of a variant: all that its own parents change, too
+            original = everything[original["variant_of"]]
+            settings = {**original.get("settings", {}), **settings}
         return _entry(
             name, {**original, "kind": "variant", **entry, "variant_of": None, "settings": settings}, everything
         ).as_variant_of(parent, entry["settings"])

@@ -15,7 +15,16 @@ from loadgen.errors import BadInput, UsageRefusal
 from loadgen.micro import run, samples
 from loadgen.micro.exchange import Rig, WrongReply, exchanges
 from loadgen.micro.memory_loop import MemoryTransport
-from loadgen.micro.result import Comparison, Result, compare, compare_suites, compare_within, load, process_medians
+from loadgen.micro.result import (
+    Comparison,
+    Result,
+    compare,
+    compare_paired,
+    compare_suites,
+    compare_within,
+    load,
+    process_medians,
+)
 from loadgen.micro.suite import Benchmark, counts_of, each
 
 ALL = run.suite()
@@ -110,6 +119,7 @@ def test_a_benchmark_by_pyperf_leaves_files_that_pyperf_reads(tmp_path: Path) ->
     data = json.loads((out / "micro.json").read_text())
     (row,) = data["benchmarks"]
     assert row["process_medians_ns"] == pytest.approx([pyperf_median * 1e9 for pyperf_median in _medians(bench)])
+    assert len(row["process_medians_ns"]) == 2 * run.PASSES
     assert row["median_ns"] > 10
     assert load(out)[0].name == "flush.token"
 
@@ -138,12 +148,13 @@ def test_a_benchmark_that_breaks_ends_the_command_with_its_last_words(
 
 
 def test_ctrl_c_keeps_what_had_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(entry: run.Entry, folder: Path, options: object) -> Result:
+    def time(entry: run.Entry, folder: Path, options: object, *, first: bool) -> None:
         if entry.benchmark.name == "flush.burst":
             raise KeyboardInterrupt
-        return result(entry.benchmark.name)
+        (folder / f"{entry.benchmark.name}.json").write_text("{}")
 
-    monkeypatch.setattr(run, "_measure", measure)
+    monkeypatch.setattr(run, "_time", time)
+    monkeypatch.setattr(run, "_result", lambda entry, folder: result(entry.benchmark.name))
     assert run.main(tmp_path / "x", only=["flush.*"]) == 130
     assert [r.name for r in load(tmp_path / "x")] == ["flush.token"]
 
@@ -170,6 +181,14 @@ def test_the_sample_is_the_process_and_calibration_is_none() -> None:
 )
 def test_a_comparison_says_no_more_than_its_processes_show(ours: list[float], theirs: list[float], word: str) -> None:
     assert compare("a", ours, "b", theirs).word == word
+
+
+def test_benchmarks_that_took_turns_are_compared_pass_by_pass() -> None:
+    ours, theirs = [10.0, 15.0, 8.0, 20.0], [20.0, 30.0, 16.0, 40.0]  # a machine that drifts twofold
+    assert compare("a", ours, "b", theirs).word == "too-noisy"
+    assert compare_paired("a", ours, "b", theirs).word == "faster"
+    assert compare_paired("a", ours, "b", theirs).ratio == pytest.approx(0.5)
+    assert compare_paired("a", ours[:3], "b", theirs) == compare("a", ours[:3], "b", theirs)
 
 
 def test_welch_covers_the_truth_nineteen_times_in_twenty() -> None:

@@ -1,15 +1,14 @@
-"""The command that prices one config key: what it reads, sends and concludes. wrk itself is not run here."""
+"""The command that prices one config key: what it reads, plans and concludes. wrk itself is not run here."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 
 from loadgen import switch
-from loadgen.driver.job import PROMPT_MARK, Expect, Template
 from loadgen.errors import MISSING, USAGE, UsageRefusal
-from loadgen.switch import AGAIN, AS_IT_IS, Run
+from reports.compare import Comparison
+from reports.schema import RunRecord
+from reports.summarise import Facts, Value
 
 
 def test_an_arm_is_one_or_several_keys_with_yaml_values():
@@ -26,44 +25,46 @@ def test_an_arm_without_key_or_value_is_refused(text):
         switch.settings_of(text)
 
 
-def test_the_script_sends_the_scenarios_request_whatever_bytes_it_holds():
-    template = Template("/v1/x", "POST", {"X-Quote": 'a"b\\'}, f'{{"p":"{PROMPT_MARK}"}}', False, Expect(200))
-    script = switch.script_of(template, 3)
-    assert 'wrk.method = "POST"' in script
-    assert r"\123\034p\034:\034xxx\034\125" in script  # {"p":"xxx"} as decimal escapes
-    assert r'wrk.headers["X-Quote"] = "a\034b\092"' in script
+def test_the_engine_as_it_is_comes_first_and_each_arm_is_a_variant_of_it():
+    first, second = switch.targets_of("olla", ["proxy.pools.buffers=false,server.loop=asyncio"])
+    assert (first.name, first.kind) == ("olla", "engine")
+    assert (second.kind, second.variant_of) == ("variant", "olla")
+    assert second.settings["proxy.pools.buffers"] is False
+    assert second.switches == {"proxy.pools.buffers": False, "server.loop": "asyncio"}
 
 
-def runs(*us: float, idle: float = 0.005) -> list[Run]:
-    return [Run(1000, 2000.0, round(one * 1e6), 0.02, idle) for one in us]
+def campaign(*, cheaper: float, idle: float) -> Comparison:
+    """Three drifting rounds of olla, of a variant that needs `cheaper` of its CPU, and of olla again."""
+    valid = {}
+    for name, share, idle_ns in (("olla", 1.0, 6e6), ("k=v", cheaper, idle), ("olla@aa", 1.0, 6e6)):
+        runs = []
+        for number, us in enumerate((10.0, 20.0, 15.0), 1):
+            record = RunRecord(run=f"r{number}", scenario="w1", target=name, round=number, idle_cpu_ns_per_s=idle_ns)
+            rate = 0.9 * 1e6 / (us * share)
+            runs.append(Facts(record, {"throughput_rps": Value(rate)}, {"utilisation": 0.9}))
+        valid["w1", name] = tuple(runs)
+    return Comparison("olla", (), valid, {})
 
 
 def test_the_change_is_paired_by_round_so_that_drift_of_the_machine_cancels():
-    found = switch.change({AS_IT_IS: runs(10, 20, 15), "k=v": runs(11, 22, 16.5)}, "k=v")
-    assert math.exp(found.mean) == pytest.approx(1.1)
-    assert found.half_width == pytest.approx(0, abs=1e-6)
+    lines = switch.lines_of(campaign(cheaper=0.9, idle=1e6), "w1", "olla", ["k=v"])
+    assert lines[0] == "olla: 14.42 us of CPU per request at 90% of its core, 0.60% of a core when idle"
+    assert "per request -10.00% (95 % CI -10.00% .. -10.00%), 3 rounds" in lines[1]
+    assert "when idle -0.50% of a core" in lines[1]
+    assert "per request +0.00%" in lines[2]  # the engine against itself
 
 
-def test_the_result_says_change_utilisation_and_the_idle_constant_apart():
-    measured = {
-        AS_IT_IS: runs(10, 20, 15, idle=0.006),
-        "runtime.recorders=false": runs(9, 18, 13.5, idle=0.001),
-        AGAIN: runs(10, 20, 15, idle=0.006),
-    }
-    lines = switch.lines_of(measured, idle=True)
-    assert "runtime.recorders=false: 12.98 us of CPU per request, 68% of its core busy; change -10.00%" in lines[1]
-    assert lines[3] == "idle, as it is: 0.600% of a core"
-    assert lines[4].startswith("idle, runtime.recorders=false: 0.100%, difference -0.500% of a core (95 % CI")
-    assert len(switch.lines_of(measured, idle=False)) == 3
+def test_an_arm_without_a_valid_run_says_so():
+    lines = switch.lines_of(Comparison("olla", (), {}, {}), "w1", "olla", ["k=v"])
+    assert lines == ["olla: no valid run", "k=v: no valid run", "olla@aa: no valid run"]
 
 
 def test_without_wrk_it_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(switch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(switch.wrk, "installed", lambda: False)
     assert switch.main(["runtime.recorders=false"]) == MISSING
-    assert "apt install wrk" in capsys.readouterr().err
+    assert "wrk is not installed" in capsys.readouterr().err
 
 
-def test_an_unknown_scenario_is_a_usage_error(monkeypatch, capsys):
-    monkeypatch.setattr(switch.shutil, "which", lambda name: "/usr/bin/wrk")
+def test_an_unknown_scenario_is_a_usage_error(capsys):
     assert switch.main(["runtime.recorders=false", "--scenario", "w9"]) == USAGE
     assert "w9" in capsys.readouterr().err

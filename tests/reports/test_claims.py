@@ -164,7 +164,18 @@ def test_c8_pools_on_against_off(pooled: float, word: str) -> None:
     values = {("gc", "olla"): {"gc_total_ms": pooled}, ("gc", "olla-no-contexts"): {"gc_total_ms": 10.0}}
     found = judged("C8", LOADED, values, variants=[NO_POOLS]).finding
     assert found.verdict == word
-    assert "pools on against off" in found.measured
+    assert "pooling alone (olla against olla-no-contexts)" in found.measured
+
+
+def test_c8_says_of_pools_that_nothing_is_collected_with_or_without_them() -> None:
+    values = {
+        ("gc", name): {"gc_count": count, "gc_total_ms": total}
+        for name, count, total in (("olla", 0.0, 0.0), ("olla-no-contexts", 0.0, 0.0), ("sherpa", 40.0, 9.0))
+    }
+    found = judged("C8", LOADED, values, variants=[NO_POOLS]).finding
+    assert found.verdict == "does-not-hold"  # pooling reduces nothing where there is nothing
+    assert "(olla against olla-no-contexts): gc: no collection in either" in found.measured
+    assert "(olla against sherpa): gc: gc_count 0 against 40, gc_total_ms 0 against 9" in found.measured
 
 
 def test_c8_does_not_hold_where_there_is_nothing_to_reduce() -> None:

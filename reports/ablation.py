@@ -1,0 +1,145 @@
+"""What each idea of an engine buys: the way from Sherpa to Olla, then one switch at a time. Pure.
+
+Three groups of steps, each the ratio of CPU per unit of two targets that ran in the same rounds:
+
+- ``ladder``: Sherpa on the plain loop -> Sherpa -> Olla with its switches off -> Olla. The change of engine is one
+  step: what no switch turns off cannot be split.
+- ``alone``: a switch turned on in an Olla that has none.
+- ``last``: the same switch as the last one missing from Olla as it is.
+
+A switch may save alone and buy nothing last, when another one has saved the same already; so both are shown. A ratio is
+always with the step over without it: below 1 it saves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from reports.compare import BUSY, MARGINS, Comparison, Estimate, estimate
+from reports.schema import METRICS, Scenario, Target
+from reports.store import Campaign
+
+Group: TypeAlias = Literal["ladder", "alone", "last"]
+Word: TypeAlias = Literal["saves", "costs", "buys nothing", "too noisy to tell"]
+
+_LOOP: Final = "server.loop"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step in one scenario: `over` has what `under` lacks. `before`, `after`: their geometric means in the unit."""
+
+    group: Group
+    scenario: str
+    metric: str
+    label: str
+    under: str
+    over: str
+    effect: Estimate
+    before: float
+    after: float
+    busy: float | None
+    """Share of a core of the less busy of the two; CPU per unit of an idle process is mostly wake-ups."""
+
+    @property
+    def change(self) -> tuple[float, float, float]:
+        """(estimate, low, high) as shares: -0.1 saves a tenth."""
+        low, high = self.effect.interval() or (-700.0, 700.0)
+        return math.expm1(self.effect.mean), math.expm1(max(low, -700.0)), math.expm1(min(high, 700.0))
+
+    @property
+    def word(self) -> Word:
+        """What the step does: nothing, if its interval lies within the margin of CPU."""
+        _, low, high = self.change
+        if -MARGINS["cpu"] <= low and high <= MARGINS["cpu"]:
+            return "buys nothing"
+        if high < 0:
+            return "saves"
+        return "costs" if low > 0 else "too noisy to tell"
+
+    @property
+    def sentence(self) -> str:
+        """For the table: the word, with its doubt."""
+        if self.busy is not None and self.busy < BUSY and self.group != "ladder":
+            return f"{self.word}, at {self.busy:.0%} of a core"
+        return self.word
+
+
+def steps(campaign: Campaign, comparison: Comparison) -> list[Step]:
+    """All steps that were measured in two rounds or more, by scenario in the order ladder, alone, last."""
+    known = {target.name: target for target in campaign.header.targets}
+    found = []
+    for name in campaign.header.scenarios:
+        metric = _metric(campaign.scenario(name))
+        for group, label, under, over in _pairs(known):
+            step = _step(comparison, group, name, metric, label, under, over)
+            if step is not None:
+                found.append(step)
+    return found
+
+
+def _metric(scenario: Scenario) -> str:
+    """The CPU metric it declared, else the one of its kind."""
+    return next((m for m in scenario.primaries() if METRICS[m].family == "cpu"), scenario.cpu_metric())
+
+
+def _pairs(known: Mapping[str, Target]) -> Iterator[tuple[Group, str, str, str]]:
+    """(group, label, without, with) of all steps that the targets of a campaign make up."""
+    bare = {t.variant_of for t in known.values() if t.kind == "variant" and _is_variant(known, t.variant_of)}
+    for target in known.values():
+        if target.kind == "variant" and _LOOP in target.switches and target.engine == "sherpa":
+            yield "ladder", "uvloop", target.name, target.variant_of or ""
+    for name in bare:
+        if name is not None and "sherpa" in known:
+            yield "ladder", "the other engine", "sherpa", name
+    for name in bare:
+        if name is not None:
+            yield "ladder", "all its switches", name, known[name].variant_of or ""
+    for target in known.values():
+        if target.variant_of in bare:
+            yield "alone", _label(target), target.variant_of or "", target.name
+    for target in known.values():
+        mine = target.kind == "variant" and target.name not in bare and target.variant_of not in bare
+        if mine and target.engine != "sherpa":
+            yield "last", _label(target), target.name, target.variant_of or ""
+
+
+def _is_variant(known: Mapping[str, Target], name: str | None) -> bool:
+    return name in known and known[name or ""].kind == "variant"
+
+
+def _label(target: Target) -> str:
+    """What is switched, without its value: both groups name a switch the same way."""
+    return next((key for key in target.switches if key.startswith("runtime.gc")), ", ".join(target.switches))
+
+
+def _step(
+    comparison: Comparison, group: Group, scenario: str, metric: str, label: str, under: str, over: str
+) -> Step | None:
+    runs = [{f.record.round: f for f in comparison.valid.get((scenario, name), ())} for name in (under, over)]
+    both = [(runs[0][n], runs[1][n]) for n in sorted(runs[0].keys() & runs[1].keys())]
+    pairs = [(a.value(metric), b.value(metric)) for a, b in both]
+    values = np.array([(a, b) for a, b in pairs if a and b], dtype=np.float64)
+    if len(values) < 2:
+        return None
+    logs = np.log(values)
+    shares = [f.extras.get("utilisation") for pair in both for f in pair]
+    known = [float(share) for share in shares if isinstance(share, int | float)]
+    means = np.exp(logs.mean(axis=0))
+    return Step(
+        group=group,
+        scenario=scenario,
+        metric=metric,
+        label=label,
+        under=under,
+        over=over,
+        effect=estimate(logs[:, 1] - logs[:, 0]),
+        before=float(means[0]),
+        after=float(means[1]),
+        busy=min(known) if known else None,
+    )
