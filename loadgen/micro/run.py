@@ -15,7 +15,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -101,6 +101,7 @@ def _main(console: Console, out: Path | None, only: Sequence[str], against: Path
     folder = out or Path("reports/runs") / started.strftime("%Y%m%dT%H%M%SZ-micro")
     _make(folder)
     passes = 1 if set(QUICKEST) & set(options) else PASSES
+    counted: dict[str, dict[str, Any]] = {}
     results: list[Result] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -110,11 +111,13 @@ def _main(console: Console, out: Path | None, only: Sequence[str], against: Path
                 for entry in entries:
                     progress.update(bar, description=entry.benchmark.name)
                     _time(entry, folder, options, first=number == 0)
+                    if number == 0:
+                        counted[entry.benchmark.name] = _count(entry)
                     if not console.is_terminal:
                         print(f"pass {number + 1}/{passes} {entry.benchmark.name}", flush=True)
                     progress.advance(bar)
     finally:
-        results = [_result(entry, folder) for entry in entries if (folder / _file(entry)).exists()]
+        results = [_result(entry, folder, counts) for entry in entries if (counts := counted.get(entry.benchmark.name))]
         if results:
             pairs = {e.benchmark.name: e.benchmark.against for e in entries if e.benchmark.against}
             inside = result.compare_within(results, pairs)
@@ -155,13 +158,18 @@ def _time(entry: Entry, folder: Path, options: Sequence[str], *, first: bool) ->
     _run(entry.benchmark.name, timing)
 
 
-def _result(entry: Entry, folder: Path) -> Result:
-    """What pyperf's file holds of a benchmark, and its counts."""
+def _count(entry: Entry) -> dict[str, Any]:
+    """Collections and peak memory, which no clock takes."""
     name = entry.benchmark.name
-    counting = [sys.executable, "-m", entry.module, "--count", name]
-    counted: dict[str, Any] = json.loads(_run(name, counting).strip().splitlines()[-1])
+    words = _run(name, [sys.executable, "-m", entry.module, "--count", name])
+    counted: dict[str, Any] = json.loads(words.strip().splitlines()[-1])
+    return counted
+
+
+def _result(entry: Entry, folder: Path, counted: Mapping[str, Any]) -> Result:
+    """What pyperf's file holds of a benchmark by now, and its counts."""
     return Result(
-        name=name,
+        name=entry.benchmark.name,
         does=entry.benchmark.does,
         file=_file(entry),
         process_medians_ns=result.process_medians(pyperf.Benchmark.load(str(folder / _file(entry)))),
