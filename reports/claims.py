@@ -429,7 +429,7 @@ def _pauses(evidence: Evidence, scenarios: Sequence[str], ours: str, theirs: str
         verdict: ClaimWord | None = None
         for metric in ("gc_count", "gc_total_ms", "gc_max_ms"):
             pairs = evidence.pairs((name, ours), (name, theirs), _metric(metric))
-            a, b = np.array(pairs, dtype=np.float64).T if pairs else (np.empty(0), np.empty(0))
+            a, b = np.array(pairs, dtype=np.float64).T if pairs else _NONE
             span = evidence.ratio(name, ours, theirs, _metric(metric))
             if span is not None:
                 said.append(f"{metric} {_change(span)}")
