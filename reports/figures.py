@@ -707,8 +707,9 @@ class Gallery:
             words += [f"{s.scenario} {s.group} {s.label}: {100 * s.change[0]:+.1f} %, {s.word}" for s in steps]
         names = {name for step in found for name in (step.under, step.over)}
         caption = (
-            f"{', '.join(dict.fromkeys(s for s, _ in panels))}: from engine to engine in CPU per unit, and what a switch changes in percent: filled when it is turned on "
-            "alone, hollow when it is the last one that was missing. Mean and 95 % interval over "
+            f"{', '.join(dict.fromkeys(s for s, _ in panels))}: from engine to engine in CPU per unit, and what a "
+            "switch changes in percent: filled when it is turned on alone, hollow when it is the last one that was "
+            "missing. Mean and 95 % interval over "
             f"{self._rounds({s for s, _ in panels}, names)}; grey where the interval crosses zero."
         )
         return _finish(canvas, "ablation", "One switch at a time", caption, "; ".join(words), _min_width(2))
