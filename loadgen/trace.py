@@ -182,6 +182,8 @@ def _azure_row(line: str) -> tuple[int, int, int] | str:
         moment = moment.replace(tzinfo=UTC)
     since = moment - _EPOCH
     time_ns = ((since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+    if not 0 <= time_ns < 2**62:  # 1970 to 2116: also what 64 bits of nanoseconds can hold a difference of
+        return "bad time"
     try:
         return _checked(time_ns, int(fields[1]), int(fields[2]))
     except ValueError:
@@ -191,7 +193,7 @@ def _azure_row(line: str) -> tuple[int, int, int] | str:
 def _mooncake_row(line: str) -> tuple[int, int, int] | str:
     try:
         data = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits is no JSONDecodeError
         return "malformed line"
     if not isinstance(data, dict):
         return "malformed line"

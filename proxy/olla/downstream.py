@@ -247,23 +247,23 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_chunks(self, data: bytes, decoder: BodyReader, exchange: Exchange) -> None:
         try:
-            pieces = decoder.feed(data)
+            body = decoder.feed(data)
         except ProxyError as error:
             exchange.client_failed(error)
             return
         except HttpParserError as exc:
-            # Surplus bytes after the body are the next request and this reader cannot tell where it starts.
             exchange.client_failed(ProxyError("bad_request", f"chunk framing: {exc}"))
             return
-        self.left -= sum(map(len, pieces))  # left counts from CHUNKED (-1) downwards
+        self.left -= len(body)  # left counts from CHUNKED (-1) downwards
         if CHUNKED - self.left > self.engine.settings.max_body:
             exchange.client_failed(ProxyError("body_too_large"))
             return
         if decoder.done:
             self.state = BUSY
             self.deadline = NEVER
+            self.pending = decoder.rest
             self._end_body()
-        framed = b"".join([encode_chunk(piece) for piece in pieces])
+        framed = encode_chunk(body) if body else b""
         exchange.upload(framed + LAST_CHUNK if decoder.done else framed, decoder.done)
 
     def _end_body(self) -> None:

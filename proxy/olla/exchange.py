@@ -24,6 +24,7 @@ from proxy.olla.flush import Gatherer
 from proxy.olla.upstream import UpstreamConnection
 from proxy.olla.wire import (
     CHUNKED,
+    ENDS_OF_LAST_CHUNK,
     HEAD_END,
     LAST_CHUNK,
     UNTIL_CLOSE,
@@ -32,6 +33,7 @@ from proxy.olla.wire import (
     Request,
     Response,
     chunked_end,
+    trim_chunked_end,
 )
 
 
@@ -332,14 +334,17 @@ class Exchange:
         elif chunks.extra:
             self._end_with_surplus(data, head)
         else:
+            plain = data.endswith(LAST_CHUNK) or data in ENDS_OF_LAST_CHUNK
+            if not plain:  # a trailer, or empty lines that llhttp does not see: those reach nobody
+                data = trim_chunked_end(data)
             self.forward(head + data if head else data)
-            # llhttp does not see a stray CRLF after the end: where the end is not plain to see, trust neither
-            # connection.
-            self.succeed(reusable=data.endswith(LAST_CHUNK) or len(data) < len(LAST_CHUNK))
+            self.succeed(reusable=plain)
 
     def _end_with_surplus(self, data: bytes, head: bytes) -> None:
         """The body ended inside `data`. The surplus reaches nobody, and the connection is not used again."""
-        end = chunked_end(data)
+        # Where it ended can only be told of a body that came whole: further reads may begin inside a chunk, whose bytes
+        # can look like a last chunk. An answer that would end at the wrong byte is cut.
+        end = chunked_end(data) if head else None
         if end is None:
             self.cut(ProxyError("upstream_invalid", "bytes after the response"))
         else:

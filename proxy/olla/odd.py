@@ -159,14 +159,12 @@ def _server_timing(exchange: Exchange, marks: dict[bytes, float]) -> bytes:
 def decode(exchange: Exchange, data: bytes, decoder: BodyReader) -> None:
     """A chunked answer for a client that knows no chunks."""
     try:
-        pieces = decoder.feed(data)
+        body = decoder.feed(data)
     except (HttpParserError, ProxyError):
-        if not decoder.done:
-            exchange.cut(ProxyError("upstream_invalid", "chunk framing"))
-            return
-        pieces = []
-    for piece in pieces:
-        exchange.forward(piece)
+        exchange.cut(ProxyError("upstream_invalid", "chunk framing"))
+        return
+    if body:
+        exchange.forward(body)
     if decoder.done:
         exchange.succeed(reusable=False)
 

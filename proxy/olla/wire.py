@@ -56,16 +56,17 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+ENDS_OF_LAST_CHUNK = (b"\n", b"\r\n")  # a read that brings no more than this ends a chunked body in its last byte
 
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _MAX_LENGTH_DIGITS = 18  # 10**18 bytes: no overflow anywhere, and no body is that long
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n")
 _OTHER_VERSION = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21\x22\x24-\x7e\x80-\xff]+ HTTP/\d\.\d\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([/?][^#]*)?")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[;\t ][^\r\n]*)?\r\n")
+_CHUNK_SIZE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(?:[;\t ][^\r\n]*)?\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
 _SANE_REQUEST_ID = re.compile(_SANE_TEXT.pattern.encode())
@@ -130,6 +131,10 @@ class _KnownLines:
             else:
                 rules.append((name + colon, pattern or _VALUE))
         self._rules = rules
+
+    def fix(self, line: int) -> None:
+        """Let this line change no more."""
+        self._rules[line] = None
 
     def accept(self, lines: list[bytes]) -> bool:
         """Whether a head of these lines is valid and means the same, changed values of ordinary fields aside."""
@@ -197,14 +202,15 @@ class _RequestShape:
 
     __slots__ = (
         "head", "host", "kept", "kept_lines", "length", "length_line", "lines", "request", "request_id",
-        "request_id_line", "shape", "size", "target", "version",
+        "request_id_line", "shape", "size", "target", "version", "version_at",
     )  # fmt: skip
 
     head: bytes
     size: int
     shape: bytes
     request: Request
-    version: int
+    version: bytes
+    version_at: int
     target: Span
     host: Span
     length: Span | None
@@ -260,7 +266,7 @@ class RequestReader:
         if self._misses > MISSES:
             return None
         # A head of this shape holds its first empty line where the known one does: at its end.
-        if head.translate(_ZEROS) != known.shape or head[known.version] != known.head[known.version]:
+        if head.translate(_ZEROS) != known.shape or not head.startswith(known.version, known.version_at):
             return None
         a, b = known.host
         traits = model.traits
@@ -335,6 +341,8 @@ class RequestReader:
                 and at < known.request_id[0] < at + len(line) + 2
             ):
                 known.request_id_line = i
+            elif name == b"x-request-id":
+                known.lines.fix(i)  # dropped because it is not sane or not the first; changed, it may be neither
             at += len(line) + 2
 
     def _judge(self, head: bytes) -> Request:
@@ -365,7 +373,7 @@ class RequestReader:
         tokens: list[bytes] = []
         via = forwarded_for = forwarded_host = forwarded_proto = b""
         host_span = length_span = id_span = None
-        expects = False
+        expect = b""
         for match in self._fields.finditer(head, start):
             name = match[1].lower()
             if name == b"content-length":
@@ -385,7 +393,7 @@ class RequestReader:
             elif name == b"transfer-encoding":
                 codings.append(match[2].rstrip(b" \t").lower())
             elif name == b"expect":
-                expects = match[2].rstrip(b" \t").lower() == b"100-continue"
+                expect = match[2].rstrip(b" \t").lower()
             elif name == b"via":
                 via += match[2].rstrip(b" \t") + b", "
             elif name == b"x-forwarded-for":
@@ -442,7 +450,7 @@ class RequestReader:
             request.kept = _without(request.kept, extra)
         keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
         decided = (
-            method, authority, http10, keep_alive, expects, bool(codings), forwarded_for, forwarded_host,
+            method, authority, http10, keep_alive, expect == b"100-continue", bool(codings), forwarded_for, forwarded_host,
             forwarded_proto, via, id_span is None,
         )  # fmt: skip
         if decided != self._decided:
@@ -451,14 +459,18 @@ class RequestReader:
         request.traits = self._traits
 
         self._shape = None
-        ordinary = not (extra or via or forwarded_for or forwarded_host or forwarded_proto or absolute or codings)
+        # `Expect` is remembered by nobody: the digits of its one value have a meaning.
+        ordinary = not (
+            extra or via or forwarded_for or forwarded_host or forwarded_proto or absolute or codings or expect
+        )
         if ordinary and host_span is not None and _worth_remembering(self._strangers):
             self._shape = known = _RequestShape()
             known.head = head
             known.size = len(head)
             known.shape = head.translate(_ZEROS)
             known.request = request
-            known.version = line.end() - 3
+            known.version_at = line.end() - 5
+            known.version = head[line.end() - 5 : line.end() - 2]
             known.target = line.span(2)
             known.host = (host_span[0], host_span[0] + len(authority))
             known.length = length_span
@@ -752,42 +764,56 @@ class BodyReader:
 
     For the rare ways where framing changes: uploads (request trailers are dropped, so the body is framed anew) and
     chunked answers to HTTP/1.0 clients. Raises HttpParserError where the framing is broken, ProxyError `bad_request`
-    for a flood of framing.
+    for a flood of framing. Once `done`, `rest` holds the bytes behind the body.
     """
 
-    __slots__ = ("_body", "_data", "_parser", "_raw", "done", "surplus")
+    __slots__ = ("_body", "_data", "_parser", "_raw", "_tail", "done", "rest")
 
     _PRIME = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     _FLOOD = 64 * 1024  # framing bytes allowed beyond 16 for each byte of data (one-byte chunks need 5)
 
     def __init__(self) -> None:
         self.done = False
-        self.surplus = False
+        self.rest = b""
+        self._tail = b""
         self._data: list[bytes] = []
         self._raw = 0
         self._body = 0
         self._parser = HttpResponseParser(self)
         self._parser.feed_data(self._PRIME)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take raw bytes; return the pieces of body they held."""
+    def feed(self, data: bytes) -> bytes:
+        """Take raw bytes; return what they held of the body."""
         self._raw += len(data)
-        self._parser.feed_data(data)
-        pieces = self._data
-        self._data = []
-        self._body += sum(map(len, pieces))
+        self._find_end(data)
+        body = b"".join(self._data)
+        self._data.clear()
+        self._body += len(body)
         if self._raw > 16 * self._body + self._FLOOD:
             raise ProxyError("bad_request", "a flood of chunk framing")
-        return pieces
+        return body
+
+    def _find_end(self, data: bytes) -> None:
+        """Feed llhttp up to the end of the body. It does not say where that is, but it is behind an empty line."""
+        seen = len(self._tail)
+        seam = self._tail + data
+        fed = 0
+        at = seam.find(HEAD_END)
+        while at >= 0:
+            cut = at + 4 - seen
+            self._parser.feed_data(data[fed:cut])
+            fed = cut
+            if self.done:
+                self.rest = data[cut:]
+                return
+            at = seam.find(HEAD_END, at + 1)
+        if fed < len(data):
+            self._parser.feed_data(data[fed:])
+        self._tail = seam[-3:]
 
     def on_body(self, data: bytes) -> None:
         """llhttp found body data."""
         self._data.append(data)
-
-    def on_message_begin(self) -> None:
-        """llhttp starts a message: after the end of the body these are surplus bytes."""
-        if self.done:
-            self.surplus = True
 
     def on_message_complete(self) -> None:
         """llhttp saw the last chunk and the trailer's end."""
@@ -820,6 +846,12 @@ def chunked_end(data: bytes) -> int | None:
             end = data.find(HEAD_END, at)  # a trailer
             return None if end < 0 else end + 4
     return None
+
+
+def trim_chunked_end(data: bytes) -> bytes:
+    """`data`, in which a chunked body ends, less empty lines behind it: the line before the end is never empty."""
+    last = data.rstrip(b"\r\n")
+    return last + HEAD_END if last else data
 
 
 def check_head_limits(head: bytes, limits: Limits) -> None:

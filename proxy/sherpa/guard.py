@@ -128,7 +128,7 @@ class RelayedResponse(_Plain):
         self.ends_by_close = request.version.minor == 0 and hdrs.CONTENT_LENGTH not in self._headers
         # aiohttp announces that it closes then, and does not if an HTTP/1.0 client asked for keep-alive. And after an
         # `Upgrade` that it does not know it drops what followed in the same segment: that client must ask again.
-        if self.ends_by_close or hdrs.UPGRADE in request.headers:
+        if self.ends_by_close or hdrs.UPGRADE in request.headers or chunked(request):
             self.force_close()
 
 
@@ -142,6 +142,15 @@ class ErrorResponse(_Plain, web.Response):
         super().__init__(body=error_body(kind), status=kind.status, headers=headers)
         if kind.close or close:
             self.force_close()
+
+
+def chunked(request: web.BaseRequest) -> bool:
+    """Whether a request came in chunks: its connection must not serve another one.
+
+    aiohttp's parser keeps the last trailer and makes it a field of the next request, which may be somebody else's
+    where a balancer in front shares connections.
+    """
+    return hdrs.TRANSFER_ENCODING in request.headers
 
 
 async def flush(request: web.BaseRequest) -> None:

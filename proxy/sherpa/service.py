@@ -128,8 +128,8 @@ class SherpaProxy:
         if exchange.response is not None and exchange.response.prepared:
             guard.cut(request, exchange.response)  # it has begun, and must not look complete
             return
-        unread = not request.content.is_eof()
-        exchange.response = guard.ErrorResponse(error.kind, exchange.request_id, close=unread)
+        last = guard.chunked(request) or not request.content.is_eof()
+        exchange.response = guard.ErrorResponse(error.kind, exchange.request_id, close=last)
         await exchange.response.prepare(request)
         await exchange.response.write_eof()
         await guard.flush(request)

@@ -328,6 +328,30 @@ def test_trailers_that_would_be_framing_or_routing_are_dropped_or_refused(start,
         assert (request.body, request.get("Host")) == (b"hello", f"127.0.0.1:{endpoint.port}")
 
 
+@pytest.mark.promise("FRAME-TRAILERS")
+@pytest.mark.parametrize("pipelined", [True, False])
+@pytest.mark.parametrize("status", ["200 OK", "502 Bad Gateway"])
+def test_a_trailer_is_no_field_of_the_next_request(start, endpoint, pipelined, status):
+    """Found by the differential test: aiohttp's parser keeps the last trailer for the next head."""
+    proxy = start(endpoint)
+    following = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
+    with proxy.client() as client, contextlib.suppress(Cut, OSError):
+        chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nAuthorization: evil\r\n\r\n"
+        client.send(HEAD + chunked + (following if pipelined else b""))
+        peer = endpoint.accept()
+        peer.request()
+        if status[0] == "2":
+            peer.respond()
+        else:
+            peer.send(b"garbage\r\n\r\n")
+        client.response()
+        if not pipelined:
+            client.send(following)
+        with contextlib.suppress(Silence):
+            peer = peer if status[0] == "2" else endpoint.accept(within=0.5)
+            assert b"evil" not in peer.request().head
+
+
 @pytest.mark.promise("FRAME-NOT-THE-NEXT")
 @pytest.mark.parametrize("settings", [{"server__max_body_size": "10B"}])
 def test_the_body_of_a_refused_request_is_not_read_as_the_next_one(start, endpoint, settings):
@@ -466,6 +490,30 @@ def test_pipelined_requests_are_answered_one_after_the_other(start, endpoint, sp
             peer.respond(b"%d" % i)
             assert client.response().body == b"%d" % i
     settled(proxy.stats, success=count)
+
+
+@pytest.mark.promise("LINE-PIPELINE")
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("trailer", [b"", b"X-Sum: 1\r\n"])
+def test_what_follows_a_chunked_request_is_the_next_one(start, endpoint, split, trailer):
+    """RFC 9112 7.1: the body ends with the empty line behind the last chunk."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        chunked = (
+            b"POST /1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\r\n\r\n\r\n0\r\n%b\r\n" % trailer
+        )
+        client.send(chunked + b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n", split=split)
+        peer = endpoint.accept()
+        assert peer.request().body == b"\r\n\r\n"
+        peer.respond(b"1")
+        assert client.response().body == b"1"
+        if proxy.engine == "sherpa":  # BEHAVIOUR.md: a connection serves nothing after a chunked request
+            assert client.ended() in ("closed", "reset")
+            return
+        assert peer.request().target == "/2"
+        peer.respond(b"2")
+        assert client.response().body == b"2"
+    settled(proxy.stats, success=2)
 
 
 @pytest.mark.promise("LINE-PIPELINE")

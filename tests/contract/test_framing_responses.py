@@ -60,6 +60,14 @@ def test_what_is_no_valid_response_is_502(start, endpoint, head, split):
 
 
 @pytest.mark.promise("RESP-INVALID")
+@pytest.mark.parametrize("byte", [b"\x00", b"\x01", b"\x7f"])
+def test_a_control_byte_in_a_reason_reaches_nobody(start, endpoint, byte):
+    """RFC 9112 4. Found by fuzzing: llhttp takes any byte there."""
+    _, answer = answered(start, endpoint, b"HTTP/1.1 200 O" + byte + b"K\r\nContent-Length: 0\r\n\r\n")
+    assert answer.status == 502 or byte not in answer.head
+
+
+@pytest.mark.promise("RESP-INVALID")
 @pytest.mark.parametrize("coding", [b"gzip", b"chunked, gzip", b"xchunked", b"identity"])
 def test_a_transfer_coding_that_is_not_chunked_is_never_passed_on_as_if_it_were(start, endpoint, coding):
     """RFC 9112 6.3: such a response ends by closing; re-framing it as it stands is right, guessing is not."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 
 import pytest
 
-from tests.contract.peers import Silence, answering
+from tests.contract.peers import Cut, Silence, answering
 from tests.contract.running import settled
 
 
@@ -164,6 +166,44 @@ def test_bytes_after_a_complete_response_poison_nobody(start, endpoint, answer, 
         fresh.respond(b"next")
         assert client.response().body == b"next"
         assert peer.ended() in ("closed", "reset")
+
+
+@pytest.mark.promise("POOL-SURPLUS")
+def test_a_chunk_that_looks_like_the_last_one_is_no_end_even_before_surplus_bytes(start, endpoint):
+    """Found by fuzzing: the second read begins inside a chunk, and what it holds reads like an end."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        peer.begin_chunked().send(b"15\r\nabc")
+        while b"abc" not in client.sock.recv(2**16, socket.MSG_PEEK):
+            pass  # until the first read has passed through
+        peer.send(b"0\r\n\r\n" + b"x" * 13 + b"\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+        with contextlib.suppress(Cut):
+            assert client.response().body == b"abc0\r\n\r\n" + b"x" * 13
+            assert client.silent(0.05)
+
+
+@pytest.mark.promise("POOL-SURPLUS")
+@pytest.mark.parametrize("end", [b"0\r\n\r\n\r\n", b"0\r\nX-Sum: 1\r\n\r\n\r\n\r\n", b"0\r\n\r\n\r"])
+def test_empty_lines_after_a_chunked_response_reach_nobody(start, endpoint, end):
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        peer.begin_chunked().chunk(b"ok").send(end)
+        assert client.response().body == b"ok"
+        assert client.silent(0.05)
+        client.get()
+        try:
+            peer.request()
+        except Cut:  # it was not used again, which is as well
+            peer = endpoint.accept()
+            peer.request()
+        peer.respond(b"next")
+        assert client.response().body == b"next"
 
 
 @pytest.mark.promise("POOL-IDLE-TIMEOUT")

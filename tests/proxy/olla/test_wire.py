@@ -386,7 +386,8 @@ FIELD_LINES = st.sampled_from(
         "Authorization: Bearer {}",
         "Connection: x-{}",
         "X-{}: a",
-        "Expect: 100-continue",
+        "Expect: {}-continue",
+        "X-Request-ID: {}",
         "Via: 1.{} x",
         "Transfer-Encoding: chunked",
     ]
@@ -873,13 +874,27 @@ def test_broken_chunks_are_refused(data: bytes) -> None:
     chunks.close()
 
 
-@given(BODIES, st.lists(st.integers(0, 400), max_size=8))
-def test_an_upload_is_decoded_and_its_trailers_dropped(pieces: list[bytes], cuts: list[int]) -> None:
+@given(
+    BODIES, st.lists(st.integers(0, 400), max_size=8), st.sampled_from([b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\r\n\r\n"])
+)
+def test_an_upload_is_decoded_its_trailers_dropped_and_what_follows_kept_apart(
+    pieces: list[bytes], cuts: list[int], behind: bytes
+) -> None:
     body = BodyReader()
     out: list[bytes] = []
-    feed_in_parts(lambda part: out.extend(body.feed(part)), chunked(pieces, b"X-T: 1\r\n"), cuts)
+    rest: list[bytes] = []
+
+    def feed(part: bytes) -> None:
+        if body.done:
+            rest.append(part)
+        else:
+            out.append(body.feed(part))
+            rest.append(body.rest)
+
+    feed_in_parts(feed, chunked(pieces, b"X-T: 1\r\n") + behind, cuts)
     assert b"".join(out) == b"".join(pieces)
     assert body.done
+    assert b"".join(rest) == behind
     body.close()
 
 

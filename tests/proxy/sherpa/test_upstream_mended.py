@@ -113,6 +113,20 @@ def test_what_follows_an_upgrade_in_its_segment_is_lost():
     assert not closed
 
 
+def test_the_last_trailer_becomes_a_field_of_the_next_request():
+    """Mended by closing: guard.chunked."""
+    seen = []
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        await request.read()
+        seen.append(dict(request.headers))
+        return await _plain(request)
+
+    chunked = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-T: evil\r\n\r\n"
+    talk(handler, chunked, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert seen[1] == {"X-T": "evil", "Host": "h"}
+
+
 def test_a_body_that_breaks_after_its_head_lets_the_handler_hang():
     """Mended by ClientConnection._fail_body."""
 
@@ -146,10 +160,13 @@ def test_the_server_has_no_limit_in_time_for_heads_and_writes(word):
         b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"OPTIONS / RTSP/1.0\r\nHost: h\r\n\r\n",
+        b"SOURCE / ICE/1.0\r\nHost: h\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
     ],
 )
 def test_the_server_takes_heads_that_are_not_http_1_1(head):
-    """Mended by heads.check_request and ClientConnection."""
+    """Mended by heads.check_request and ClientConnection; the last three are in BEHAVIOUR.md."""
 
     def feed() -> Any:
         loop = asyncio.get_running_loop()
