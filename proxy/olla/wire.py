@@ -450,8 +450,8 @@ class RequestReader:
             request.kept = _without(request.kept, extra)
         keep_alive = b"close" not in tokens and (not http10 or b"keep-alive" in tokens)
         decided = (
-            method, authority, http10, keep_alive, expect == b"100-continue", bool(codings), forwarded_for, forwarded_host,
-            forwarded_proto, via, id_span is None,
+            method, authority, http10, keep_alive, expect == b"100-continue", bool(codings), forwarded_for,
+            forwarded_host, forwarded_proto, via, id_span is None,
         )  # fmt: skip
         if decided != self._decided:
             self._decided = decided
