@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proxy.core.endpoint import EndpointSpec
 from proxy.olla.pool import Budget, EndpointPool
-from proxy.olla.upstream import UpstreamConnection
+from proxy.olla.upstream import PlainUpstreamConnection
 
 
 class FakeTransport:
@@ -36,10 +36,10 @@ class FakeTransport:
 class FakeTask:
     """A task that ends when the test says so."""
 
-    def __init__(self, coro: Coroutine[Any, Any, UpstreamConnection]) -> None:
+    def __init__(self, coro: Coroutine[Any, Any, PlainUpstreamConnection]) -> None:
         self._coro = coro
         self._done: list[Callable[[Any], None]] = []
-        self._result: UpstreamConnection | None = None
+        self._result: PlainUpstreamConnection | None = None
         self._error: Exception | None = None
         self._cancelled = False
         self.over = False
@@ -74,7 +74,7 @@ class FakeTask:
     def exception(self) -> Exception | None:
         return self._error
 
-    def result(self) -> UpstreamConnection:
+    def result(self) -> PlainUpstreamConnection:
         assert self._result is not None
         return self._result
 
@@ -86,12 +86,12 @@ class FakeLoop:
         self.asked: list[tuple[object, ...]] = []
         self.now = 0.0
 
-    def create_task(self, coro: Coroutine[Any, Any, UpstreamConnection]) -> FakeTask:
+    def create_task(self, coro: Coroutine[Any, Any, PlainUpstreamConnection]) -> FakeTask:
         self.tasks.append(FakeTask(coro))
         return self.tasks[-1]
 
     async def create_connection(
-        self, make: Callable[[], UpstreamConnection], host: str, port: int, *, ssl: object
+        self, make: Callable[[], PlainUpstreamConnection], host: str, port: int, *, ssl: object
     ) -> Any:
         self.asked.append((host, port, ssl))
         if self.fail:
@@ -112,10 +112,10 @@ class FakeLoop:
 class FakeExchange:
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.connection: UpstreamConnection | None = None
+        self.connection: PlainUpstreamConnection | None = None
         self.failed = ""
 
-    def connected(self, connection: UpstreamConnection) -> None:
+    def connected(self, connection: PlainUpstreamConnection) -> None:
         self.connection = connection
         connection.exchange = self  # type: ignore[assignment]
 
@@ -128,7 +128,7 @@ class FakeExchange:
 
 def make_pool(loop: FakeLoop, budget: Budget, name: str = "a") -> EndpointPool:
     spec = EndpointSpec(name=name, scheme="http", host="127.0.0.1", port=1)
-    return EndpointPool(spec, budget, loop, UpstreamConnection)  # type: ignore[arg-type]
+    return EndpointPool(spec, budget, loop, PlainUpstreamConnection)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_it_counts_how_often_a_connection_served(loop: FakeLoop) -> None:
 def test_it_connects_to_its_endpoint_and_to_one_with_tls_by_tls(loop: FakeLoop) -> None:
     connect(make_pool(loop, Budget(1, 1)), loop)
     secret = EndpointSpec(name="s", scheme="https", host="model.example", port=8443, tls_verify=False)
-    connect(EndpointPool(secret, Budget(1, 1), loop, UpstreamConnection), loop)  # type: ignore[arg-type]  # as above
+    connect(EndpointPool(secret, Budget(1, 1), loop, PlainUpstreamConnection), loop)  # type: ignore[arg-type]  # as above
     plain, (host, port, context) = loop.asked
     assert plain == ("127.0.0.1", 1, None)
     assert (host, port) == ("model.example", 8443)
@@ -477,7 +477,7 @@ def test_a_task_cancelled_before_its_first_step_returns_its_slot_on_a_real_loop(
             EndpointSpec(name="a", scheme="http", host="127.0.0.1", port=1),
             Budget(1, 1),
             asyncio.get_running_loop(),
-            UpstreamConnection,
+            PlainUpstreamConnection,
         )
         exchange = FakeExchange()
         pool.request(exchange)
