@@ -222,6 +222,7 @@ def _not_utf8(fields: Fields) -> bool:
 
 _BLANKS = re.compile(rb"(?:\r\n){0,2}[A-Z]+ {2,}\S+ HTTP/1\.[01]\r\n")
 _OTHER_PROTOCOL = re.compile(rb"(?:\r\n){0,2}[A-Z_]+ \S+ (?:RTSP|ICE)/")
+_OTHER_CODING = re.compile(rb"(?i)\r\ntransfer-encoding:[ \t]*(?!chunked[ \t]*\r\n)")
 _KNOWN = set(METHODS) | {b"PATCH", b"CONNECT", b"TRACE", b"MERGE", b"LINK", b"COPY", b"MOVE", b"LOCK", b"BIND", b"ACL"}
 
 EXPLAINED = (
@@ -253,6 +254,10 @@ EXPLAINED = (
     Explained(
         ("sherpa",), "accepted", lambda one, want, _: _OTHER_PROTOCOL.match(one.request),
         "RTSP and ICE are read as HTTP",
+    ),
+    Explained(
+        ("sherpa",), "a broken answer arrived as a whole one", lambda one, want, _: _OTHER_CODING.search(one.answer),
+        "a coding that is not chunked ends with the connection, and is passed on so (RFC 9112 6.3)",
     ),
     Explained(
         ("sherpa",), "another status", lambda one, want, _: "grow" in one.answer_faults,
