@@ -105,7 +105,7 @@ def nothing_forgotten() -> Iterator[None]:
     assert not late, late
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def nothing_leaks() -> Iterator[None]:
     """Descriptors, threads' loops and uncollectable objects: after the whole suite there are no more than before it."""
     before = _descriptors()

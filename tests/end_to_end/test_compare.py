@@ -65,8 +65,9 @@ def compare(tmp_path: Path, ceiling: Path) -> Iterator[Callable[..., subprocess.
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-m", "loadgen", "compare", *arguments]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, start_new_session=True
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, start_new_session=True,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
         started.append(process)
         return process
 
@@ -77,6 +78,11 @@ def compare(tmp_path: Path, ceiling: Path) -> Iterator[Callable[..., subprocess.
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def heed_interrupts() -> None:
+    """A shell starts what it puts in the background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
