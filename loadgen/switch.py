@@ -1,7 +1,7 @@
 """`python -m loadgen.switch KEY=VALUE ...`: what config keys cost an engine that is at the limit of its core.
 
     python -m loadgen.switch runtime.recorders=false
-    python -m loadgen.switch proxy.pools.buffers=false --scenario w3
+    python -m loadgen.switch proxy.pools.buffers=true --scenario w3
 
 Each argument is one arm: the engine with that key changed (several keys at once are joined by commas), against the
 engine as it is, which runs twice a round so that its difference from itself is printed beside. It is a small campaign

@@ -55,7 +55,7 @@ class Choice:
 CHOICES = (
     Choice("plain-loop", loop="asyncio"),
     Choice("no-per-endpoint-pools", {"proxy.pools.per_endpoint": False}, "olla"),
-    Choice("no-pooled-buffers", {"proxy.pools.buffers": False}, "olla"),
+    Choice("pooled-buffers", {"proxy.pools.buffers": True}, "olla"),
     Choice("no-pooled-contexts", {"proxy.pools.contexts": False}, "olla"),
     Choice("no-pooled-errors", {"proxy.pools.errors": False}, "olla"),
     Choice("no-breaker", {"proxy.circuit_breaker.enabled": False}, "olla"),

@@ -30,7 +30,7 @@ BENCHMARKS = (
     *_pair("request", _REQUEST, "one exchange: 1 KiB request, 1.5 KiB reply"),
     *_pair("stream", _STREAM, f"one event of a stream of {samples.EVENTS}", per=samples.EVENTS),
     _without("no-contexts", "proxy.pools.contexts", False, "with a new context for each request"),
-    _without("no-buffers", "proxy.pools.buffers", False, "reading into bytes the loop makes"),
+    _without("buffers", "proxy.pools.buffers", True, "reading into pooled buffers"),
     _without("no-breaker", "proxy.circuit_breaker.enabled", False, "without breaker"),
     _without("every-read", "proxy.flush.policy", "every-read", "without adaptive flushing"),
 )

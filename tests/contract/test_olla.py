@@ -210,7 +210,7 @@ def test_it_can_be_switched_off(start_olla, endpoint):
 
 SWITCHES = [
     {"proxy__pools": {"per_endpoint": False}},
-    {"proxy__pools": {"buffers": False}},
+    {"proxy__pools": {"buffers": True}},
     {"proxy__pools": {"contexts": False}},
     {"proxy__pools": {"errors": False}},
     {"proxy__circuit_breaker": {"enabled": False}},
@@ -276,7 +276,7 @@ def test_no_byte_waits_longer_than_the_interval(start_olla, endpoint, policy):
 @pytest.mark.one_worker
 def test_idle_streams_hold_no_buffer(start_olla, endpoint):
     """64 KiB for each of 2,000 streams would be 125 MiB."""
-    proxy = start_olla(endpoint, proxy__max_conns_per_host=0)
+    proxy = start_olla(endpoint, proxy__max_conns_per_host=0, proxy__pools={"buffers": True})
     clients = [proxy.client().get() for _ in range(30)]
     for client in clients:
         peer = endpoint.accept()
@@ -287,6 +287,7 @@ def test_idle_streams_hold_no_buffer(start_olla, endpoint):
     stats = proxy.stats()
     assert stats["proxy.active_connections"] == 30
     assert stats["proxy.pool.buffer.active"] <= 2
+    assert stats["proxy.pool.buffer.created"] >= 1, "the loop asks for them"
     for client in clients:
         client.close()
     settled(proxy.stats, client_disconnected=30)
