@@ -254,7 +254,7 @@ def _checks(
         due = begun.to_numpy(dtype=np.float64, na_value=np.nan)
         ended = rows["end_ns"].to_numpy(dtype=np.float64, na_value=np.nan)
         # Before the others that a target which falls behind breaks too: the first one is what people read.
-        checks.insert(0, validity.achieved_rate(due, ended, window, scenario.duration_s))
+        checks.insert(0, validity.achieved_rate(due, ended, window, scenario.duration_s, scenario.steady))
     return checks
 
 

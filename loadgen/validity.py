@@ -181,12 +181,15 @@ def other_load(share: float | None) -> Check:
     )
 
 
-def achieved_rate(due_ns: Floats, end_ns: Floats, window_ns: tuple[int, int], duration_s: float) -> Check:
+def achieved_rate(
+    due_ns: Floats, end_ns: Floats, window_ns: tuple[int, int], duration_s: float, steady: bool = True
+) -> Check:
     """The target kept up: what ended in the window against what was due one median latency earlier.
 
     `due_ns`, `end_ns`: of all requests of the run, warm-up too (NaN: never ended). Comparing with what was due earlier
     by the median latency makes the answer exact for a steady target whatever the arrivals are; the allowance of twice
-    the square root of the requests in flight is for those that happen to cross an edge of the window.
+    the square root of the requests in flight is for those that happen to cross an edge of the window. `steady` false:
+    arrivals or lengths change on purpose (a trace), so no latency is typical; then all that was due must have ended.
     """
     inside = (due_ns >= window_ns[0]) & (due_ns < window_ns[1])
     took = (end_ns - due_ns)[inside & ~np.isnan(end_ns)]
@@ -198,6 +201,16 @@ def achieved_rate(due_ns: Floats, end_ns: Floats, window_ns: tuple[int, int], du
             ok=False,
             blame="target",
             text="no request of the window ended",
+        )
+    if not steady:
+        due, ended = int(inside.sum()), took.size
+        return Check(
+            check="achieved-rate",
+            value=1 - ended / due,
+            limit=RATE,
+            ok=1 - ended / due <= RATE,
+            blame="target",
+            text=f"{ended:,} of {due:,} requests that were due came to an end, limit {1 - RATE:.0%}",
         )
     typical = float(np.median(took))
     due = int(((due_ns >= window_ns[0] - typical) & (due_ns < window_ns[1] - typical)).sum())

@@ -147,3 +147,14 @@ def test_the_bench_is_named_before_the_target_as_the_reason() -> None:
     assert validity.void_reason(checks) == "steal"
     assert validity.void_reason(checks[:1]) == "errors"
     assert validity.void_reason([Check(check="steal")]) is None
+
+
+def test_where_lengths_vary_on_purpose_all_that_was_due_must_have_ended() -> None:
+    due = np.linspace(0, 10e9, 400, endpoint=False)
+    end = due + np.where(np.arange(400) % 2, 0.1e9, 4e9)  # no latency is typical
+    window = (2_000_000_000, 10_000_000_000)
+    assert validity.achieved_rate(due, end, window, 8, steady=False).ok
+    end[-20:] = np.nan
+    check = validity.achieved_rate(due, end, window, 8, steady=False)
+    assert not check.ok
+    assert check.text == "300 of 320 requests that were due came to an end, limit 99%"
