@@ -9,7 +9,8 @@ What llhttp lets pass and HTTP does not is refused here: a missing or doubled Ho
 versions other than 1.0 and 1.1, any transfer coding but exactly `chunked`, oversized heads (RFC 9112, sections 2.3,
 3.2, 6.1).
 
-**Memory.** Heads on one connection resemble each other, so each reader remembers the last one it judged.
+**Memory.** Requests on one connection resemble each other, and so do the responses of one endpoint: each reader
+remembers the last head it judged.
 
 * `recall`: most heads differ from the last in digits only: a length, a date, a counter. The *shape* of a head is the
   head with every digit replaced by 0. HTTP's grammar treats all digits alike outside the version and the status,
@@ -17,9 +18,10 @@ versions other than 1.0 and 1.1, any transfer coding but exactly `chunked`, over
   same offset.
 * `read` first tries to *adapt*: other heads differ in the values of a few fields: an id, a trace, a date. Lines that
   are equal were judged before; a changed one must have the same name, an ordinary meaning and a valid value.
-* Anything else is judged whole.
+* Anything else is judged whole; after many strangers in a row nothing is compared or remembered but now and then.
 
-A hit costs about a tenth of a judgement by shape and a third by lines (`loadgen/micro/bench_wire.py`).
+A request's head costs 0.1 us if equal, 0.7 by shape, 2.5 by lines, 4.4 judged; a response's 0.5, 0.5, 2.0, 2.6
+(`loadgen/micro/bench_wire.py` times the same).
 """
 
 from __future__ import annotations
