@@ -90,27 +90,30 @@ def _metric(scenario: Scenario) -> str:
 
 def _pairs(known: Mapping[str, Target]) -> Iterator[tuple[Group, str, str, str]]:
     """(group, label, without, with) of all steps that the targets of a campaign make up."""
-    bare = {t.variant_of for t in known.values() if t.kind == "variant" and _is_variant(known, t.variant_of)}
+    parents = {t.variant_of for t in known.values() if t.variant_of is not None}
+    bare = {name for name in parents & known.keys() if len(known[name].switches) > 1}
     for target in known.values():
         if target.kind == "variant" and _LOOP in target.switches and target.engine == "sherpa":
             yield "ladder", "uvloop", target.name, target.variant_of or ""
     for name in bare:
-        if name is not None and "sherpa" in known:
+        if "sherpa" in known:
             yield "ladder", "the other engine", "sherpa", name
     for name in bare:
-        if name is not None:
-            yield "ladder", "all its switches", name, known[name].variant_of or ""
+        yield "ladder", "all its switches", name, known[name].variant_of or ""
     for target in known.values():
-        if target.variant_of in bare:
+        if target.name not in bare and bare.intersection(_ancestors(known, target)):
             yield "alone", _label(target), target.variant_of or "", target.name
     for target in known.values():
-        mine = target.kind == "variant" and target.name not in bare and target.variant_of not in bare
+        mine = target.kind == "variant" and target.name not in bare and not bare.intersection(_ancestors(known, target))
         if mine and target.engine != "sherpa":
             yield "last", _label(target), target.name, target.variant_of or ""
 
 
-def _is_variant(known: Mapping[str, Target], name: str | None) -> bool:
-    return name in known and known[name or ""].kind == "variant"
+def _ancestors(known: Mapping[str, Target], target: Target) -> Iterator[str]:
+    """What it is a variant of, what that is a variant of, and so on."""
+    while (parent := known.get(target.variant_of or "")) is not None:
+        yield parent.name
+        target = parent
 
 
 def _label(target: Target) -> str:

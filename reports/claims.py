@@ -110,9 +110,23 @@ class Evidence:
             t
             for t in self.campaign.header.targets
             if t.kind == "variant" and t.variant_of == engine and t.switches
-            if {key.removeprefix("proxy.") for key in t.switches} <= _OBJECT_POOLS
+            if {key.removeprefix("proxy.") for key in t.switches} <= _OBJECT_POOLS and not any(t.switches.values())
         ]
         return max(found, key=lambda t: ("pools.contexts" in str(t.switches), len(t.switches)), default=None)
+
+    def with_pools(self, engine: str) -> str:
+        """The target that is this engine with the pools switched on that it has off by default; else itself."""
+        found = self.variants(engine, "pools.buffers")
+        return next((t.name for t in found if True in t.switches.values()), engine)
+
+    def buffers(self, engine: str, size: int) -> tuple[str, str] | None:
+        """(default size, `size`): two targets of this engine that differ in `buffer_size` only; None without them."""
+        family = {engine} | {t.name for t in self.campaign.header.targets if t.variant_of == engine}
+        for t in self.campaign.header.targets:
+            alone = len(t.switches) == 1 and next(iter(t.switches)).endswith("buffer_size")
+            if alone and t.variant_of in family and size in t.switches.values():
+                return t.variant_of, t.name
+        return None
 
     def tagged(self, tag: str) -> list[str]:
         """Scenarios with this tag that were run."""
@@ -399,21 +413,21 @@ def _gc_reduced(evidence: Evidence) -> Finding:
         _need("needs a scenario tagged `gc-load`: equal high load, equal GC settings, a declared ballast")
     olla = evidence.engine("olla")
     off = evidence.without_pools(olla)
-    pairs = [] if off is None else [("pooling alone", off.name)]
+    pairs = [] if off is None else [("pooling alone", evidence.with_pools(olla), off.name)]
     pairs += [
-        ("engine against engine, not pooling alone", target.name)
+        ("engine against engine, not pooling alone", olla, target.name)
         for target in evidence.campaign.header.targets
         if target.kind == "engine" and target.engine == "sherpa"
     ]
     said: list[str] = []
     verdicts: list[list[ClaimWord]] = []
     used: list[tuple[str, str]] = []
-    for what, against in pairs:
-        words, judged = _pauses(evidence, scenarios, olla, against)
+    for what, ours, against in pairs:
+        words, judged = _pauses(evidence, scenarios, ours, against)
         if words:
-            said.append(f"{what} ({olla} against {against}): {words}")
+            said.append(f"{what} ({ours} against {against}): {words}")
             verdicts.append(judged)
-            used += [(name, target) for name in scenarios for target in (olla, against)]
+            used += [(name, target) for name in scenarios for target in (ours, against)]
     if not any(verdicts):
         _need("no collection happened in either target, or no recorder ran; needs a higher load or a larger ballast")
     # Pooling is judged by itself where it was measured; where nothing is collected with or without, it reduces nothing.
@@ -543,10 +557,13 @@ def _fails_fast(evidence: Evidence) -> Finding:
 
 def _buffers(evidence: Evidence) -> Finding:
     olla = evidence.engine("olla")
-    small = [t for t in evidence.variants(olla, "buffer_size") if 8192 in t.switches.values()]
-    if not small:
-        _need("needs a variant of olla with `proxy.buffer_size: 8192` in a scenario tagged `large-response`")
-    other = small[0].name
+    pair = evidence.buffers(olla, 8192)
+    if pair is None:
+        _need(
+            "needs two variants of olla that differ in `proxy.buffer_size: 8192` only, in a scenario tagged "
+            "`large-response`"
+        )
+    usual, other = pair
 
     def mib_per_second(facts: Facts) -> float | None:
         cpu = facts.value("cpu_us_per_mib")
@@ -556,11 +573,11 @@ def _buffers(evidence: Evidence) -> Finding:
     verdicts: list[ClaimWord] = []
     used: list[tuple[str, str]] = []
     for name in evidence.tagged("large-response"):
-        span = evidence.ratio(name, olla, other, mib_per_second)
+        span = evidence.ratio(name, usual, other, mib_per_second)
         if span is not None:
             parts.append(f"{name}: MiB per CPU second at 64 against 8 KiB {_change(span)}")
             verdicts.append(_over(span, 1.03))
-            used += [(name, olla), (name, other)]
+            used += [(name, usual), (name, other)]
     if not parts:
         _need("needs a scenario tagged `large-response` run with both buffer sizes, two rounds or more")
     return _found("; ".join(parts), _all(verdicts), evidence.names(*used))

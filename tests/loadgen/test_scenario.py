@@ -62,8 +62,8 @@ def test_a_full_campaign_measures_what_the_claims_need() -> None:
 
     assert len({one.connections for one in tagged("sweep-connections").values()}) >= 3  # C3
     assert any(one.generator == "wrk" for one in tagged("saturation").values())  # C2, C6
-    assert measured_with("gc-load") == {"olla-no-pools"}  # C8
-    assert measured_with("large-response") == {"olla-8k"}  # C11
+    assert measured_with("gc-load") == {"olla-buffer-pool", "olla-no-pools"}  # C8
+    assert measured_with("large-response") == {"olla-buffer-pool", "olla-8k"}  # C11
     assert any("olla-every-read" in one.variants for one in chosen.values() if one.kind == "stream")  # C12
     assert measured_with("cold-start") == {"olla-prewarm"}  # C13
     assert {told[name].endpoints for name in tagged("sweep-endpoints")} >= {2, 10}  # C14

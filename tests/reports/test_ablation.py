@@ -58,7 +58,7 @@ def test_the_profile_has_both_sides_of_every_switch() -> None:
 
 
 def test_the_ladder_goes_from_sherpa_on_the_plain_loop_to_olla_and_the_engine_is_one_step() -> None:
-    costs = {"sherpa-plain-loop": 200.0, "sherpa": 180.0, "olla-bare": 24.0, "olla-only-64k": 24.0, "olla": 18.0}
+    costs = {"sherpa-plain-loop": 200.0, "sherpa": 180.0, "olla-bare": 24.0, "olla-only-breaker": 24.0, "olla": 18.0}
     found = [step for step in steps(costs) if step.group == "ladder"]
     assert [(step.group, step.label, step.under, step.over) for step in found] == [
         ("ladder", "uvloop", "sherpa-plain-loop", "sherpa"),
@@ -80,13 +80,13 @@ def test_a_switch_is_judged_alone_and_as_the_last_one_missing_always_on_over_off
 
 
 def test_a_change_that_crosses_zero_is_too_noisy_and_an_idle_engine_says_so() -> None:
-    (step,) = steps({"olla": 18.0, "olla-8k": 18.0}, wobble=0.2, busy=0.08)
+    (step,) = steps({"olla": 18.0, "olla-no-breaker": 18.0}, wobble=0.2, busy=0.08)
     assert step.word == "too noisy to tell"
     assert step.sentence == "too noisy to tell, at 8% of a core"
-    assert [one.sentence for one in steps({"olla": 18.0, "olla-8k": 18.0})] == ["buys nothing"]
+    assert [one.sentence for one in steps({"olla": 18.0, "olla-no-breaker": 18.0})] == ["buys nothing"]
 
 
 def test_one_round_makes_no_step() -> None:
-    campaign, seen = measured({"olla": 18.0, "olla-8k": 18.0})
+    campaign, seen = measured({"olla": 18.0, "olla-no-breaker": 18.0})
     once = {key: runs[:1] for key, runs in seen.valid.items()}
     assert ablation.steps(campaign, Comparison("olla", (), once, {})) == []

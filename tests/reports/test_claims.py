@@ -167,6 +167,14 @@ def test_c8_pools_on_against_off(pooled: float, word: str) -> None:
     assert "pooling alone (olla against olla-no-contexts)" in found.measured
 
 
+def test_c8_takes_the_pools_that_are_off_by_default_as_pooling_too() -> None:
+    every = Target(name="olla-buffers", kind="variant", variant_of="olla", switches={"proxy.pools.buffers": True})
+    values = {("gc", "olla-buffers"): {"gc_total_ms": 1.0}, ("gc", "olla-no-contexts"): {"gc_total_ms": 10.0}}
+    found = judged("C8", LOADED, values, variants=[every, NO_POOLS]).finding
+    assert found.verdict == "holds"
+    assert "pooling alone (olla-buffers against olla-no-contexts)" in found.measured
+
+
 def test_c8_says_of_pools_that_nothing_is_collected_with_or_without_them() -> None:
     values = {
         ("gc", name): {"gc_count": count, "gc_total_ms": total}
@@ -246,10 +254,13 @@ def test_c10_losses_stop_after_five_failures_for_as_long_as_the_breaker_is_open(
 
 @pytest.mark.parametrize(("small", "word"), [(400.0, "holds"), (300.0, "does-not-hold")])
 def test_c11_buffers_of_64_against_8_kib(small: float, word: str) -> None:
-    eight = Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192})
+    pooled = {"proxy.pools.buffers": True}
+    usual = Target(name="olla-pooled", kind="variant", variant_of="olla", switches=pooled)
+    eight = Target(name="olla-8k", kind="variant", variant_of="olla-pooled", switches={"proxy.buffer_size": 8192})
     scenarios = {"large": Scenario(rate_rps=10, tags=["large-response"])}
-    values = {("large", "olla"): {"cpu_us_per_mib": 300.0}, ("large", "olla-8k"): {"cpu_us_per_mib": small}}
-    assert judged("C11", scenarios, values, variants=[eight]).finding.verdict == word
+    values = {("large", "olla-pooled"): {"cpu_us_per_mib": 300.0}, ("large", "olla-8k"): {"cpu_us_per_mib": small}}
+    assert judged("C11", scenarios, values, variants=[eight, usual]).finding.verdict == word
+    assert judged("C11", scenarios, values, variants=[eight]).finding.verdict == "not-testable"
 
 
 @pytest.mark.parametrize(
