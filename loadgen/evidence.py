@@ -188,6 +188,7 @@ def _tallied(record: RunRecord, seen: Evidence, conditions: Conditions) -> RunRe
         checks += tally.checks(
             done,
             users,
+            sum(int(one["requests"]) for one in seen.mocks.get("backends", ())),
             stream=scenario.kind == "stream",
             saturates=scenario.saturates,
             has_process=conditions.has_process,

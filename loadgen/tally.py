@@ -1,7 +1,8 @@
 """The record of a run whose generator keeps no rows (wrk). Pure: readings in, checks and metrics out.
 
 Work is what the mocks counted between two readings, both taken under full load; CPU is the target's whole process tree
-between the same two. wrk's own count of replies must agree with the mocks': what was sent is what arrived.
+between the same two. Over the whole run wrk must have counted the replies that the mocks did: what was sent is what
+arrived.
 """
 
 from __future__ import annotations
@@ -122,9 +123,17 @@ def metrics(
 
 
 def checks(
-    done: Tally, connections: int, *, stream: bool, saturates: bool, has_process: bool, target_cores: int, steal: float
+    done: Tally,
+    connections: int,
+    in_all: int,
+    *,
+    stream: bool,
+    saturates: bool,
+    has_process: bool,
+    target_cores: int,
+    steal: float,
 ) -> list[Check]:
-    """The validity rules that apply without rows."""
+    """The validity rules that apply without rows. `in_all`: requests the mocks served from wrk's start to its end."""
     said = done.said
     replies, served = max(said["requests"], 1), max(done.requests, 1)
     busy = None if done.utilisation is None else done.utilisation / target_cores
@@ -132,8 +141,6 @@ def checks(
         validity.saturation(busy, not saturates, has_process),
         validity.steal(steal),
         validity.errors(said["errors"] / said["requests"] if said["requests"] else None),
-        validity.agreement(
-            said["requests"] / said["seconds"], done.requests / done.seconds, connections, done.requests
-        ),
+        validity.agreement(said["requests"], in_all, connections),
         validity.reply_size(said["bytes"] / replies, done.body_bytes / served, done.events / served, stream),
     ]

@@ -16,12 +16,12 @@ remembers the last head it judged.
   head with every digit replaced by 0. HTTP's grammar treats all digits alike outside the version and the status,
   which are compared as they are; so a head whose shape was judged before is judged, and every field stands at the
   same offset.
-* `read` first tries to *adapt*: other heads differ in the values of a few fields: an id, a trace, a date. Lines that
-  are equal were judged before; a changed one must have the same name, an ordinary meaning and a valid value.
+* `read` of a request first tries to *adapt*: other heads differ in the values of a few fields: an id, a trace, a date.
+  Lines that are equal were judged before; a changed one must have the same name, an ordinary meaning and a valid value.
 * Anything else is judged whole; after many strangers in a row nothing is compared or remembered but now and then.
 
-A request's head costs 0.1 us if equal, 0.7 by shape, 2.5 by lines, 4.4 judged; a response's 0.5, 0.5, 2.0, 2.6
-(`loadgen/micro/bench_wire.py` times the same).
+A request's head costs 0.1 us if equal, 0.7 by shape, 2.5 by lines, 4.4 judged; a response's 0.5 by shape, 2.6 judged
+(`loadgen/micro/bench_wire.py` times the same). Adapting responses as well would cost 2.0 and is not worth its code.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ _RESPONSE_FIELDS = _field_finder(HOP_BY_HOP | OWN_RESPONSE_NAMES | {"content-len
 _LENGTH_VALUE = re.compile(rb"[ \t]*\d{1,18}[ \t]*")
 _ID_VALUE = re.compile(rb"[ \t]*" + _SANE_TEXT.pattern.encode())
 _REQUEST_RULES = {b"content-length": _LENGTH_VALUE, b"x-request-id": _ID_VALUE}
-_RESPONSE_RULES = {b"content-length": _LENGTH_VALUE}
 # Options of `Connection` that name no field, and fields that it cannot make us drop.
 _NOT_DROPPED = frozenset({b"close", b"keep-alive", b"upgrade", *(name.encode() for name in NEVER_NOMINATED)})
 
@@ -532,12 +531,8 @@ class Response:
 class _ResponseShape:
     """Where things stand in heads of one shape."""
 
-    __slots__ = (
-        "head", "kept", "kept_lines", "length", "length_line", "lines", "response", "shape", "size",
-        "status_line", "to_head",
-    )  # fmt: skip
+    __slots__ = ("kept", "length", "response", "shape", "size", "status_line", "to_head")
 
-    head: bytes
     size: int
     shape: bytes
     response: Response
@@ -545,10 +540,6 @@ class _ResponseShape:
     to_head: bool
     length: Span | None
     kept: tuple[Span, ...]
-    # the same by lines, made when first needed
-    lines: _KnownLines | None
-    kept_lines: list[int]
-    length_line: int
 
 
 class ResponseReader:
@@ -557,23 +548,22 @@ class ResponseReader:
     `to_head`: the response answers a HEAD request and has no body, whatever it says.
     """
 
-    __slots__ = ("_misses", "_shape", "_strangers")
+    __slots__ = ("_shape", "_strangers")
 
     def __init__(self) -> None:
         self._shape: _ResponseShape | None = None
-        self._misses = 0
         self._strangers = 0
 
     def recall(self, data: bytes, to_head: bool) -> Response | None:
         """The response at the start of `data` if its head is the last one's but for digits; else None."""
         known = self._shape
-        if known is None or self._misses > MISSES:
+        if known is None:
             return None
         size = known.size
         head = data[:size]
         if head.translate(_ZEROS) != known.shape or not head.startswith(known.status_line) or known.to_head != to_head:
             return None
-        self._misses = 0
+        self._strangers = 0
         model = known.response
         response = Response()
         response.status = model.status
@@ -592,46 +582,8 @@ class ResponseReader:
 
     def read(self, head: bytes, to_head: bool) -> Response:
         """Judge one head, which ends with an empty line."""
-        known = self._shape
-        if known is not None and known.to_head == to_head:
-            response = self._adapt(head, known)
-            if response is not None:
-                self._strangers = 0
-                return response
         self._strangers += 1
         return self._judge(head, to_head)
-
-    def _adapt(self, head: bytes, known: _ResponseShape) -> Response | None:
-        if known.lines is None:
-            self._index_lines(known)
-            assert known.lines is not None
-        lines = head.split(b"\r\n")
-        if not known.lines.accept(lines):
-            return None
-        self._misses += 1
-        model = known.response
-        response = Response()
-        response.status = model.status
-        response.line = model.line
-        response.keep_alive = model.keep_alive
-        response.interim = False
-        response.size = len(head)
-        i = known.length_line
-        response.length = int(lines[i].partition(b":")[2]) if i else model.length
-        response.fields = b"\r\n".join([*[lines[i] for i in known.kept_lines], b"", b""])
-        return response
-
-    def _index_lines(self, known: _ResponseShape) -> None:
-        known.lines = _KnownLines(known.head, _RESPONSE_FIELDS, _RESPONSE_RULES)
-        known.kept_lines = []
-        known.length_line = 0
-        at = len(known.lines.lines[0]) + 2
-        for i, line in enumerate(known.lines.lines[1:-2], 1):
-            if any(a <= at < b for a, b in known.kept):
-                known.kept_lines.append(i)
-            if known.length is not None and at <= known.length[0] < at + len(line):
-                known.length_line = i
-            at += len(line) + 2
 
     def _judge(self, head: bytes, to_head: bool) -> Response:
         line = _STATUS_LINE.match(head)
@@ -703,8 +655,6 @@ class ResponseReader:
         self._shape = None
         if not extra and not response.interim and _worth_remembering(self._strangers):
             self._shape = known = _ResponseShape()
-            known.head = head
-            known.lines = None
             known.size = len(head)
             known.shape = head.translate(_ZEROS)
             known.response = response

@@ -659,8 +659,6 @@ def test_an_upstream_with_a_past_is_read_as_a_fresh_one(heads: list[tuple[bytes,
 
 
 class Requests:
-    reads = RequestReader
-
     def __init__(self) -> None:
         self._reader = reader()
 
@@ -672,8 +670,6 @@ class Requests:
 
 
 class Responses:
-    reads = ResponseReader
-
     def __init__(self) -> None:
         self._reader = ResponseReader()
 
@@ -712,7 +708,6 @@ def test_a_recalled_head_is_what_the_judge_makes_of_it(past: Any, first: list[st
     assert plainly(known.recall(*second)) == plainly(past().read(*second))
 
 
-@either
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -727,12 +722,12 @@ def test_a_recalled_head_is_what_the_judge_makes_of_it(past: Any, first: list[st
     ],
 )
 def test_an_adapted_head_is_what_the_judge_makes_of_it(
-    past: Any, first: list[str], second: list[str], monkeypatch: pytest.MonkeyPatch
+    first: list[str], second: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged = plainly(past().read(*second))
-    known = past()
+    judged = plainly(Requests().read(*second))
+    known = Requests()
     known.read(*first)
-    monkeypatch.setattr(past.reads, "_judge", lambda *_: pytest.fail("judged"))
+    monkeypatch.setattr(RequestReader, "_judge", lambda *_: pytest.fail("judged"))
     assert plainly(known.read(*second)) == judged
 
 
@@ -754,9 +749,8 @@ def test_a_recalled_304_has_no_body_whatever_length_it_names() -> None:
     assert responses.read(answer("Content-Length: 1234", line=line), False).length == 0
 
 
-@either
-def test_shapes_are_compared_until_so_many_heads_in_a_row_missed(past: Any) -> None:
-    known = past()
+def test_shapes_are_compared_until_so_many_heads_in_a_row_missed() -> None:
+    known = Requests()
     known.read("A: 1")
     for _ in range(2):  # a hit starts the count again
         for i in range(wire.MISSES):
@@ -767,9 +761,8 @@ def test_shapes_are_compared_until_so_many_heads_in_a_row_missed(past: Any) -> N
     assert known.recall("A: 2") is None
 
 
-@either
-def test_heads_that_resemble_none_are_remembered_no_more_but_now_and_then(past: Any) -> None:
-    known = past()
+def test_heads_that_resemble_none_are_remembered_no_more_but_now_and_then() -> None:
+    known = Requests()
 
     def remembered(n: int) -> bool:
         known.read(f"X-{'a' * n}: 1")
@@ -780,6 +773,28 @@ def test_heads_that_resemble_none_are_remembered_no_more_but_now_and_then(past: 
     assert later == [wire.PATIENCE, 2 * wire.PATIENCE]
     known.read(f"X-{'a' * later[-1]}: another value")  # one that resembles the last starts the count again
     assert [remembered(n) for n in range(1, wire.MISSES + 2)] == [True] * wire.MISSES + [False]
+
+
+def test_response_heads_that_resemble_none_are_remembered_no_more_but_now_and_then() -> None:
+    def remembered(n: int) -> bool:
+        known = Responses()
+        for i in range(1, n + 1):
+            known.read(f"X-{'a' * i}: 1")
+        return known.recall(f"X-{'a' * n}: 2") is not None
+
+    assert [remembered(n) for n in range(1, wire.MISSES + 3)] == [True] * wire.MISSES + [False] * 2
+    assert [n for n in range(wire.MISSES + 3, 2 * wire.PATIENCE + 1) if remembered(n)] == [
+        wire.PATIENCE,
+        2 * wire.PATIENCE,
+    ]
+
+
+def test_a_recalled_response_starts_the_count_of_strangers_again() -> None:
+    known = Responses()
+    for _ in range(2):
+        for i in range(wire.MISSES):
+            known.read(f"X-{'a' * i}: 1")
+        assert known.recall(f"X-{'a' * (wire.MISSES - 1)}: 2") is not None
 
 
 # -- chunked bodies
