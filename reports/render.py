@@ -24,7 +24,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import ablation, claims, compare, decide, figures, micro, summarise
+from reports import ablation, beside, claims, compare, decide, figures, micro, summarise
 from reports.compare import Comparison, Row, Side
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VERSION, Check, Scenario
 from reports.store import Campaign, ReportError, dump_json, write_atomically
@@ -281,6 +281,7 @@ class _Page:
             "noise": self._noise(),
             "aa_words": self._aa_words(),
             "table": self._table(),
+            "beside": self._beside_each_other(),
             "others": self._others(),
             "unmeasured": self._unmeasured(),
             "figures": {name: one for name, one in self.drawn.items() if isinstance(one, figures.Figure)},
@@ -536,6 +537,32 @@ class _Page:
         return [
             self._row_view(row) for row in sorted(rows, key=lambda r: (self.scenarios.index(r.scenario), not r.primary))
         ]
+
+    def _beside_each_other(self) -> dict[str, Any]:
+        """The columns and lines of the side-by-side table; empty where only the two engines and `direct` ran."""
+        variants = {t.name for t in self.campaign.header.targets if t.kind == "variant"}
+        targets = [name for name in self._targets() if name not in variants and name != "direct"]
+        if set(targets) <= {self.baseline, self.main}:
+            return {}
+        found = [
+            {
+                "scenario": line.scenario,
+                "label": line.metric.label,
+                "unit": line.metric.shown_unit,
+                "about": line.metric.about,
+                "cells": [
+                    {
+                        "value": "–" if cell.value is None else number(cell.value),
+                        "times": "" if cell.times is None else f"× {number(cell.times)}",
+                        "value_v": cell.value,
+                        "rounds": cell.rounds,
+                    }
+                    for cell in line.cells
+                ],
+            }
+            for line in beside.lines(self.campaign, self.comparison, self.scenarios, targets)
+        ]
+        return {"targets": targets, "lines": found}
 
     def _others(self) -> list[dict[str, Any]]:
         return [

@@ -98,6 +98,18 @@ def test_both_engines_have_every_promised_number_or_the_reason_why_not(built: Re
             assert has_both or row["reason"], (scenario, metric)
 
 
+def test_more_targets_than_two_stand_side_by_side(built: ReportResult, tmp_path: Path) -> None:
+    world = World(targets=("sherpa", "olla", "relay", "direct"), scenarios={"chat": CHAT}, rounds=2, raw=False)
+    report = build_report(write_campaign(tmp_path / "four", world))
+    assert "Side by side" in Shape(report.html.read_text()).shown()
+    (line,) = re.findall(r"^\| chat \| CPU per request, µs \|(.*)\|$", report.md.read_text(), re.MULTILINE)
+    sherpa, olla, relay = (cell.strip() for cell in line.split("|"))
+    assert re.fullmatch(r"[\d.]+ \(× 0\.1\d+\)", sherpa)
+    assert re.fullmatch(r"[\d.]+", olla)
+    assert re.fullmatch(r"[\d.]+ \(× [12]\.\d+\)", relay)
+    assert "Side by side" not in Shape(built.html.read_text()).shown()
+
+
 def test_all_fifteen_parts_are_there_in_order_and_a_missing_one_says_why(built: ReportResult) -> None:
     page = Shape(built.html.read_text())
     headings = re.findall(r"\b(\d+) ([A-Z][^0-9]+?)(?=[A-Z0-9])", page.shown())

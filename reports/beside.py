@@ -1,0 +1,74 @@
+"""All targets side by side: each scenario's primary metrics, and how the main candidate compares with each other. Pure.
+
+A value is the median over a target's valid rounds; a ratio the median, over the rounds that both have, of the main
+candidate's value divided by the other's. What the verdict words say is another question: they need intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.compare import Comparison
+from reports.schema import METRICS, Metric
+from reports.store import Campaign
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One target. `value` in the metric's unit or None; `times`: the main candidate as a multiple of it."""
+
+    target: str
+    value: float | None = None
+    times: float | None = None
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One metric of one scenario, a cell for each target."""
+
+    scenario: str
+    metric: Metric
+    cells: tuple[Cell, ...]
+
+
+def lines(campaign: Campaign, comparison: Comparison, scenarios: Sequence[str], targets: Sequence[str]) -> list[Line]:
+    """A line a scenario and primary metric that the main candidate has a value of, a cell a target in this order."""
+    found = []
+    for scenario in scenarios:
+        for metric in _metrics(campaign, scenario):
+            cells = tuple(_cell(comparison, scenario, metric, target) for target in targets)
+            if any(cell.target == comparison.main and cell.rounds for cell in cells):
+                found.append(Line(scenario, METRICS[metric], cells))
+    return found
+
+
+def _metrics(campaign: Campaign, scenario: str) -> Iterator[str]:
+    known = campaign.scenario(scenario)
+    yield from known.primaries()
+    if "added_p50_us" in known.primaries():
+        yield "added_p99_us"
+    if "throughput_rps" not in known.primaries() and known.rate_rps is None:
+        yield "throughput_rps"  # in closed loop it is a result
+
+
+def _cell(comparison: Comparison, scenario: str, metric: str, target: str) -> Cell:
+    theirs = _by_round(comparison, scenario, metric, target)
+    if not theirs:
+        return Cell(target)
+    value = float(np.median(list(theirs.values())))
+    times = None
+    if comparison.main is not None and target != comparison.main:
+        ours = _by_round(comparison, scenario, metric, comparison.main)
+        ratios = [ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()) if theirs[n]]
+        times = float(np.median(ratios)) if ratios else None
+    return Cell(target, value, times, len(theirs))
+
+
+def _by_round(comparison: Comparison, scenario: str, metric: str, target: str) -> dict[int, float]:
+    runs = comparison.valid.get((scenario, target), ())
+    found = ((facts.record.round, facts.value(metric)) for facts in runs)
+    return {number: value for number, value in found if value is not None}
