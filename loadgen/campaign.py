@@ -135,7 +135,7 @@ def plan(asked: Asked) -> Planned:
         asked=asked,
         profile=profile,
         rounds=asked.rounds or profile.rounds,
-        arms=tuple(arms_of(there, baseline)),
+        arms=tuple(arms_of(there, baseline if profile.aa else None)),
         missing=missing,
         left_out=left_out,
         targets=tuple(chosen),

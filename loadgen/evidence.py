@@ -47,6 +47,8 @@ class Evidence:
     """Rows of RUNTIME_COLUMNS; None: nothing recorded them."""
     readings: list[tally.Reading] = field(default_factory=list)
     """At both ends of the measured window, where the generator keeps no rows."""
+    left: Mapping[str, Any] = field(default_factory=dict)
+    """What a long run left behind (`aftermath`); empty for others."""
     broken: Check | None = None
     """Why the run did not come to its end."""
 
@@ -204,6 +206,8 @@ def _tallied(record: RunRecord, seen: Evidence, conditions: Conditions) -> RunRe
 def _judged(record: RunRecord, seen: Evidence, checks: list[Check], summary: Mapping[str, Any]) -> RunRecord:
     mocks = [{key: one.get(key) for key in _KEPT_MOCK_FIGURES} for one in seen.mocks.get("backends", ())]
     extras = {"mocks": mocks, "driver": dict(seen.driver), "steal": seen.steal}
+    if seen.left:
+        extras["endurance"] = dict(seen.left)
     return record.model_copy(
         update={"validity": checks, "void_reason": validity.void_reason(checks), "summary": {**summary, **extras}}
     )

@@ -47,6 +47,8 @@ class Profile(BaseModel):
     baseline: str
     idle_s: Annotated[float, Field(ge=0.2)]
     recorders: bool
+    aa: bool = True
+    """The baseline runs twice a round; false where targets are held against a limit and not against each other."""
     budget_s: Annotated[float, Field(gt=0)]
 
 

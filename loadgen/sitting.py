@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadgen import machine, validity, watch
+from loadgen import aftermath, machine, validity, watch
 from loadgen.backends import Backends, Ceiling, ask
 from loadgen.child import Child, ChildError
 from loadgen.driver.job import Job, save_job
@@ -93,9 +93,13 @@ class _Start:
     setting: Setting
     idle: tuple[float, int] | None = None
     """CPU ns per second and resident bytes of the target's tree before any load; taken once."""
+    fresh: aftermath.Before | None = None
+    """Where what is left after a long run is looked for."""
 
     def run(self, scenario: Scenario) -> RunRecord:
         """One scenario, from the check of a reply to the written record."""
+        if "soak" in scenario.tags and self.fresh is None:
+            self.fresh = aftermath.before(self.running)
         broken = self.ended() or self.check(scenario)
         if broken is not None:
             return self.unmade(scenario, broken)
@@ -149,10 +153,13 @@ class _Start:
         record = self.record(scenario)
         with contextlib.suppress(ChildError):  # the mocks are gone; `ended` says how
             self.backends.forget()  # the checked reply
+        if self.fresh is not None:
+            self.fresh.counts = aftermath.counted(self.running)
         seen = self.drive(scenario, driver)
         seen.mocks = self.backends.stats()
         seen.inside = self.inside()
         seen.pauses = self.pauses(seen)
+        seen.left = self.left(scenario, seen)
         conditions = Conditions(
             scenario=scenario,
             described=self.setting.described[scenario.id],
@@ -287,6 +294,19 @@ class _Start:
             text = child.stderr.read_text(encoding="utf-8", errors="replace")
             return list(pauses_of(text, child.pid, child.started_ns))
         return recorded_pauses(seen.inside)
+
+    def left(self, scenario: Scenario, seen: Evidence) -> dict[str, Any]:
+        """What a long run left behind. After the last scenario the target is stopped first, as that may complain too."""
+        child = self.running.child
+        if self.fresh is None or child is None or not self.running.alive():
+            return {}
+        with contextlib.suppress(ChildError):
+            self.backends.behave(scenario.mock)  # without faults: an endpoint that is found dead is asked more often
+        found = aftermath.look(self.running, self.fresh, seen.driver.get("sent"))
+        if scenario is self.sitting.scenarios[-1]:
+            self.running.stop()
+        said = child.stderr.read_text(encoding="utf-8", errors="replace")
+        return {**found, "stderr": aftermath.complaints(said)}
 
     def record(self, scenario: Scenario) -> RunRecord:
         """The record as far as it is known beforehand."""
