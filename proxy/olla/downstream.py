@@ -21,6 +21,7 @@ from typing import cast
 
 from httptools import HttpParserError
 
+from proxy.control.taking import STEP, Taking, untaken
 from proxy.core.errors import ErrorKind, ProxyError, error_body
 from proxy.olla.engine import NEVER, Engine
 from proxy.olla.exchange import Exchange
@@ -40,7 +41,6 @@ HEAD, BODY, BUSY, CLOSING, LINGERING = range(5)
 
 GATHERED_BODY = 64 * 1024  # a body up to this size is awaited whole, then sent in one write and can be sent again
 MAX_PENDING = 64 * 1024  # pipelined bytes kept while busy; then the client is read no further
-PROGRESS = 16 * 1024  # a timeout on a transfer is renewed by this many bytes, so that a dribble does not renew it
 LINGER = 2.0  # seconds
 LINGER_BYTES = 2**20  # what a client may still send after it was refused
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -50,7 +50,7 @@ class ClientConnection(asyncio.Protocol):
     """A client's TCP connection."""
 
     __slots__ = ("address", "deadline", "decoder", "engine", "exchange", "left", "mark", "owner", "parts", "pending",
-                 "read_paused", "reader", "state", "streaming", "transport", "upload_paused",
+                 "read_paused", "reader", "state", "streaming", "taking", "transport", "upload_paused",
                  "write_paused")  # fmt: skip
 
     transport: asyncio.Transport
@@ -67,7 +67,8 @@ class ClientConnection(asyncio.Protocol):
         self.streaming = False  # the body is passed on as it arrives
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
-        self.mark = 0  # where the progress of a transfer was last seen
+        self.mark = 0  # bytes of a body since its time was last renewed
+        self.taking: Taking | None = None  # while something waits for the client
         self.write_paused = False
         self.read_paused = False
         self.upload_paused = False
@@ -121,16 +122,22 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self.mark = self.transport.get_write_buffer_size()
         if self.state == BUSY:
-            self.deadline = self.engine.horizon + self.engine.settings.write_timeout
+            self._await_taking()
+        elif self.state == BODY:  # answered before it sent all of its request
+            self._watch_taking()
         if self.exchange is not None:
             self.exchange.writing_paused(True)
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self.state == BUSY:
+        self.taking = None
+        if self.state == BODY:
+            self._watch_body()
+        elif self.state == BUSY:
             self.deadline = NEVER
+            if self.exchange is None:
+                self.exchange_done(keep_alive=True)
         if self.exchange is not None:
             self.exchange.writing_paused(False)
 
@@ -222,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         assert exchange is not None
         self.mark += len(data)
-        if self.mark >= PROGRESS:
+        if self.mark >= STEP:
             self.mark = 0
             self.deadline = self.engine.horizon + self.engine.settings.body_timeout
         if self.decoder is not None:
@@ -234,8 +241,7 @@ class ClientConnection(asyncio.Protocol):
         self.left -= len(data)
         complete = self.left == 0
         if complete:
-            self.state = BUSY
-            self.deadline = NEVER
+            self._body_complete()
         if self.streaming:
             exchange.upload(data, complete)
         else:
@@ -259,12 +265,17 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_failed(ProxyError("body_too_large"))
             return
         if decoder.done:
-            self.state = BUSY
-            self.deadline = NEVER
+            self._body_complete()
             self.pending = decoder.rest
             self._end_body()
         framed = encode_chunk(body) if body else b""
         exchange.upload(framed + LAST_CHUNK if decoder.done else framed, decoder.done)
+
+    def _body_complete(self) -> None:
+        self.state = BUSY
+        self.deadline = NEVER
+        if self.write_paused:
+            self._await_taking()
 
     def _end_body(self) -> None:
         if self.decoder is not None:
@@ -285,7 +296,11 @@ class ClientConnection(asyncio.Protocol):
         self.state = HEAD
         self.deadline = engine.horizon + engine.settings.keep_alive_timeout
         if self.pending or self.read_paused:
-            engine.loop.call_soon(self._next_request)
+            if self.write_paused:
+                self.state = BUSY  # with an answer that the client does not take
+                self.deadline = engine.horizon  # when somebody looks whether it does
+            else:
+                engine.loop.call_soon(self._next_request)
 
     def answer(self, error: ProxyError, request: Request, request_id: bytes, keep_alive: bool) -> None:
         """Send an error of our own and go on, or close."""
@@ -304,20 +319,20 @@ class ClientConnection(asyncio.Protocol):
     def pause_upload(self, paused: bool) -> None:
         """Read no more of the request body (True), or read on (False)."""
         self.upload_paused = paused
-        self.deadline = NEVER if paused else self.engine.horizon + self.engine.settings.body_timeout
+        if not self.write_paused:
+            self._watch_body()
         self._apply_pause()
 
     # -- called by the service
 
     def expire(self, now: float) -> None:
         """The deadline passed."""
-        settings = self.engine.settings
         state = self.state
-        if self.write_paused:
-            waiting = self.transport.get_write_buffer_size()
-            if self.mark - waiting >= PROGRESS:
-                self.mark = waiting
-                self.deadline = now + settings.write_timeout
+        taking = self.taking
+        if taking is not None and state != LINGERING:
+            limit = self.engine.settings.write_timeout
+            if not taking.stalled(untaken(self.transport), now, limit):
+                self.deadline = taking.next_look(now, limit)
             elif self.exchange is not None:
                 self.exchange.client_failed(None)
             else:
@@ -342,6 +357,20 @@ class ClientConnection(asyncio.Protocol):
             self._close(unread=False)
 
     # -- inside
+
+    def _await_taking(self) -> None:
+        """The client takes its answer too slowly. Until it did, its next request waits: `read_paused` says so."""
+        self.read_paused = True
+        self._watch_taking()
+
+    def _watch_taking(self) -> None:
+        engine = self.engine
+        self.taking = Taking(untaken(self.transport), engine.horizon)
+        self.deadline = self.taking.next_look(engine.horizon, engine.settings.write_timeout)
+
+    def _watch_body(self) -> None:
+        engine = self.engine
+        self.deadline = NEVER if self.upload_paused else engine.horizon + engine.settings.body_timeout
 
     def _next_request(self) -> None:
         if self.state != HEAD:
@@ -379,7 +408,7 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.write_eof()
         else:
             self.state = CLOSING
-            self.deadline = engine.horizon + engine.settings.write_timeout
+            self.deadline = engine.horizon + (engine.settings.write_timeout if self.taking is None else 0.0)
             self.transport.close()
 
     def _apply_pause(self) -> None:

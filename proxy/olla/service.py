@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from proxy.config import Config
 from proxy.control.access import AccessLog
-from proxy.control.listen import accept_on
+from proxy.control.listen import accept_on, bound_silence
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
@@ -55,6 +55,7 @@ class OllaProxy:
         self._discovery = discovery
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
+        self._sock: socket.socket | None = None
         self._tick_handle: asyncio.TimerHandle | None = None
         self._idle_since: float | None = None
         self._shared_budget: Budget | None = None
@@ -98,7 +99,9 @@ class OllaProxy:
             self._buffers.prewarm(pools.prewarm)
             for route in state.routes.values():
                 route.pool.prewarm(pools.prewarm)
-        self._server = await accept_on(sock, lambda: ClientConnection(state, self._clients))
+        self._sock = sock
+        write_timeout = self._config.server.write_timeout
+        self._server = await accept_on(sock, lambda: ClientConnection(state, self._clients), write_timeout)
 
     async def stop(self, grace: float) -> None:
         """Stop accepting, let exchanges finish for up to `grace` seconds, cut the rest."""
@@ -154,6 +157,8 @@ class OllaProxy:
         state = self._state
         old, self._config = self._config, config
         state.settings = _settings(config, self.engine)
+        if self._sock is not None and not state.stopping:
+            bound_silence(self._sock, config.server.write_timeout)
         state.peculiar = state.stopping or state.settings.server_timing
         if config.proxy.load_balancer != old.proxy.load_balancer:
             state.balancer = make_balancer(config.proxy.load_balancer)

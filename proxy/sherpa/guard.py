@@ -39,16 +39,15 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from multidict import CIMultiDict
 
 from proxy.config import Config
-from proxy.control.listen import accept_on, bound_window
+from proxy.control.listen import accept_on, bound_silence, bound_window
+from proxy.control.taking import STEP, Taking, untaken
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError, error_body
 from proxy.core.headers import Pairs
 from proxy.sherpa.heads import refusal
 
 READ_BUFFER = 64 * 2**10  # of one stream, each side; aiohttp's 256 KiB let a slow one hold a megabyte
-WRITE_BUFFER = 64 * 2**10
-# A paused writer goes on when this much was taken: the step in which `write_timeout` measures progress.
-STEP = 16 * 2**10
+WRITE_BUFFER = 64 * 2**10  # a paused writer goes on when STEP of it was taken
 LINGER = 2.0  # how long the rest of a refused request is read, so that its client sees the answer and not a reset
 MAX_INTERIM = 16  # interim responses (RFC 9110 15.2) before the final one
 MAX_FRAMING = (
@@ -73,15 +72,19 @@ def _field_bytes(message: Any) -> int:
 class _StallWatch:
     """Bounds how long a peer may not take what is written to it; aiohttp waits for ever."""
 
+    transport: asyncio.Transport | None
     _loop: asyncio.AbstractEventLoop
     _stall_limit: float
     _stall_timer: asyncio.TimerHandle | None = None
+    _taking: Taking
 
     def pause_writing(self) -> None:
         """The peer does not take what was written."""
         super().pause_writing()  # type: ignore[misc]  # mixed into BaseProtocol, whose slots forbid a common base
-        if self._stall_limit:
-            self._stall_timer = self._loop.call_later(self._stall_limit, self._stalled)
+        if self._stall_limit and self.transport is not None:
+            now = self._loop.time()
+            self._taking = Taking(untaken(self.transport), now)
+            self._stall_timer = self._loop.call_at(self._taking.next_look(now, self._stall_limit), self._look)
 
     def resume_writing(self) -> None:
         """It took enough of it."""
@@ -97,6 +100,13 @@ class _StallWatch:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self.transport is None or self._taking.stalled(untaken(self.transport), now, self._stall_limit):
+            self._stalled()
+        else:
+            self._stall_timer = self._loop.call_at(self._taking.next_look(now, self._stall_limit), self._look)
 
     def _stalled(self) -> None:
         raise NotImplementedError
@@ -347,11 +357,17 @@ class ClientConnection(_StallWatch, RequestHandler):
 
 
 class Server(web.Server):
-    """aiohttp's low-level server. `config` may be replaced: new connections take the new one."""
+    """aiohttp's low-level server."""
 
     async def listen(self, sock: socket.socket) -> asyncio.AbstractServer:
         """Accept connections on `sock`."""
-        return await accept_on(sock, self)
+        self._sock = sock
+        return await accept_on(sock, self, self.config.server.write_timeout)
+
+    def configure(self, config: Config) -> None:
+        """New connections take `config`."""
+        self.config = config
+        bound_silence(self._sock, config.server.write_timeout)
 
     def __init__(
         self,

@@ -80,7 +80,8 @@ class SherpaProxy:
 
     def update_config(self, config: Config) -> None:
         """Take balancer, limits and timeouts of `config` for what comes; what is in flight keeps its own."""
-        self._config = self._server.config = config
+        self._config = config
+        self._server.configure(config)
         self._relay.configure(config)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

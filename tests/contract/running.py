@@ -97,9 +97,14 @@ class RunningProxy(Protocol):
         ...
 
 
-def connect(port: int) -> Client:
-    """A new connection to a port of this machine."""
-    return Client(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+def connect(port: int, receive_buffer: int | None = None) -> Client:
+    """A new connection to a port of this machine; with a small `receive_buffer` little of an answer is under way."""
+    sock = socket.socket()
+    sock.settimeout(PATIENCE)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.connect(("127.0.0.1", port))
+    return Client(sock)
 
 
 def settled(read: Callable[[], dict[str, Any]], **wanted: int) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def test_an_idle_client_connection_is_closed_after_the_keep_alive_timeout(start,
             client.response()
         began = time.monotonic()
         assert client.ended(3) == "closed"
-        assert 0.2 < took(began) < 3
+        assert 0.15 < took(began) < 3  # it began when the response was written, a little before it was read here
     settled(proxy.stats, refused=0)
 
 
