@@ -296,7 +296,7 @@ class _Start:
         return recorded_pauses(seen.inside)
 
     def left(self, scenario: Scenario, seen: Evidence) -> dict[str, Any]:
-        """What a long run left behind. After the last scenario the target is stopped first, as that may complain too."""
+        """What a long run left behind. After the last scenario the target is stopped first, which may complain too."""
         child = self.running.child
         if self.fresh is None or child is None or not self.running.alive():
             return {}
