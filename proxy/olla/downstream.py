@@ -1,8 +1,8 @@
 """One client connection: cuts the byte stream into requests, one at a time, and hands each to an exchange.
 
 States, in the order a request passes them: HEAD (waiting for one, or for the rest of it), BODY (the rest of its body),
-BUSY (answered by the exchange), then HEAD again; CLOSING (what is written drains) and LINGERING (an error was sent
-while the client still talks: read and forget for a moment, because closing with unread bytes resets the connection
+BUSY (answered by the exchange), then HEAD again; CLOSING (what is written drains) and LINGERING (the last answer was
+sent while the client still talks: read and forget for a moment, because closing with unread bytes resets the connection
 and the client may never see the answer).
 
 One `deadline` per connection, compared by the service's tick: the keep-alive, header, body or write timeout,
@@ -291,7 +291,9 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         engine = self.engine
         if not keep_alive or engine.stopping:
-            self._close(unread=self.state == BODY)
+            # Who sends on would be reset, and might lose the end of its answer.
+            sends_on = bool(self.pending) and not self.transport.get_write_buffer_size()
+            self._close(unread=self.state == BODY or sends_on)
             return
         self.state = HEAD
         self.deadline = engine.horizon + engine.settings.keep_alive_timeout
@@ -319,7 +321,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_upload(self, paused: bool) -> None:
         """Read no more of the request body (True), or read on (False)."""
         self.upload_paused = paused
-        if not self.write_paused:
+        if self.state == BODY and not self.write_paused:
             self._watch_body()
         self._apply_pause()
 

@@ -44,8 +44,10 @@ def upload(exchange: Exchange, data: bytes, complete: bool) -> None:
         if connection is not None:
             connection.transport.write(data)
             _limit_replay(exchange)
-    if complete and connection is not None and exchange.response is None:
-        exchange.deadline = engine.horizon + engine.settings.head_wait
+    if complete:
+        exchange.client.pause_upload(False)  # it may have come whole in the read that had to wait for a connection
+        if connection is not None and exchange.response is None:
+            exchange.deadline = engine.horizon + engine.settings.head_wait
 
 
 def _limit_replay(exchange: Exchange) -> None:

@@ -7,10 +7,11 @@ refused request on its connection is never read as the next one.
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 
-from tests.contract.peers import Broken, Cut, Silence
+from tests.contract.peers import Broken, Cut, Silence, free_port
 from tests.contract.running import settled
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -514,6 +515,54 @@ def test_what_follows_a_chunked_request_is_the_next_one(start, endpoint, split, 
         peer.respond(b"2")
         assert client.response().body == b"2"
     settled(proxy.stats, success=2)
+
+
+@pytest.mark.promise("LINE-PIPELINE")
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize("upload", ["chunked", "large"])
+def test_after_an_upload_that_came_at_once_its_connection_goes_on(start, endpoint, upload, reachable):
+    """Found by fuzzing: reading paused until there was a connection to the endpoint, and then for ever."""
+    proxy = start(endpoint if reachable else {"name": "a", "url": f"http://127.0.0.1:{free_port()}"})
+    body = b"x" * (5 if upload == "chunked" else 100_000)
+    framing = b"Transfer-Encoding: chunked" if upload == "chunked" else b"Content-Length: %d" % len(body)
+    sent = b"5\r\nxxxxx\r\n0\r\n\r\n" if upload == "chunked" else body
+    with proxy.client() as client:
+        client.send(b"POST /1 HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n" + sent)
+        if reachable:
+            peer = endpoint.accept()
+            assert peer.request().body == body
+            peer.respond(b"1")
+        answer = client.response()
+        assert answer.status == (200 if reachable else 502)
+        if proxy.engine == "sherpa" and upload == "chunked":  # BEHAVIOUR.md
+            assert answer.get("Connection") == "close"
+            return
+        client.get("/2")
+        if reachable:
+            assert peer.request().target == "/2"
+            peer.respond(b"2")
+        assert client.response().status == (200 if reachable else 502)
+
+
+@pytest.mark.promise("LINE-PIPELINE")
+def test_a_client_that_sends_on_while_its_answer_ends_by_closing_is_not_reset(start, endpoint):
+    """RFC 9112 9.6. Found by fuzzing: a reset may take the end of the answer with it."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        client.send(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTT")
+        peer = endpoint.accept()
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nhello").close()
+        _, fields, _ = client.response_head()
+        rest = b"P/1.1\r\nHost: h\r\n\r\n"
+        if ("Transfer-Encoding", "chunked") in fields:  # a framing in which the connection can go on
+            client.send(rest)
+            assert endpoint.accept().request().target == "/2"
+            return
+        assert client.receive_to_end() == b"hello"
+        client.send(rest)
+        time.sleep(0.05)
+        client.send(b"GET /3")  # raises once it was reset
 
 
 @pytest.mark.promise("LINE-PIPELINE")
