@@ -10,9 +10,10 @@ from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, LineTooLong
 from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]+)(.*)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL_IN_REASON = re.compile(_CONTROL.pattern.decode())
 # How aiohttp's message shows a request line that begins with a token: a method, though not one that it knows.
 _UNKNOWN_METHOD = re.compile(r"""\n\n  b['"][!#$%&'*+.^_`|~0-9A-Za-z-]+ """)
 
@@ -30,16 +31,18 @@ def check_request(request: web.BaseRequest) -> tuple[Pairs, str]:
             raise ProxyError("not_implemented", "Transfer-Encoding")
     fields = _decoded(request.raw_headers, "bad_request")
     host = headers.get("Host")
+    if host is not None and not _HOST.fullmatch(host):
+        raise ProxyError("bad_request", "Host is not valid")
     if not target.startswith("/"):
         if absolute := _ABSOLUTE.fullmatch(target):
             # RFC 9112 3.2.2: the target's authority replaces Host. Where to connect to stays the config's business.
             host, target = absolute[1], absolute[2]
+            if not _HOST.fullmatch(host):
+                raise ProxyError("bad_request", "the target's authority is not valid")
             target = target if target.startswith("/") else "/" + target
             fields = [(name, host if name.lower() == "host" else value) for name, value in fields]
         elif target != "*" or request.method != "OPTIONS":
             raise ProxyError("bad_request", "the target is neither a path nor a URL")
-    if host is not None and not _HOST.fullmatch(host) and (host or version.minor == 1):
-        raise ProxyError("bad_request", "Host is not valid")
     if "#" in target or not target.isascii():
         raise ProxyError("bad_request", "the target holds bytes that no URL has")
     return fields, target
@@ -53,6 +56,12 @@ def check_response(upstream: ClientResponse) -> Pairs:
         raise ProxyError("upstream_invalid", f"version {upstream.version}")
     if _CONTROL.search(b"".join([value for _, value in upstream.raw_headers])):
         raise ProxyError("upstream_invalid", "control bytes in a field")
+    if upstream.reason and _CONTROL_IN_REASON.search(upstream.reason):
+        raise ProxyError("upstream_invalid", "control bytes in the reason")
+    codings = upstream.headers.getall("Transfer-Encoding", ())
+    if codings and ([coding.lower() for coding in codings] != ["chunked"] or upstream.version.minor == 0):
+        # Another coding would be passed on as content, since the field is not.
+        raise ProxyError("upstream_invalid", "Transfer-Encoding")
     return _decoded(upstream.raw_headers, "upstream_invalid")
 
 

@@ -25,6 +25,7 @@ from tests.contract.test_framing_requests import refused, served
         pytest.param(["ä".encode()], id="non-ASCII"),
         pytest.param([b"a#b"], id="fragment"),
         pytest.param([b"a?b"], id="query"),
+        pytest.param(["a:\u0665".encode()], id="port of other digits"),
     ],
 )
 def test_http_1_1_needs_exactly_one_valid_host(start, endpoint, hosts):
@@ -49,6 +50,21 @@ def test_http_1_0_needs_no_host(start, endpoint):
 @pytest.mark.promise("HOST-1.0")
 def test_http_1_0_with_two_hosts_is_refused(start, endpoint):
     refused(start, endpoint, b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n")
+
+
+@pytest.mark.promise("HOST-1.0")
+@pytest.mark.parametrize("host", [b"", b"a b"])
+def test_http_1_0_with_an_invalid_host_is_refused(start, endpoint, host):
+    """RFC 9112 3.2; an http URL has no empty host (RFC 9110 4.2.1)."""
+    refused(start, endpoint, b"GET / HTTP/1.0\r\nHost: " + host + b"\r\n\r\n")
+
+
+@pytest.mark.promise("HOST-ONE")
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("host", [b":h", b"a b", b""])
+def test_an_invalid_host_is_refused_beside_an_absolute_target_too(start, endpoint, host, version):
+    """RFC 9112 3.2. Found by fuzzing: the target's authority replaces Host, but does not make it valid."""
+    refused(start, endpoint, b"GET http://h/ HTTP/" + version + b"\r\nHost: " + host + b"\r\n\r\n")
 
 
 @pytest.mark.promise("HOST-ABSOLUTE")
