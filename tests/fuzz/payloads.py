@@ -109,9 +109,9 @@ def _unescape(text: str) -> bytes:
 async def send(party: Party, payload: Payload) -> Outcome:
     """Send a payload through one engine."""
     party.reached.clear()
-    data, ended = await converse(party.port, [payload.data], b"", PATIENCE)
-    statuses = re.findall(rb"(?:^|\n|(?<=.))HTTP/1\.[01] ([1-5][0-9]{2}) ", data)
-    return Outcome(tuple(map(int, statuses)), tuple(party.reached), ended)
+    heard = await converse(party.port, [payload.data], b"", PATIENCE)
+    statuses = re.findall(rb"(?:^|\n|(?<=.))HTTP/1\.[01] ([1-5][0-9]{2}) ", heard.data)
+    return Outcome(tuple(map(int, statuses)), tuple(party.reached), heard.ended)
 
 
 def too_much(payload: Payload, outcome: Outcome) -> str:

@@ -98,12 +98,17 @@ class Upstream(asyncio.Protocol):
 
 
 class Conversation(asyncio.Protocol):
-    """A client's connection: what came back, and whether the other side ended it."""
+    """A client's connection: what came back, whether the other side ended it, and whether it did so by a reset.
+
+    Where a message ends with its connection, a reset is what tells that it is not whole.
+    """
 
     def __init__(self) -> None:
         self.data = b""
         self.ended = False
+        self.reset = False
         self._until = b""
+        self._closed = False
         self._waiter: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport
 
@@ -116,8 +121,9 @@ class Conversation(asyncio.Protocol):
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.ended = True
-        self._wake()
+        if not self._closed:
+            self.ended, self.reset = True, exc is not None
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -132,8 +138,8 @@ class Conversation(asyncio.Protocol):
                 return
             self._transport.write(segment)
 
-    async def hear(self, until: bytes, patience: float) -> bytes:
-        """What came back by the time that `until` did, or the end, or nothing for `patience` seconds."""
+    async def hear(self, until: bytes, patience: float) -> None:
+        """Wait until `until` came back, or the end, or nothing for `patience` seconds."""
         self._until = until
         while not self.ended and not (until and until in self.data):
             had = len(self.data)
@@ -143,20 +149,21 @@ class Conversation(asyncio.Protocol):
                     await self._waiter
             if len(self.data) == had and not self.ended:
                 break
-        return self.data
 
     def close(self) -> None:
-        """Close."""
+        """Close. What comes of it is not the other side's doing."""
+        self._closed = True
         self._transport.abort()
 
 
-async def converse(port: int, segments: Sequence[bytes], until: bytes, patience: float) -> tuple[bytes, bool]:
-    """Say `segments` on a new connection; returns what came back and whether the other side ended it."""
+async def converse(port: int, segments: Sequence[bytes], until: bytes, patience: float) -> Conversation:
+    """Say `segments` on a new connection; returns it, closed, with what came back by then."""
     loop = asyncio.get_running_loop()
     _, conversation = await loop.create_connection(Conversation, "127.0.0.1", port)
     try:
         await conversation.say(segments)
-        return await conversation.hear(until, patience), conversation.ended
+        await conversation.hear(until, patience)
+        return conversation
     finally:
         conversation.close()
 

@@ -13,9 +13,9 @@ Fields = tuple[tuple[bytes, bytes], ...]
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~\x80-\xff]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
@@ -89,31 +89,34 @@ class Reading:
     requests: list[Message]
     # broken: must be refused; incomplete: more is needed; closed: the last request was the last one; "": nothing
     rest: str
+    at: int  # where the rest begins
     why: str = ""
 
 
 def requests(data: bytes) -> Reading:
     """Read everything that a client sent on one connection."""
     found: list[Message] = []
+    whole_size = len(data)
     while True:
+        at = whole_size - len(data)
         for _ in range(2):
             data = data.removeprefix(b"\r\n")  # RFC 9112 2.2 lets a server forgive one; two are promised
         if not data:
-            return Reading(found, "")
+            return Reading(found, "", whole_size)
         try:
             head = request_head(data)
             if head is not None:
                 check_request(head)
             whole = message(data, head) if head else None
         except Broken as broken:
-            return Reading(found, "broken", str(broken))
+            return Reading(found, "broken", at, str(broken))
         if whole is None:
-            return Reading(found, "incomplete")
+            return Reading(found, "incomplete", at)
         found.append(whole)
         data = data[whole.size :]
         options = nominated(whole.fields)
         if b"close" in options or (whole.start[2] == b"0" and b"keep-alive" not in options):
-            return Reading(found, "closed")
+            return Reading(found, "closed", whole_size - len(data))
 
 
 def check_request(head: Head) -> None:

@@ -163,15 +163,40 @@ def test_the_server_has_no_limit_in_time_for_heads_and_writes(word):
         b"OPTIONS / RTSP/1.0\r\nHost: h\r\n\r\n",
         b"SOURCE / ICE/1.0\r\nHost: h\r\n\r\n",
         b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /  HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"\n\r\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
     ],
 )
 def test_the_server_takes_heads_that_are_not_http_1_1(head):
-    """Mended by heads.check_request and ClientConnection; the last three are in BEHAVIOUR.md."""
+    """Mended by heads.check_request and ClientConnection; the last five are in BEHAVIOUR.md."""
 
     def feed() -> Any:
         loop = asyncio.get_running_loop()
         protocol = RequestHandler(web.Server(_plain, loop=loop), loop=loop)
         return HttpRequestParser(protocol, loop, 2**16).feed_data(head)
+
+    messages, _, _ = on_a_loop(feed)
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 O\x00K\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\x01b\r\n\r\n",
+        b"RTSP/1.0 200 OK\r\n\r\n",
+        b"ICE/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        b"HTTP/1.1 200 OK\nX: a\n\n",
+        b"\n\rHTTP/1.1 200 OK\r\n\r\n",
+    ],
+)
+def test_the_client_takes_heads_that_are_not_http_1_1(head):
+    """The first three are refused by heads.check_response; the others are in BEHAVIOUR.md."""
+
+    def feed() -> Any:
+        return HttpResponseParser(client_protocol(), asyncio.get_running_loop(), 2**16).feed_data(head)
 
     messages, _, _ = on_a_loop(feed)
     assert len(messages) == 1
