@@ -201,7 +201,9 @@ def _path(target: bytes) -> bytes:
     """A request's path and query, also of an absolute target."""
     if target.startswith(b"/") or target == b"*":
         return target
-    return target[target.find(b"/", target.find(b"://") + 3) :] if b"/" in target.partition(b"://")[2] else b"/"
+    absolute = strict.ABSOLUTE.match(target)
+    path = target[absolute.end() :] if absolute else target
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def _shown(fields: Fields) -> list[tuple[bytes, bytes]]:
@@ -250,10 +252,15 @@ def _not_utf8(fields: Fields) -> bool:
     return False
 
 
+_TAB_BEHIND_CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding:[ \t]*chunked *\t[ \t]*\r\n")
 _BLANK_IN_EXTENSION = re.compile(rb'\r\n[0-9A-Fa-f]+(?:[ \t]+;|;[^\r\n"]*[ \t])')
 _KNOWN = set(METHODS) | {b"PATCH", b"CONNECT", b"TRACE", b"MERGE", b"LINK", b"COPY", b"MOVE", b"LOCK", b"BIND", b"ACL"}
 
 EXPLAINED = (
+    Explained(
+        OURS, "refused", lambda one, want, _: _TAB_BEHIND_CHUNKED.search(one.request),
+        "a tab behind `chunked` is refused",
+    ),
     Explained(
         OURS, "refused", lambda one, want, _: _BLANK_IN_EXTENSION.search(one.request),
         "blanks in chunk extensions are refused",

@@ -18,7 +18,7 @@ QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
+ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -131,7 +131,7 @@ def check_request(head: Head) -> None:
         raise Broken("a transfer coding in HTTP/1.0")
     if method == b"CONNECT":
         raise Broken("CONNECT")
-    absolute = _ABSOLUTE.match(target)
+    absolute = ABSOLUTE.match(target)
     if absolute and not _HOST.fullmatch(absolute[1]):
         raise Broken(f"authority {absolute[1][:100]!r}")
     if b"#" in target or not (target.startswith(b"/") or absolute or target == b"*"):
