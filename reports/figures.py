@@ -27,6 +27,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from reports import endurance
 from reports.ablation import Step
 from reports.ablation import steps as ablation_steps
 from reports.compare import Comparison, Row, candidate_order, estimate
@@ -38,7 +39,8 @@ from reports.words import number, title
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 FIGURES: Final = (
-    "effects", "overhead", "transit", "load", "tail", "cpu", "gc", "timeline", "memory", "resilience", "ablation",
+    "effects", "overhead", "transit", "load", "tail", "cpu", "gc", "timeline", "memory", "endurance", "resilience",
+    "ablation",
 )  # fmt: skip
 """In the order of the report; each is a method of Gallery."""
 
@@ -615,6 +617,43 @@ class Gallery:
             f"{'; peak by open connections with a fitted line' if sweep else ''}; {self._rounds(with_rss, engines)}."
         )
         return _finish(canvas, "memory", "Memory", caption, "; ".join(words), _min_width(len(axes)))
+
+    def endurance(self) -> Drawn:
+        """Resident memory and descriptors of long runs, with the line whose slope is judged."""
+        soaks = [s for s in self.scenarios if "soak" in self.campaign.scenario(s).tags]
+        found = (f for s in soaks for t in self.targets for f in (*self.runs(s, t), *self.void_runs(s, t)))
+        long = [one for one in map(endurance.of_run, found) if one.slope is not None]
+        if not long:
+            return NotDrawn("endurance", "no run of a long scenario has memory samples of its target")
+        canvas, axes, inches = _grid(2, height=2.6, legend=True)
+        words = []
+        for one in long:
+            usage, slope = one.facts.usage["target"], one.slope
+            assert slope is not None
+            target, minutes = one.facts.record.target, usage.at_s / 60
+            line = {**self._line(target), "lw": 1.0}
+            axes[0].plot(minutes, usage.rss_mib, alpha=0.55, **line)
+            ends = np.array([slope.from_s, one.seconds])
+            fitted = slope.level_mib + slope.per_hour * (ends - slope.from_s) / 3600
+            axes[0].plot(ends / 60, fitted, **{**line, "lw": 2.0})
+            axes[1].plot(minutes, usage.fds, **line)
+            words.append(
+                f"{title(target)} {slope.per_hour:+.2f} MiB an hour (95 % CI {slope.low:+.2f}..{slope.high:+.2f})"
+            )
+        axes[0].set_ylim(0, axes[0].get_ylim()[1] * 1.08)
+        axes[0].set_title("memory over time")
+        axes[0].set_ylabel("resident, MiB")
+        axes[1].set_ylim(0, axes[1].get_ylim()[1] * 1.08)
+        axes[1].set_title("open descriptors")
+        for ax in axes:
+            ax.set_xlabel("minutes")
+        names = list(dict.fromkeys(one.facts.record.target for one in long))
+        self._legend(canvas, names, inches)
+        caption = (
+            f"Resident memory of the target's process tree in {', '.join(soaks)}, the line through its last two thirds "
+            "(thick), and its open descriptors."
+        )
+        return _finish(canvas, "endurance", "Endurance", caption, "; ".join(words), _min_width(2))
 
     def _memory_sweep(self, targets: Iterable[str]) -> dict[str, dict[int, float]]:
         points: dict[str, dict[int, float]] = {}

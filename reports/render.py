@@ -24,7 +24,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import ablation, beside, claims, compare, decide, figures, micro, summarise
+from reports import ablation, beside, claims, compare, decide, endurance, figures, micro, summarise
 from reports.compare import Comparison, Row, Side
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VERSION, Check, Scenario
 from reports.store import Campaign, ReportError, dump_json, write_atomically
@@ -61,7 +61,7 @@ class ReportResult:
     md: Path
     json: Path
     headlines: tuple[str, ...]
-    """One verdict sentence per scenario."""
+    """One verdict sentence per scenario, one per long run."""
     valid_runs: int
     """0: no run of the campaign was valid."""
 
@@ -74,6 +74,9 @@ def build_report(campaign_dir: Path) -> ReportResult:
     advice = decide.recommend(campaign, comparison)
     drawn = study.drawn
     verdict = verdict_of(campaign, comparison, judged, advice)
+    endured = endurance.of_campaign(campaign, facts)
+    if endured:
+        verdict["endurance"] = [one.as_json() for one in endured]
     page = _Page(campaign, comparison, facts, judged, advice, drawn)
     html, md = page.html(), page.markdown()
     _write(campaign_dir, drawn, {"verdict.json": dump_json(verdict), "report.md": md, "report.html": html})
@@ -82,7 +85,10 @@ def build_report(campaign_dir: Path) -> ReportResult:
         html=campaign_dir / "report.html",
         md=campaign_dir / "report.md",
         json=campaign_dir / "verdict.json",
-        headlines=tuple(f"{case['id']}: {case['say']}" for case in page.cases),
+        headlines=(
+            *(f"{case['id']}: {case['say']}" for case in page.cases if case["scenario"].tags != ["soak"]),
+            *(f"{one.facts.record.scenario}, {one.facts.record.target}: {one.say()}" for one in endured),
+        ),
         valid_runs=sum(len(runs) for runs in comparison.valid.values()),
     )
 
@@ -289,6 +295,8 @@ class _Page:
             "capacity": self._capacity(),
             "pauses": self._pauses(),
             "memory": self._memory(),
+            "endurance": self._endurance(),
+            "endurance_blocks": endurance.BLOCKS,
             "endings": self._endings(),
             "steps": self._steps(),
             "micro": micro.rows(self.campaign.path),
@@ -673,6 +681,34 @@ class _Page:
                         "runs": ", ".join(claims.shortened(runs)),
                     }
                 )
+        return found
+
+    def _endurance(self) -> list[dict[str, Any]]:
+        """A row for each long run; none in a campaign without."""
+        found = []
+        for one in endurance.of_campaign(self.campaign, self.facts):
+            slope, counts = one.slope, one.accounting
+            found.append(
+                {
+                    "scenario": one.facts.record.scenario,
+                    "target": one.facts.record.target,
+                    "run": one.facts.record.run,
+                    "void": one.facts.record.void_reason,
+                    "minutes": f"{one.seconds / 60:.1f}",
+                    "memory": one.memory.replace("-", " "),
+                    "level": "–" if slope is None else f"{slope.level_mib:.1f}",
+                    "slope": "–" if slope is None else f"{slope.per_hour:+.2f}",
+                    "ci": "–" if slope is None else f"{slope.low:+.2f}..{slope.high:+.2f}",
+                    "fds": " / ".join(
+                        "–" if count is None else str(count) for count in (one.fds_before, one.fds_peak, one.fds_after)
+                    ),
+                    "back": endurance.WORDS[one.descriptors_back],
+                    "accounting": ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items()),
+                    "accounted": endurance.WORDS[one.accounted],
+                    "complaints": "–" if one.complaints is None else str(one.complaints),
+                    "said": one.said,
+                }
+            )
         return found
 
     def _endings(self) -> list[dict[str, Any]]:

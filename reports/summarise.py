@@ -122,11 +122,13 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU and memory of one role over time. `cpu` is the share of one core since the sample before."""
+    """CPU, memory and descriptors of one role over time. `cpu` is the share of one core since the sample before."""
 
     at_s: Floats
     cpu: Floats
     rss_mib: Floats
+    fds: Floats
+    """NaN where they could not be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ _COLUMNS: Final = {
     ],
     "events": ["request_id", "seq", "mock_ns", "read_ns", "read_index"],
     "runtime": ["kind", "start_ns", "end_ns", "generation", "cause"],
-    "usage": ["t_ns", "role", "cpu_ns", "rss_bytes"],
+    "usage": ["t_ns", "role", "cpu_ns", "rss_bytes", "fds"],
 }  # fmt: skip
 
 
@@ -494,10 +496,11 @@ class _Measurement:
         if table is not None and len(table):
             role = _texts(table["role"])
             at, cpu, rss = _clock(table["t_ns"], self.origin), _numbers(table["cpu_ns"]), _numbers(table["rss_bytes"])
+            fds = _numbers(table["fds"])
             for name in ROLES:
                 chosen = role == name
                 if chosen.any():
-                    sums[name] = _Samples.of(at[chosen], cpu[chosen], rss[chosen])
+                    sums[name] = _Samples.of(at[chosen], cpu[chosen], rss[chosen], fds[chosen])
         target = sums.get("target")
         self._cpu(target)
         self._memory(target, active_peak)
@@ -598,7 +601,7 @@ class _Measurement:
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """CPU and memory of one role: the sum over its processes at each sample, in time order.
+    """CPU, memory and descriptors of one role: the sum over its processes at each sample, in time order.
 
     All processes of a role share one t_ns per sample. So the CPU of a child that exited, which its parent's counter
     takes over, is never counted twice.
@@ -607,19 +610,17 @@ class _Samples:
     at: Floats
     cpu_ns: Floats
     rss_bytes: Floats
+    fds: Floats
 
     @classmethod
-    def of(cls, at: Floats, cpu_ns: Floats, rss_bytes: Floats) -> _Samples:
+    def of(cls, at: Floats, *columns: Floats) -> _Samples:
         times, where = np.unique(at, return_inverse=True)
-        cpu, rss = np.zeros(times.size), np.zeros(times.size)
-        np.add.at(cpu, where, cpu_ns)
-        np.add.at(rss, where, rss_bytes)
-        return cls(times, cpu, rss)
+        return cls(times, *(np.bincount(where, column, times.size) for column in columns))
 
     def shown(self) -> Usage:
         share = np.full(self.at.size, np.nan)
         share[1:] = np.diff(self.cpu_ns) / np.maximum(np.diff(self.at), 1.0)
-        return Usage(self.at * 1e-9, share, self.rss_bytes / 2**20)
+        return Usage(self.at * 1e-9, share, self.rss_bytes / 2**20, self.fds)
 
 
 def _join(requests: Requests, pauses: Pauses) -> Join:

@@ -18,7 +18,9 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
+import loadgen
 from loadgen import backends
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN
 from reports.store import load_campaign
@@ -208,6 +210,40 @@ def test_a_conductor_that_is_killed_takes_its_processes_with_it(
     process.kill()
     process.wait()
     assert all_gone(started)
+
+
+def test_the_soak_in_seconds_accounts_for_every_request_and_leaves_nothing_behind(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Its mix and its faults, closer together; on both engines, with two workers each."""
+    soak = yaml.safe_load(Path(loadgen.__file__).with_name("scenarios").joinpath("soak.yaml").read_text())
+    soak |= {"id": "brief-soak", "warmup_s": 0.5, "duration_s": 5}
+    for fault in soak["mock"]["faults"]:
+        if "probability" in fault:
+            fault["probability"] = 0.05
+        else:
+            fault |= {"at": "1s", "lasts": "500ms", "every": "2s"}
+    path = tmp_path / "brief-soak.yaml"
+    path.write_text(yaml.safe_dump(soak))
+    folder = tmp_path / "campaign"
+    process = compare("--profile", "soak", "--scenarios", str(path), "--out", str(folder))
+    told, _ = process.communicate(timeout=150)
+    assert process.returncode in (0, NO_VALID_RUN), told
+    found = records(folder)
+    assert set(found) == {"r01-brief-soak-olla", "r01-brief-soak-sherpa"}
+    for run in found.values():
+        left = run.summary["endurance"]
+        counts = left["accounting"]
+        ended = counts["success"] + counts["failed"] + counts["client_disconnected"]
+        assert counts["active"] == 0
+        assert ended == counts["total"] == counts["sent"]
+        assert counts["failed"] > 0
+        assert counts["client_disconnected"] > 0
+        assert left["fds"]["after"] <= left["fds"]["before"]
+        assert left["stderr"] == {"count": 0, "first": []}
+    assert "brief-soak, olla: memory too short (" in told
+    assert "descriptors back: yes; every request accounted for: yes; stderr: clean" in told
+    assert 'id="endurance"' in (folder / "report.html").read_text()
 
 
 def test_what_is_killed_in_mid_run_voids_that_run_and_the_campaign_goes_on(
