@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def of(mib: np.ndarray[Any, Any], seconds: float = 1800.0, **left: Any) -> endur
     at = np.arange(float(mib.size))
     facts = fact("soak", 1, "olla", {}, endurance={**LEFT, **left})
     usage = {"target": Usage(at, np.zeros(at.size), mib, np.full(at.size, 60.0))}
-    return endurance.of_run(type(facts)(facts.record, facts.metrics, facts.extras, usage=usage, window_s=seconds))
+    return endurance.of_run(replace(facts, usage=usage, window_s=seconds))
 
 
 def noise(seed: int = 1) -> np.ndarray[Any, Any]:
@@ -78,7 +79,9 @@ def test_minutes_say_nothing_about_an_hour() -> None:
     short = of(noise()[:300], seconds=300.0)
     assert short.memory == "too-short"
     assert short.slope is not None
-    assert of(noise()[:50], seconds=50.0).memory == "not-measured"
+    shorter = of(noise()[:50], seconds=50.0)
+    assert shorter.memory == "too-short"
+    assert shorter.slope is None
 
 
 @pytest.mark.parametrize(
