@@ -172,7 +172,7 @@ def slope(at_s: Floats, mib: Floats) -> Slope | None:
     alike = float(residual[1:] @ residual[:-1]) / spread if spread > 0 else 0.0
     alike = min(max(alike + (1 + 4 * alike) / BLOCKS, 0.0), 0.95)
     independent = max(BLOCKS * (1 - alike) / (1 + alike), 3.0)
-    error = float(fitted.stderr) * np.sqrt((BLOCKS - 2) / (independent - 2))
+    error = float(fitted.stderr) * np.sqrt((BLOCKS - 2) / (independent - 2)) if spread > 0 else 0.0
     reach = float(stats.t.ppf(1 - LEVEL / 2, independent - 2)) * error
     per_hour = float(fitted.slope)
     begin = float(at_s[0])

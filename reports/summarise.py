@@ -615,7 +615,7 @@ class _Samples:
     @classmethod
     def of(cls, at: Floats, *columns: Floats) -> _Samples:
         times, where = np.unique(at, return_inverse=True)
-        return cls(times, *(np.bincount(where, column, times.size) for column in columns))
+        return cls(times, *(np.bincount(where, column, times.size).astype(np.float64) for column in columns))
 
     def shown(self) -> Usage:
         share = np.full(self.at.size, np.nan)

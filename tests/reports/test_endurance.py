@@ -129,10 +129,10 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
     folder = write_campaign(tmp_path_factory.mktemp("soak") / "campaign", world)
     for run in load_campaign(folder).runs:
         if run.record.scenario == "soak":
-            data = read_json(run.folder / "run.json")
+            data = read_json(run.path / "run.json")
             said = ["Task was destroyed but it is pending! <b>"] if run.record.target == "sherpa" else []
             data["summary"]["endurance"] = {**LEFT, "stderr": {"count": len(said), "first": said}}
-            (run.folder / "run.json").write_text(json.dumps(data))
+            (run.path / "run.json").write_text(json.dumps(data))
     return build_report(folder)
 
 
