@@ -232,8 +232,6 @@ class Scenario(_Part):
     group: str = ""
     healthy: str = ""
     expected_outcomes: tuple[str, ...] = ()
-    expected_status: tuple[int, ...] = ()
-    """Statuses besides each request's own that are part of the plan, e.g. 503 from an open breaker."""
     connections: Annotated[int, Field(ge=1)] | None = None
     """Streams it holds open at a time, for the memory figures."""
     only_engines: bool = False
