@@ -81,7 +81,7 @@ def main(
 ) -> int:
     """Run the suite; returns the exit code. `only`: name patterns. `against`: the folder of an earlier run.
 
-    `options` go to pyperf: RIGOROUS, QUICKEST, or any of its own. The default takes about five minutes.
+    `options` go to pyperf: RIGOROUS, QUICKEST, or any of its own. The default takes three minutes.
     """
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:

@@ -29,7 +29,8 @@ def publish(campaign: Path, into: Path | None = None) -> Path:
     folder.mkdir(parents=True)
     for path in (built.html, built.md):
         shutil.copy(path, folder)
-    packed = json.dumps(built.verdict, separators=(",", ":"), ensure_ascii=False)  # a third smaller
+    verdict = json.loads(json.dumps(built.verdict), parse_float=lambda digits: float(f"{float(digits):.6g}"))
+    packed = json.dumps(verdict, separators=(",", ":"), ensure_ascii=False)  # half the size
     (folder / "verdict.json").write_text(packed + "\n", encoding="utf-8")
     shutil.copytree(campaign / "figures", folder / "figures")
     study.runs().to_csv(folder / "runs.csv", index=False, float_format="%.6g")
