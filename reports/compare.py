@@ -14,6 +14,9 @@ interval never contradict each other. Other rows are secondary: judged one by on
 
 The baseline also runs against itself (`<baseline>@aa`). That row is the noise floor: what this machine calls a
 difference when there is none.
+
+A target whose latency drifts within its runs, alike in round after round, has no one value to compare: its runs are
+void (see `drift`). In a single run a drift is a warning, as the machine's own speed may step just there.
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ ADDED_MARGIN_US: Final = 50.0
 """Margin of added time where it is judged as a difference."""
 NOISE_FACTOR: Final = 3.0
 """A ratio of added times needs both to exceed this many half-widths of the A/A interval."""
+DRIFT: Final = 0.10
+"""A change of latency from the first to the last quarter of the runs that is too large to speak of one latency."""
 BUSY: Final = 0.30
 """CPU per request falls with load (wake-ups are shared), so the less busy target is overcharged: a CPU verdict against
 it, or one within a factor of two, needs both targets at least this busy."""
@@ -302,6 +307,11 @@ def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
             valid[scenario, target].append(found)
         else:
             voided[scenario, target].append((found, reason))
+    for place, runs in valid.items():
+        drifts = drift([found.record.validity for found in runs])
+        if drifts is not None:
+            voided[place] += [(found, drifts) for found in runs]
+            runs.clear()
     comparison = Comparison(
         baseline,
         (),
@@ -327,6 +337,26 @@ def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
 def bench_fault(checks: Sequence[Check]) -> Check | None:
     """The first failed check that the bench is to blame for."""
     return next((check for check in checks if not check.ok and check.blame == "bench"), None)
+
+
+def drift(rounds: Sequence[Sequence[Check]]) -> str | None:
+    """The sentence for a target that drifts within its runs of a scenario, or None. `rounds`: the checks of each run.
+
+    A leak, a cold start or a queue that fills repeats its sign and size in every run; the speed of a shared machine
+    steps up in one run and down in another. So the change in the runs must be over DRIFT in the mean, its 95 %
+    interval over the rounds must exclude 0, and most runs must have warned of it. One round tells nothing.
+    """
+    trends = [check for checks in rounds for check in checks if check.check == "trend"]
+    changes = [float(check.value) for check in trends if isinstance(check.value, int | float) and check.value > -1]
+    if len(changes) < 2 or 2 * sum(check.warn for check in trends) <= len(changes):
+        return None
+    found = estimate(np.log1p(changes))
+    if found.p is None or found.p > LEVEL or abs(math.expm1(found.mean)) <= DRIFT:
+        return None
+    return (
+        f"latency changes by {math.expm1(found.mean):+.0%} within each run, in {len(changes)} rounds alike: "
+        "the target does not stand still, longer runs or a longer warm-up would be needed"
+    )
 
 
 def scenario_order(campaign: Campaign, by_run: Iterable[tuple[str, str, int]]) -> list[str]:

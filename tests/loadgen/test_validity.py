@@ -113,25 +113,27 @@ def test_little_is_silent_where_it_cannot_tell(active: list[float], completions:
     assert check.value is None
 
 
-def test_a_steady_latency_has_no_trend_and_a_growing_one_has() -> None:
+def test_a_growing_latency_warns_and_voids_nothing_by_itself() -> None:
     rng = np.random.default_rng(1)
     at = np.sort(rng.uniform(0, 10, 2000))
     steady = rng.gamma(4, 1, 2000)
-    assert validity.trend(at, steady, 10, steady=True).ok
+    assert not validity.trend(at, steady, 10, steady=True).warn
     growing = validity.trend(at, steady * (1 + at / 20), 10, steady=True)
-    assert not growing.ok
-    assert validity.trend(at, steady * (1 + at / 20), 10, steady=False).ok
+    assert growing.warn
+    assert growing.ok
+    assert growing.value == pytest.approx(0.33, abs=0.1)
+    assert not validity.trend(at, steady * (1 + at / 20), 10, steady=False).warn
 
 
 def test_a_drift_of_less_than_fifty_microseconds_is_none() -> None:
     at = np.linspace(0, 10, 2000)
-    assert validity.trend(at, 0.2 + at * 0.0045, 10, steady=True).ok
-    assert not validity.trend(at, 0.2 + at * 0.0100, 10, steady=True).ok
+    assert not validity.trend(at, 0.2 + at * 0.0045, 10, steady=True).warn
+    assert validity.trend(at, 0.2 + at * 0.0100, 10, steady=True).warn
 
 
 def test_a_clear_but_tiny_trend_does_no_harm() -> None:
     at = np.linspace(0, 10, 2000)
-    assert validity.trend(at, 5 + at / 100, 10, steady=True).ok
+    assert not validity.trend(at, 5 + at / 100, 10, steady=True).warn
 
 
 def test_a_single_wrong_digest_voids_the_run() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from reports.compare import Comparison, Row, compare, estimate, holm, sign_flip_p, visible_text
-from reports.schema import Scenario
+from reports.compare import Comparison, Row, compare, drift, estimate, holm, sign_flip_p, visible_text
+from reports.schema import Check, Scenario
 from reports.store import ReportError
 from reports.summarise import Facts
 from tests.reports.calibrate import score
@@ -301,6 +301,57 @@ def test_a_voided_baseline_run_voids_that_round_for_all_its_candidates() -> None
 def test_a_repeated_round_makes_up_for_a_void_one() -> None:
     repaired = word(runs(7, void={(2, "olla"): ("steal 9 %", "bench")}))
     assert (repaired.verdict, repaired.rounds) == ("faster", 6)
+
+
+# ------------------------------------------------------------------------------------------------------------- drift
+def trends(changes: Sequence[float | None], warned_above: float = 0.10) -> list[list[Check]]:
+    return [
+        [Check(check="trend", value=change, blame="target", warn=abs(change or 0.0) > warned_above)]
+        for change in changes
+    ]
+
+
+def test_a_change_that_every_round_repeats_is_a_drift() -> None:
+    said = drift(trends([0.30, 0.25, 0.35, 0.28, 0.31, 0.33]))
+    assert said is not None
+    assert "latency changes by +30% within each run, in 6 rounds alike" in said
+    assert drift(trends([-0.25, -0.22, -0.24, -0.26])) is not None  # a cold start
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [0.6, -0.4, 0.5, -0.35, 0.0, 0.02],  # the machine's speed stepped, up and down
+        [0.6, 0.0, 0.01, -0.01, 0.02, 0.0],  # once
+        [0.09, 0.08, 0.09, 0.085, 0.09, 0.08],  # alike, but small
+        [0.9],  # one round
+        [None, None, None, None],  # not measured
+        [],
+    ],
+)
+def test_what_does_not_repeat_or_is_small_is_no_drift(changes: Sequence[float | None]) -> None:
+    assert drift(trends(changes)) is None
+
+
+def test_a_change_that_no_run_warned_of_is_no_drift() -> None:
+    # 30 % of a latency under 50 us, or without an order from bin to bin.
+    assert drift(trends([0.30, 0.25, 0.35, 0.28, 0.31, 0.33], warned_above=1.0)) is None
+
+
+@given(st.lists(st.floats(0.12, 0.9), min_size=2, max_size=6))
+def test_a_change_with_its_opposite_in_another_round_is_never_a_drift(changes: list[float]) -> None:
+    both = [*changes, *(1 / (1 + change) - 1 for change in changes)]
+    assert drift(trends(both)) is None
+
+
+def test_a_drifting_target_voids_its_rows_and_no_others() -> None:
+    facts = runs(6)
+    for found in facts:
+        if found.record.target == "nginx":
+            found.record.validity.append(Check(check="trend", value=0.4, blame="target", warn=True))
+    assert word(facts, "nginx").verdict == "void"
+    assert "the target does not stand still" in word(facts, "nginx").reason
+    assert word(facts, "olla").verdict == "faster"
 
 
 def test_rounds_never_run_after_an_interrupt_are_missing_and_not_void() -> None:
