@@ -45,6 +45,8 @@ class Evidence:
     """The target's own `/internal/runtime`, empty if it has none."""
     pauses: Sequence[tuple[object, ...]] | None = None
     """Rows of RUNTIME_COLUMNS; None: nothing recorded them."""
+    writes: int | None = None
+    """Calls of write by the target while the driver ran."""
     readings: list[tally.Reading] = field(default_factory=list)
     """At both ends of the measured window, where the generator keeps no rows."""
     left: Mapping[str, Any] = field(default_factory=dict)
@@ -163,10 +165,18 @@ def judge(
         }
         facts = summarise.measure(record, conditions.described, tables)
         checks += _checks(seen, conditions, facts, rows, usage, window)
-        summary = summarise.summary_of(facts)
+        summary = summarise.summary_of(facts) | _writes(seen)
     elif seen.broken is None:
         checks.append(validity.broken("no request of the run was ever due: the driver wrote no rows", "bench"))
     return _judged(record, seen, checks, summary)
+
+
+def _writes(seen: Evidence) -> dict[str, float]:
+    """`writes_per_mib`: the target's calls of write in the whole run, to both sides, for a MiB that the driver read."""
+    mib = float(seen.driver.get("bytes_in") or 0) / 2**20
+    if seen.writes is None or seen.writes <= 0 or mib <= 0:  # a worker ended, and took its count with it
+        return {}
+    return {"writes_per_mib": seen.writes / mib}
 
 
 def _tallied(record: RunRecord, seen: Evidence, conditions: Conditions) -> RunRecord:

@@ -219,6 +219,7 @@ class _Start:
             roots["target"] = [self.running.pid]
         watcher = watch.Watch(roots)
         ticks, begun = machine.cpu_times(cores.all()), time.monotonic()
+        written = self.written()
         watcher.start()
         try:
             driver.raise_priority(machine.DRIVER_PRIORITY)
@@ -227,10 +228,16 @@ class _Start:
         finally:
             driver.stop(grace_s=2.0)
             seen.samples = watcher.stop()
+            now_written = self.written()
+            seen.writes = None if written is None or now_written is None else now_written - written
             seen.wall_s = time.monotonic() - begun
             now = machine.cpu_times(cores.all())
             seen.steal, seen.busy = machine.steal_share(ticks, now), machine.busy_share(ticks, now)
         return seen
+
+    def written(self) -> int | None:
+        """How often the target has written so far."""
+        return None if self.running.pid is None else watch.tree_write_calls(self.running.pid)
 
     def follow(self, driver: Child, scenario: Scenario, seen: Evidence) -> None:
         """Waits for the driver, passes on its progress, samples the engine's count of active requests."""

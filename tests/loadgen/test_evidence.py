@@ -179,3 +179,14 @@ def test_what_the_driver_used_before_it_ended_is_not_taken_for_somebody_elses_lo
     (check,) = [check for check in record.validity if check.check == "other-load"]
     ours = (0.3 * 5.9 + (0.2 + 0.5) * 7.9) / 8 / 2  # seconds on two cores in eight
     assert check.value == pytest.approx(0.5 - ours, abs=0.001)
+
+
+@pytest.mark.parametrize(("writes", "bytes_in", "expected"), [(640, 2**18, 2560.0), (None, 2**18, None), (9, 0, None)])
+def test_calls_of_write_are_told_for_each_mib(writes: int | None, bytes_in: int, expected: float | None) -> None:
+    seen = Evidence(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": bytes_in}, writes=writes)
+    assert judged(seen, rows()).summary.get("writes_per_mib") == expected
+
+
+def test_a_count_that_fell_because_a_worker_ended_is_none() -> None:
+    seen = Evidence(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": 2**20}, writes=-5)
+    assert "writes_per_mib" not in judged(seen, rows()).summary

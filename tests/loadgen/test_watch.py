@@ -124,3 +124,21 @@ def test_the_tree_of_a_process_holds_its_children() -> None:
 def test_only_the_rows_of_a_role_are_added_up(role: watch.Role) -> None:
     rows = [watch.Sample(1, 1, "target", 5, 0, 0, 0, 0), watch.Sample(1, 2, "mock", 5, 0, 0, 0, 0)]
     assert watch.tree_cpu_ns(rows, role) == 5
+
+
+def test_calls_of_write_are_counted_and_of_writev_too() -> None:
+    with Path(os.devnull).open("wb", buffering=0) as sink:
+        before = watch.tree_write_calls(os.getpid())
+        for _ in range(50):
+            os.write(sink.fileno(), b"x")
+            os.writev(sink.fileno(), [b"x", b"y"])
+        after = watch.tree_write_calls(os.getpid())
+    assert before is not None
+    assert after is not None
+    assert 100 <= after - before < 200
+
+
+def test_of_a_process_that_is_gone_no_writes_are_told() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert not watch.tree_write_calls(child.pid)
