@@ -34,13 +34,16 @@ from loadgen.rounds import (
     shortfall,
     wanted_of,
 )
+from loadgen.run import Setting
 from loadgen.scenario import Replay, Request, Scenario
-from loadgen.sitting import Setting, hold
+from loadgen.sitting import hold
 from loadgen.targets import catalogue
 from loadgen.targets.direct import parse_given
 from loadgen.targets.target import Target
+from loadgen.timetable import ALONE, Turn
 from reports import store
 from reports.schema import AA_SUFFIX, CampaignHeader, RunRecord, run_name
+from reports.schema import Scenario as Described
 
 
 class Asked(BaseModel):
@@ -80,7 +83,8 @@ class Planned:
 
     def seconds(self) -> float:
         """The announced duration, without repeats."""
-        return campaign_seconds(self.arms, self.scenarios, self.rounds, self.profile.idle_s)
+        together = self.profile.together
+        return campaign_seconds(self.arms, self.scenarios, self.rounds, self.profile.idle_s, together=together)
 
     def budget_s(self) -> float:
         """Repeats are begun only if they end within this: what the profile allows, or half as much again as planned
@@ -91,6 +95,14 @@ class Planned:
     def wanted(self) -> dict[str, list[Scenario]]:
         """What every planned round measures."""
         return wanted_of(self.arms, self.scenarios)
+
+    def described(self) -> dict[str, Described]:
+        """The scenarios as campaign.json holds them."""
+        all_of_them = {one.id: one.describe(self.cores.note) for one in self.scenarios}
+        if not self.profile.together:
+            return all_of_them
+        how = f" in turns of {timetable.SLICE_S:g} s among all targets, which are alive at once"
+        return {name: one.model_copy(update={"arrivals": one.arrivals + how}) for name, one in all_of_them.items()}
 
 
 class Voice(Protocol):
@@ -222,7 +234,6 @@ class Campaign:
     def create(self, command: str, root: Path) -> None:
         """Makes the folder and campaign.json. Raises store.ReportError if a campaign is there already."""
         planned = self._planned
-        note = planned.cores.note
         header = CampaignHeader(
             id=self._folder.name,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -234,7 +245,7 @@ class Campaign:
             versions=machine.versions(root),
             baseline=planned.baseline or "",
             targets=[self._describe(target) for target in planned.targets],
-            scenarios={one.id: one.describe(note) for one in planned.scenarios},
+            scenarios=planned.described(),
             rounds_planned=planned.rounds,
             limits=dict(validity.LIMITS),
             dropped=dict(planned.dropped),
@@ -290,23 +301,23 @@ class Campaign:
             check = validity.mock_ceiling(*evidence.asked_of_mocks(one, made, ceiling))
             if not check.ok:
                 self._voice.say(f"{one.id} asks for more than this bench can carry and will be void: {check.text}")
-        note = planned.cores.note
         return Setting(
             folder=self._folder,
             cores=planned.cores,
             idle_s=planned.profile.idle_s,
             recorders=planned.profile.recorders,
-            described={one.id: one.describe(note) for one in planned.scenarios},
+            described=planned.described(),
             ceiling=ceiling,
             plan_of=self._plan_of,
             tell=self._voice.step,
         )
 
-    def _plan_of(self, one: Scenario, number: int) -> Path | None:
-        """The plan file of a scenario in a round; written once, the same for every target."""
-        path = self._folder / "plans" / f"r{number:02d}-{one.id}.npz"
+    def _plan_of(self, one: Scenario, number: int, turn: Turn) -> Path | None:
+        """The plan file of a scenario in a round; written once, the same requests for every target."""
+        which = "" if turn == ALONE else f"-{turn.place + 1}of{turn.of}"
+        path = self._folder / "plans" / f"r{number:02d}-{one.id}{which}.npz"
         if not path.exists():
-            made = timetable.make(one, timetable.seed_for(self._planned.asked.seed, one.id, number))
+            made = timetable.make(one, timetable.seed_for(self._planned.asked.seed, one.id, number), turn)
             if made is None:
                 return None
             path.parent.mkdir(exist_ok=True)
@@ -315,10 +326,11 @@ class Campaign:
 
     def _round(self, number: int, wanted: Mapping[str, Sequence[Scenario]], setting: Setting, attempt: int) -> None:
         done = {record.run for record in self._records}
-        for bench in benches(self._planned.arms, wanted, number, attempt):
+        together = self._planned.profile.together
+        for bench in benches(self._planned.arms, wanted, number, attempt, together=together):
             left = [rest for sitting in bench.sittings if (rest := _without(sitting, done)) is not None]
             if left:
-                self._bench(Bench(bench.endpoints, tuple(left)), setting)
+                self._bench(Bench(bench.endpoints, tuple(left), together), setting)
 
     def _bench(self, bench: Bench, setting: Setting) -> None:
         """The sittings of one bench; mocks that end in the middle are started again for the next sitting."""
@@ -326,14 +338,13 @@ class Campaign:
         folder = self._folder / "starts" / run_name(bench.sittings[0].round, f"{bench.endpoints}-endpoints", "mocks")
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            for sitting in bench.sittings:
+            for group in bench.groups():
                 if mocks is None or not mocks.alive():
                     if mocks is not None:
                         mocks.stop()
-                    self._voice.step(f"round {sitting.round} · starting {bench.endpoints} mock backend(s)")
+                    self._voice.step(f"round {group[0].round} · starting {bench.endpoints} mock backend(s)")
                     mocks = backends.Backends.start(bench.endpoints, 0, folder, setting.cores.mocks)
-                self._voice.step(f"round {sitting.round} · {sitting.arm.name} · starting")
-                for record in hold(sitting, mocks, setting):
+                for record in hold(group, mocks, setting):
                     self.keep(record)
         finally:
             if mocks is not None:
@@ -370,7 +381,8 @@ class Campaign:
             wanted = shortfall(self._records, planned.arms, planned.scenarios, planned.rounds, planned.baseline)
             if not wanted:
                 return
-            ahead = sum(bench_seconds(bench, setting.idle_s) for bench in benches(planned.arms, wanted, number))
+            extra = benches(planned.arms, wanted, number, together=planned.profile.together)
+            ahead = sum(bench_seconds(bench, setting.idle_s) for bench in extra)
             if self.passed_s() + ahead + REPORT_S > planned.budget_s():
                 self._voice.say(f"No time is left to repeat what was voided ({ahead:.0f} s more would be needed)")
                 return

@@ -133,11 +133,12 @@ class Child:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(self.pid, os.SCHED_RR, os.sched_param(priority))
 
-    def release(self) -> None:
-        """Lets a held process begin. Harmless if it is gone."""
+    def release(self, begin_ns: int | None = None) -> None:
+        """Lets a held process begin, a driver at `begin_ns` of the monotonic clock. Harmless if it is gone."""
+        word = "go" if begin_ns is None else f"go {begin_ns}"
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
-                self._process.stdin.write(b"go\n")
+                self._process.stdin.write(f"{word}\n".encode())
                 self._process.stdin.close()
 
     def ask_to_stop(self) -> None:

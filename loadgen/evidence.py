@@ -31,6 +31,8 @@ class Evidence:
 
     wall_s: float = 0.0
     samples: Sequence[watch.Sample] = ()
+    beside: Sequence[Sequence[watch.Sample]] = ()
+    """Those of the runs that were made together with this one."""
     active: list[tuple[int, float]] = field(default_factory=list)
     """(ns, the engine's own count of active requests)."""
     steal: float = 0.0
@@ -68,6 +70,8 @@ class Conditions:
     idle: tuple[float, int] | None
     """CPU ns per second and resident bytes before load."""
     plan: Plan | None
+    turns: int = 1
+    """Between how many runs the load went round."""
 
 
 def usage_table(samples: Sequence[watch.Sample]) -> pd.DataFrame | None:
@@ -235,6 +239,9 @@ def _checks(
     requests = facts.requests
     assert requests is not None  # there are rows
     driver, mocks, target = (cpu_share(usage, role, window) for role in ("driver", "mock", "target"))
+    drivers = driver
+    if driver is not None and conditions.bench_cores == 1:  # the others' share it
+        drivers = driver + sum(cpu_share(usage_table(one), "driver", window) or 0.0 for one in seen.beside)
     begun = rows["intended_ns"].fillna(rows["sent_ns"])
     lag = (rows["sent_ns"] - rows["intended_ns"])[((begun >= window[0]) & (begun < window[1])).fillna(False)]
     lag_ms = lag.dropna().to_numpy(dtype=np.float64) / 1e6
@@ -243,7 +250,7 @@ def _checks(
     inside = [value for t_ns, value in seen.active if _middle(t_ns, window)]
     mean_s = _mean_s(rows, window)
     completions = int(((rows["end_ns"] >= window[0]) & (rows["end_ns"] < window[1])).sum())
-    offered, ceiling, unit = asked_of_mocks(conditions.scenario, conditions.plan, conditions.ceiling)
+    offered, ceiling, unit = asked_of_mocks(scenario, conditions.plan, conditions.ceiling, conditions.turns)
     checks = [
         # First of the bench's, as it explains the others: mocks that are asked for too much take the generator's CPU.
         validity.mock_ceiling(offered, ceiling, unit),
@@ -252,7 +259,7 @@ def _checks(
             float(np.median(wait_ms)) if wait_ms.size else None,
         ),
         validity.generator_cpu(driver, scenario.open_loop),
-        validity.bench_cpu(driver, mocks, scenario.open_loop, conditions.bench_cores),
+        validity.bench_cpu(drivers, mocks, scenario.open_loop, conditions.bench_cores),
         validity.saturation(
             None if target is None else target / conditions.target_cores,
             scenario.open_loop or not scenario.saturates,
@@ -261,7 +268,7 @@ def _checks(
         validity.steal(seen.steal),
         validity.other_load(_other_load(seen, conditions)),
         validity.errors(facts.value("error_ratio")),
-        validity.little(inside, completions, completions / scenario.duration_s, mean_s),
+        validity.little(inside, completions, completions / scenario.duration_s, mean_s, steady=conditions.turns == 1),
         validity.trend(requests.at_s, requests.e2e_ms, scenario.duration_s, scenario.steady),
         validity.digest(int((~checked.astype(bool)).sum()), len(checked)),
     ]
@@ -277,9 +284,10 @@ def _other_load(seen: Evidence, conditions: Conditions) -> float | None:
     """Share of the cores in use that was spent on none of our process trees."""
     if not seen.samples or seen.wall_s <= 0:
         return None
+    rows = [*seen.samples, *(row for one in seen.beside for row in one if row.role != "mock")]
     # Process by process: the driver has ended when the last samples are taken.
-    first = {row.pid: row.cpu_ns for row in reversed(seen.samples)}
-    last = {row.pid: row.cpu_ns for row in seen.samples}
+    first = {row.pid: row.cpu_ns for row in reversed(rows)}
+    last = {row.pid: row.cpu_ns for row in rows}
     used = sum(last.values()) - sum(first.values())
     cores = conditions.bench_cores + conditions.target_cores
     return max(seen.busy - used / 1e9 / seen.wall_s / cores, 0.0)
@@ -297,12 +305,17 @@ def _mean_s(rows: pd.DataFrame, window: tuple[int, int]) -> float | None:
     return None if took.empty else float(took.mean()) / 1e9
 
 
-def asked_of_mocks(scenario: Scenario, plan: Plan | None, ceiling: Ceiling) -> tuple[float | None, float | None, str]:
+def asked_of_mocks(
+    scenario: Scenario, plan: Plan | None, ceiling: Ceiling, turns: int = 1
+) -> tuple[float | None, float | None, str]:
     """What is asked of the mocks a second, what they reach alone, and the unit: events for streams, else requests.
 
-    The first is None in closed loop, and where nothing says how many events a stream has.
+    The first is None in closed loop, and where nothing says how many events a stream has. `turns`: so many runs have
+    such a plan at the same time.
     """
     offered = offered_rps(plan, scenario)
+    if offered is not None:
+        offered *= turns
     if scenario.kind == "request":
         return offered, ceiling.requests_per_s, "req/s"
     per_stream: float | None = scenario.requests[0].expect.events

@@ -2,7 +2,8 @@
 
 A round measures every target once. Within it a *bench* is one start of the mocks; on it each arm (a target, or the
 baseline's second appearance) gets a *sitting*: one process start that serves the scenarios of that bench one after the
-other. The sample of all statistics is the sitting.
+other. The sample of all statistics is the sitting. Sittings come one after the other, or `together`: all targets of a
+bench alive at once, on the same core, and loaded in turns of a tenth of a second.
 
 The order goes back and forth (A B C D, then D C B A) and starts one place further every second round, so that a drift
 of the machine and the place right after the mocks' start fall on all arms alike.
@@ -34,6 +35,8 @@ _DRIVER_END_S = 0.3
 _STOP_S = 0.1
 _SETTLE_S = 0.2
 REPORT_S = 5.0
+LEAD_S = 0.5
+"""From the release of drivers that begin together to their common beginning."""
 _CEILING_S = 4.0
 
 
@@ -49,6 +52,8 @@ class Profile(BaseModel):
     recorders: bool
     aa: bool = True
     """The baseline runs twice a round; false where targets are held against a limit and not against each other."""
+    together: bool = False
+    """The targets of a bench are alive at once and loaded in turns. For targets that we start, in open loop."""
     budget_s: Annotated[float, Field(gt=0)]
 
 
@@ -88,10 +93,15 @@ class Sitting:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One start of the mocks and the sittings on it."""
+    """One start of the mocks and the sittings on it, one after the other or all at once."""
 
     endpoints: int
     sittings: tuple[Sitting, ...]
+    together: bool = False
+
+    def groups(self) -> tuple[tuple[Sitting, ...], ...]:
+        """The sittings whose targets are alive at the same time."""
+        return (self.sittings,) if self.together else tuple((sitting,) for sitting in self.sittings)
 
 
 def wanted_of(arms: Sequence[Arm], scenarios: Sequence[Scenario]) -> dict[str, list[Scenario]]:
@@ -139,6 +149,8 @@ def benches(
     wanted: Mapping[str, Sequence[Scenario]],
     round_number: int,
     attempt: int = 1,
+    *,
+    together: bool = False,
 ) -> Iterator[Bench]:
     """The benches of one round. `wanted`: arm name -> the scenarios to measure with it.
 
@@ -160,7 +172,7 @@ def benches(
             if mine:
                 sittings.append(Sitting(round_number, order, arm, mine, attempt))
                 order += 1
-        yield Bench(endpoints, tuple(sittings))
+        yield Bench(endpoints, tuple(sittings), together)
 
 
 def _needs(scenario: Scenario) -> tuple[int, str]:
@@ -170,34 +182,46 @@ def _needs(scenario: Scenario) -> tuple[int, str]:
 
 def bench_seconds(bench: Bench, idle_s: float) -> float:
     """How long one bench takes."""
-    return _MOCKS_START_S + _STOP_S + sum(sitting_seconds(sitting, idle_s) for sitting in bench.sittings)
+    each = sum(_starting_seconds(sitting, idle_s) for sitting in bench.sittings)
+    loads = sum(_load_seconds(one) + LEAD_S * bench.together for group in bench.groups() for one in loaded(group))
+    return _MOCKS_START_S + each + loads + _STOP_S
 
 
-def sitting_seconds(sitting: Sitting, idle_s: float) -> float:
-    """How long one sitting takes."""
-    each = sum(_scenario_seconds(scenario) for scenario in sitting.scenarios)
+def loaded(group: Sequence[Sitting]) -> list[Scenario]:
+    """The scenarios that sittings which are alive at once serve, each once."""
+    return list({one.id: one for sitting in group for one in sitting.scenarios}.values())
+
+
+def _starting_seconds(sitting: Sitting, idle_s: float) -> float:
+    """A target's start and end, its drivers', and the replies that are checked."""
     first, *drivers = (
         _WRK_START_S if scenario.generator == "wrk" else _DRIVER_START_S for scenario in sitting.scenarios
     )
     if sitting.arm.target.has_process:  # the first driver gets ready while the target is watched idling
         first = max(first, _SETTLE_S + idle_s)
-    return sitting.arm.target.start_s + first + sum(drivers) + each + _STOP_S
+    checks = sum(_CHECK_S + scenario.typical_reply_s for scenario in sitting.scenarios)
+    return sitting.arm.target.start_s + first + sum(drivers) + checks + _STOP_S
 
 
-def _scenario_seconds(scenario: Scenario) -> float:
-    """The checked reply, the load, and what comes after it: the last replies and the driver's rows; wrk has neither."""
-    check = _CHECK_S + scenario.typical_reply_s
+def _load_seconds(scenario: Scenario) -> float:
+    """The load, and what comes after it: the last replies and the driver's rows; wrk has neither."""
     if scenario.generator == "wrk":
-        return check + wrk.lasts_s(scenario.warmup_s, scenario.duration_s)
-    return check + scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S
+        return wrk.lasts_s(scenario.warmup_s, scenario.duration_s)
+    return scenario.total_s() + scenario.typical_reply_s + _DRIVER_END_S
 
 
 def campaign_seconds(
-    arms: Sequence[Arm], scenarios: Sequence[Scenario], rounds: int, idle_s: float, *, report: bool = True
+    arms: Sequence[Arm],
+    scenarios: Sequence[Scenario],
+    rounds: int,
+    idle_s: float,
+    *,
+    together: bool = False,
+    report: bool = True,
 ) -> float:
     """How long the planned rounds and the report take, without repeats."""
     wanted = wanted_of(arms, scenarios)
-    one = sum(bench_seconds(bench, idle_s) for bench in benches(arms, wanted, 1))
+    one = sum(bench_seconds(bench, idle_s) for bench in benches(arms, wanted, 1, together=together))
     return rounds * one + (_CEILING_S + REPORT_S if report else 0.0)
 
 

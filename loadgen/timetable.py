@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,58 @@ from loadgen.driver import arrivals
 from loadgen.driver.plan import Plan, make_plan
 from loadgen.scenario import Fitted, Open, Replay, Scenario, Users
 
+SLICE_S = 0.1
+"""How long a target of several that are alive at once has the load to itself. Short against what a neighbour on the
+host does to the machine's speed, which lasts for seconds; long against a reply, and against cold caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Which of several targets that are alive at once is meant: number `place` (from 0) of `of`."""
+
+    place: int
+    of: int
+
+
+ALONE = Turn(0, 1)
+
 
 def seed_for(seed: int, scenario: str, round_number: int) -> int:
     """The seed of one scenario in one round: the same for every target, another one in the next round."""
     return zlib.crc32(f"{seed}/{scenario}/{round_number}".encode())
 
 
-def make(scenario: Scenario, seed: int) -> Plan | None:
-    """The plan of `scenario`; None in closed loop. Raises Missing or BadInput if its trace cannot be used."""
+def make(scenario: Scenario, seed: int, turn: Turn = ALONE) -> Plan | None:
+    """The plan of `scenario`; None in closed loop. Raises Missing or BadInput if its trace cannot be used.
+
+    With a `turn` among several the plan is for as long a load as one of them gets, spread over the whole time.
+    """
+    if turn.of == 1:
+        return _alone(scenario, seed)
+    share = {"duration_s": scenario.duration_s / turn.of, "warmup_s": scenario.warmup_s / turn.of}
+    made = _alone(scenario.model_copy(update=share), seed)
+    return None if made is None else in_turns(made, scenario.total_s(), scenario.warmup_s, turn)
+
+
+def in_turns(plan: Plan, total_s: float, warmup_s: float, turn: Turn) -> Plan:
+    """A plan of `total_s / turn.of` seconds, cut into slices of about SLICE_S that are dealt over `total_s`.
+
+    All of them are given the same requests at the same distances, forth and back (A B C, C B A), so that a drift of the
+    machine falls on all alike. No two have a slice at the same time.
+    """
+    total_ns = round(total_s * 1e9)
+    slices = max(round(total_s / turn.of / SLICE_S), 1)
+    # Edges as whole numbers, the first slice from 0: rounding would let slices overlap by a nanosecond.
+    edges = np.arange(slices * turn.of + 1, dtype=np.int64) * total_ns // (slices * turn.of)
+    own = np.arange(slices + 1, dtype=np.int64) * total_ns // (slices * turn.of)
+    number = np.clip(np.searchsorted(own, plan.offset_ns, side="right") - 1, 0, slices - 1)
+    place = np.where(number % 2 == 0, turn.place, turn.of - 1 - turn.place)
+    at = number * turn.of + place
+    offset_ns = np.minimum(edges[at] + plan.offset_ns - own[number], edges[at + 1] - 1)
+    return replace(plan, offset_ns=offset_ns, warmup=offset_ns < round(warmup_s * 1e9))
+
+
+def _alone(scenario: Scenario, seed: int) -> Plan | None:
     match scenario.arrivals:
         case Users():
             return None

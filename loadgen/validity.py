@@ -244,13 +244,18 @@ def errors(ratio: float | None) -> Check:
     )
 
 
-def little(active: Sequence[float], completions: int, rate_rps: float, mean_s: float | None) -> Check:
+def little(
+    active: Sequence[float], completions: int, rate_rps: float, mean_s: float | None, *, steady: bool = True
+) -> Check:
     """Little's law: the engine's own count of active requests against rate x mean time.
 
     `active`: samples of `proxy.active_connections` in the middle 80 % of the window; `mean_s`: from sent to end. A few
     samples of a small count scatter (Poisson: by its square root), so three standard errors are allowed on top, and
-    below four active requests the client's own share of the time is too large to tell.
+    below four active requests the client's own share of the time is too large to tell. `steady` false: load comes in
+    turns, and a few samples say nothing about the mean of what is on and off.
     """
+    if not steady:
+        return _not_measured("little", "load comes in turns", "target")
     expected = rate_rps * (mean_s or 0.0)
     if mean_s is None or completions < LITTLE_COMPLETIONS:
         return _not_measured("little", f"needs {LITTLE_COMPLETIONS} completions", "target")

@@ -108,6 +108,12 @@ def tree(pid: int) -> list[int]:
         return []
 
 
+def tree_sample(pid: int, role: Role) -> list[Sample]:
+    """One row for each process of a tree, as of now."""
+    now = time.monotonic_ns()
+    return [row for one in tree(pid) if (row := sample(one, role, now)) is not None]
+
+
 def tree_cpu_ns(samples: Iterable[Sample], role: Role) -> int:
     """CPU time of all processes with `role` in the rows of one moment."""
     return sum(row.cpu_ns for row in samples if row.role == role)

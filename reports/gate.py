@@ -72,7 +72,7 @@ class TimeLimit(_Part):
 
 
 class Span(_Part):
-    """How long a scenario is measured by the gate, and what of it is judged."""
+    """How long the gate loads each side with a scenario, and what of it is judged."""
 
     duration_s: Annotated[float, Field(gt=0)]
     warmup_s: Annotated[float, Field(ge=0)]

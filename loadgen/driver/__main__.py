@@ -2,7 +2,8 @@
 
 Prints a JSON line a second on stdout (``{"t", "sent", "done", "errors", "lag_p99_us"}``) and a last one with
 ``"finished": true`` and the summary. With `--hold` it first prints ``{"ready": true}`` and waits for a line on stdin,
-so that the 1-2 s of starting are not spent while targets wait.
+so that the 1-2 s of starting are not spent while targets wait. A line `go NS` also says when to begin, in nanoseconds
+of the monotonic clock, so that several drivers can begin together.
 
 Exit codes: 0 it ran (requests may have failed), 65 bad job, 69 the address cannot be resolved or the shards not
 written, 70 a worker was lost or the driver is broken, 130 and 143 stopped by SIGINT or SIGTERM (what was measured is
@@ -179,7 +180,7 @@ class _Run:
         try:
             if self._processes > 1 and not self._start_workers(runner):
                 return 128 + self._signal if self._signal else INTERNAL
-            if self._hold and not self._held():
+            if self._hold and not self._held(conductor):
                 return 128 + self._signal if self._signal else 0
             if self._signal:
                 return 128 + self._signal
@@ -200,14 +201,17 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, stop, number)
 
-    def _held(self) -> bool:
-        """Waits for a line on stdin; False if it ends or a signal comes first."""
+    def _held(self, conductor: Any) -> bool:
+        """Waits for a line on stdin, which may say when to begin; False if it ends or a signal comes first."""
         import gevent.select
 
         _print_line({"ready": True, "pid": os.getpid()})
         while not self._signal:
             if gevent.select.select([0], [], [], 0.1)[0]:
-                return bool(os.read(0, 4096))
+                words = os.read(0, 4096).split()
+                if len(words) > 1:
+                    conductor.begin_ns = int(words[1])
+                return bool(words)
         return False
 
     def _start_workers(self, runner: Any) -> bool:

@@ -116,6 +116,8 @@ class Conductor:
         self.results: dict[int, dict[str, Any]] = {}
         self.lost: set[int] = set()
         self.failure: BaseException | None = None
+        self.begin_ns: int | None = None
+        """When a driver of one process begins, where it was told."""
         self._environment = environment
         self._runner: Any = environment.runner  # which of Locust's runners it is decides what is called on it
         self._plan = plan
@@ -165,7 +167,8 @@ class Conductor:
     def _start_local(self, **_: Any) -> None:
         out = self._next_folder()
         clear(out)
-        self._begin(0, 1, monotonic_ns() + self._lead_ns(_LEAD_LOCAL_S), out)
+        begin_ns = monotonic_ns() + self._lead_ns(_LEAD_LOCAL_S) if self.begin_ns is None else self.begin_ns
+        self._begin(0, 1, begin_ns, out)
 
     def _next_folder(self) -> Path:
         """Where this test's files go: a folder each, also for the second one started from Locust's page."""

@@ -1,5 +1,10 @@
 """L2: base and head timed side by side, with base once more as the noise floor; a small campaign of its own.
 
+The three processes of a round are alive at once on one core and get load in turns of a tenth of a second. One after the
+other they would meet a machine whose speed has changed meanwhile: on a shared host by up to a factor of two within
+seconds (METHODOLOGY.md, "A gate that CI can trust"). Proxies that run already are one process however often they are
+listed, so for them it is one after the other.
+
 It is an ordinary campaign folder: `proxy-engines report DIR/times-olla` makes its report.
 """
 
@@ -63,9 +68,15 @@ def time_pair(pair: Pair, times: Times, folder: Path, command: str, root: Path, 
 def plan(pair: Pair, times: Times) -> Planned:
     """The campaign of one pair."""
     targets = (pair.base, pair.head)
+    arms = tuple(arms_of(targets, BASE))
+    named = scenario.choose(list(times.scenarios))
+    ours = all(isinstance(target, ProcessTarget) for target in targets)
+    together = ours and all(one.open_loop and not one.mock.faults for one in named)
+    sharing = len(arms) if together else 1
     chosen = [
-        one.model_copy(update=times.scenarios[one.id].model_dump(include={"duration_s", "warmup_s"}))
-        for one in scenario.choose(list(times.scenarios))
+        one.model_copy(update={"duration_s": sharing * span.duration_s, "warmup_s": sharing * span.warmup_s})
+        for one in named
+        for span in [times.scenarios[one.id]]
     ]
     return Planned(
         asked=Asked(profile="gate", rounds=times.rounds, baseline=BASE),
@@ -75,10 +86,11 @@ def plan(pair: Pair, times: Times) -> Planned:
             baseline=BASE,
             idle_s=times.idle_s,
             recorders=False,  # they cost the same in both and are not the subject
+            together=together,
             budget_s=times.budget_s,
         ),
         rounds=times.rounds,
-        arms=tuple(arms_of(targets, BASE)),
+        arms=arms,
         missing={target.name: why for target in targets if (why := target.missing()) is not None},
         targets=targets,
         scenarios=tuple(chosen),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,40 @@ def test_what_the_driver_used_before_it_ended_is_not_taken_for_somebody_elses_lo
     (check,) = [check for check in record.validity if check.check == "other-load"]
     ours = (0.3 * 5.9 + (0.2 + 0.5) * 7.9) / 8 / 2  # seconds on two cores in eight
     assert check.value == pytest.approx(0.5 - ours, abs=0.001)
+
+
+def beside(first_pid: int, driver: float, target: float) -> list[watch.Sample]:
+    """The samples of another run at the same time: processes of its own, the same mocks."""
+    return [
+        replace(row, pid=row.pid if row.role == "mock" else row.pid + first_pid)
+        for row in samples(driver=driver, target=target)
+    ]
+
+
+def test_what_runs_made_together_share_is_held_against_them_together() -> None:
+    others = [beside(10, 0.2, 0.3), beside(20, 0.2, 0.3)]
+    fine = judged(seen(beside=others[:1]), rows(), turns=2)
+    assert fine.void_reason is None, fine.validity
+    record = judged(seen(beside=others), rows(), turns=3)
+    assert record.void_reason == "driver and mocks together used 90% of a core, limit 85%"
+    assert judged(seen(beside=others), rows(), turns=3, bench_cores=2).void_reason is None
+
+
+def test_the_work_of_runs_beside_is_nobody_elses_load() -> None:
+    record = judged(seen(beside=[beside(10, 0.2, 0.3)], busy=0.9), rows(), turns=2)
+    (check,) = [check for check in record.validity if check.check == "other-load"]
+    ours = (0.3 + 0.2 + 0.5 + 0.2 + 0.3) * 7.9 / 8 / 2
+    assert check.value == pytest.approx(0.9 - ours, abs=0.001)
+
+
+def test_mocks_have_to_carry_all_that_take_turns() -> None:
+    record = judged(seen(), rows(), turns=3, ceiling=Ceiling(2900, None))
+    assert record.void_reason == "the mocks alone reach 2,900 req/s, 3,000 needed"
+
+
+def test_a_few_samples_of_what_is_on_and_off_are_no_mean() -> None:
+    (check,) = [one for one in judged(seen(), rows(), turns=2).validity if one.check == "little"]
+    assert (check.ok, check.text) == (True, "not measured: load comes in turns")
 
 
 @pytest.mark.parametrize(("writes", "bytes_in", "expected"), [(640, 2**18, 2560.0), (None, 2**18, None), (9, 0, None)])

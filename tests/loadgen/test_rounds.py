@@ -84,6 +84,17 @@ def test_scenarios_with_the_same_backends_and_settings_share_a_process_start() -
     assert [sitting.order for bench in made for sitting in bench.sittings] == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_bench_is_held_one_by_one_or_all_at_once() -> None:
+    arms = arms_of([target("a"), target("b")], "a")
+    wanted = {arm.name: [scenario("one"), scenario("two")] for arm in arms}
+    (alone,), (together,) = benches(arms, wanted, 1), benches(arms, wanted, 1, together=True)
+    assert [[sitting.arm.name for sitting in group] for group in alone.groups()] == [["a"], ["b"], ["a@aa"]]
+    assert [[sitting.arm.name for sitting in group] for group in together.groups()] == [["a", "b", "a@aa"]]
+    assert [one.id for one in rounds.loaded(together.sittings)] == ["one", "two"]
+    # The load, 5 s and 1 s of warm-up twice, is there once instead of three times.
+    assert rounds.bench_seconds(alone, 0.5) - rounds.bench_seconds(together, 0.5) == pytest.approx(24, abs=2)
+
+
 def record(one: str, arm: str, number: int, blame: str | None = None) -> RunRecord:
     checks = [Check(check="x", ok=False, blame=blame, text="bad")] if blame else []  # type: ignore[arg-type]
     return RunRecord(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loadgen import timetable
 from loadgen.driver.plan import Plan
 from loadgen.scenario import Scenario
+from loadgen.timetable import Turn
 
 BASE: dict[str, Any] = {
     "id": "small",
@@ -78,3 +82,44 @@ def test_fitted_traffic_has_sizes_of_its_own() -> None:
 
 def test_a_closed_loop_has_no_plan() -> None:
     assert timetable.make(Scenario.model_validate({**BASE, "arrivals": {"kind": "closed", "users": 2}}), 1) is None
+
+
+@given(
+    of=st.integers(2, 5),
+    duration_s=st.floats(0.3, 20),
+    warmup_s=st.floats(0, 3),
+    seed=st.integers(0, 1000),
+)
+def test_in_turns_all_get_the_same_requests_and_never_at_the_same_time(
+    of: int, duration_s: float, warmup_s: float, seed: int
+) -> None:
+    one = Scenario.model_validate(
+        {**BASE, "arrivals": {"kind": "poisson", "rate": 300}, "duration_s": duration_s, "warmup_s": warmup_s}
+    )
+    plans = [timetable.make(one, seed, Turn(place, of)) for place in range(of)]
+    total_ns = round((warmup_s + duration_s) * 1e9)
+    owners: list[tuple[int, int]] = []
+    for place, made in enumerate(plans):
+        assert made is not None
+        assert len(made) == len(plans[0] or ())
+        assert (np.diff(made.offset_ns) >= 0).all()
+        assert ((made.offset_ns >= 0) & (made.offset_ns < total_ns)).all()
+        assert made.warmup.tolist() == (made.offset_ns < round(warmup_s * 1e9)).tolist()
+        owners += [(int(at), place) for at in made.offset_ns]
+    # Sorted by time, the owners change about twice a slice and not with every request.
+    by_time = [place for _, place in sorted(owners)]
+    changes = sum(one != next_one for one, next_one in itertools.pairwise(by_time))
+    assert changes <= of * max(round((warmup_s + duration_s) / of / timetable.SLICE_S), 1)
+
+
+def test_turns_go_forth_and_back_and_keep_the_distances_within_a_slice() -> None:
+    one = Scenario.model_validate(
+        {**BASE, "arrivals": {"kind": "constant", "rate": 100}, "duration_s": 0.8, "warmup_s": 0.4}
+    )
+    first, second = (timetable.make(one, 1, Turn(place, 2)) for place in range(2))
+    assert first is not None
+    assert second is not None
+    tenths = [sorted(set((made.offset_ns // 100_000_000).tolist())) for made in (first, second)]
+    assert tenths == [[0, 3, 4, 7, 8, 11], [1, 2, 5, 6, 9, 10]]
+    assert set(np.diff(first.offset_ns[first.offset_ns < 100_000_000]).tolist()) == {10_000_000}
+    assert first.warmup.sum() == second.warmup.sum() == 20

@@ -173,6 +173,22 @@ def test_hold_waits_for_a_line_before_the_first_request(tmp_path: Path) -> None:
     assert lines(output)[-1]["done"] == 5
 
 
+def test_a_held_driver_begins_when_it_is_told_to(tmp_path: Path) -> None:
+    with Served(answers(plain())) as server:
+        job = write_job(tmp_path, server.url, n=5)
+        child = subprocess.Popen(
+            [*DRIVER, str(job), "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["ready"] is True
+        begin_ns = time.monotonic_ns() + 1_500_000_000
+        output, _ = child.communicate(f"go {begin_ns}\n", timeout=30)
+    assert child.returncode == 0
+    last = lines(output)[-1]
+    assert last["done"] == 5
+    assert last["t0_ns"] == begin_ns
+
+
 def hanging(server: ScriptedServer) -> Any:
     def script(sock: socket.socket, _number: int) -> None:
         server.read_request(sock)
