@@ -25,12 +25,13 @@ from loadgen.scenario import Scenario
 from loadgen.tally import Reading
 from loadgen.targets.gctrace import pauses_of
 from loadgen.targets.target import Running
-from loadgen.timetable import Turn
+from loadgen.timetable import ALONE, Turn
 from reports import store
 from reports.schema import Check, RunRecord, run_name
 from reports.schema import Scenario as Described
 
 _DRIVER_START_S = 30.0
+_QUIET_S = 0.1  # after the last of the drivers that take turns should have its last reply
 _ACTIVE_SAMPLES = 10
 _DRIVER_END_S = 60.0  # it writes its rows after the last reply: a million of them take seconds on a slow disk
 
@@ -253,6 +254,7 @@ class Run:
             closed=scenario.closed(),
             shape=scenario.shape(),
             timeout_s=scenario.timeout_s,
+            quiet_s=0.0 if self._turn == ALONE else scenario.total_s() + scenario.typical_reply_s + _QUIET_S,
             keepalive=scenario.keepalive,
             cancel=scenario.cancel,
             slow_read=scenario.slow_read,
@@ -275,7 +277,7 @@ class Run:
     def _sample_active(self) -> None:
         """One reading of the engine's own count, for Little's law."""
         admin = self._start.running.admin
-        if admin is not None and self._turn.of == 1:
+        if admin is not None and self._turn == ALONE:
             with contextlib.suppress(ChildError, KeyError, TypeError, ValueError):
                 stats = ask(admin, "GET", "/internal/stats", wait_s=0.5)
                 self.seen.active.append((time.monotonic_ns(), float(stats["proxy.active_connections"])))

@@ -123,6 +123,8 @@ class Job:
     - ``record_events``: false keeps no row per event (counts, checks and digests stay).
     - ``drain_s``: how long after the last request was due replies are still waited for before they count as timeouts;
       null is ``timeout_s``.
+    - ``quiet_s``: the rows are written so long after the beginning at the earliest, because until then other drivers on
+      the same core may be sending.
     """
 
     scenario: str
@@ -135,6 +137,7 @@ class Job:
     shape: tuple[Stage, ...] = ()
     timeout_s: float = 60.0
     drain_s: float | None = None
+    quiet_s: float = 0.0
     connections: int = 0
     keepalive: bool = True
     cancel: Cancel | None = None
@@ -197,6 +200,7 @@ def parse_job(data: Any, folder: Path, source: str) -> Job:
         shape=tuple(_stage(row) for row in top.tables("shape", optional=True)),
         timeout_s=top.number("timeout_s", 60.0, least=0.0),
         drain_s=top.number_or_none("drain_s", least=0.0),
+        quiet_s=top.number("quiet_s", 0.0, least=0.0),
         connections=top.integer("connections", 0, least=0),
         keepalive=top.boolean("keepalive", True),
         cancel=None if cancel is None else _cancel(cancel),

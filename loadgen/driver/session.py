@@ -187,6 +187,7 @@ class Session:
             if self._on_measured is not None:
                 self._on_measured()
                 gevent.sleep(0)  # what it sends shall leave before the writing
+            self._keep_quiet()
             gc.enable()
             self._write(measured)
         except Exception as exc:
@@ -222,6 +223,12 @@ class Session:
             self._client.stop_all(CLIENT_CANCELLED, self._interrupted)
         while self._client.in_flight:
             gevent.sleep(0.001)
+
+    def _keep_quiet(self) -> None:
+        """Until the drivers beside this one have sent, too: writing takes their core for tens of milliseconds."""
+        until_ns = self._t0_ns + round(self.job.quiet_s * 1e9)
+        while self._interrupted is None and monotonic_ns() < until_ns:
+            gevent.sleep(0.01)
 
     def _tick_for_ever(self) -> None:
         ticks = 0

@@ -55,6 +55,7 @@ def test_a_saved_job_is_read_back_equal(tmp_path: Path) -> None:
         shape=(Stage(1.0, 2), Stage(2.0, 4, 1.0)),
         timeout_s=3.0,
         drain_s=1.0,
+        quiet_s=2.5,
         connections=2,
         keepalive=False,
         cancel=Cancel(0.5, 3),

@@ -219,6 +219,13 @@ def test_replies_that_come_too_late_after_the_last_request_are_timeouts(tmp_path
     assert rows[0]["error"] == "no whole reply 0.2 s after the last request"
 
 
+def test_rows_are_not_written_while_others_may_be_sending(tmp_path: Path) -> None:
+    with Served(answers(plain())) as server:
+        session = Session(job_for(tmp_path, server.url, quiet_s=0.5), plan_of(5), out=tmp_path)
+        assert len(walked(session)) == 5
+    assert monotonic_ns() - session.summary["t0_ns"] >= 500 * MS
+
+
 def test_the_collector_is_frozen_and_off_only_while_measuring(tmp_path: Path) -> None:
     seen: list[bool] = []
     with Served(answers(plain())) as server:
