@@ -182,9 +182,7 @@ def _needs(scenario: Scenario) -> tuple[int, str]:
 
 def bench_seconds(bench: Bench, idle_s: float) -> float:
     """How long one bench takes."""
-    each = sum(_starting_seconds(sitting, idle_s) for sitting in bench.sittings)
-    loads = sum(_load_seconds(one) + LEAD_S * bench.together for group in bench.groups() for one in loaded(group))
-    return _MOCKS_START_S + each + loads + _STOP_S
+    return _MOCKS_START_S + _STOP_S + sum(_group_seconds(group, idle_s) for group in bench.groups())
 
 
 def loaded(group: Sequence[Sitting]) -> list[Scenario]:
@@ -192,15 +190,18 @@ def loaded(group: Sequence[Sitting]) -> list[Scenario]:
     return list({one.id: one for sitting in group for one in sitting.scenarios}.values())
 
 
-def _starting_seconds(sitting: Sitting, idle_s: float) -> float:
-    """A target's start and end, its drivers', and the replies that are checked."""
-    first, *drivers = (
-        _WRK_START_S if scenario.generator == "wrk" else _DRIVER_START_S for scenario in sitting.scenarios
-    )
-    if sitting.arm.target.has_process:  # the first driver gets ready while the target is watched idling
-        first = max(first, _SETTLE_S + idle_s)
-    checks = sum(_CHECK_S + scenario.typical_reply_s for scenario in sitting.scenarios)
-    return sitting.arm.target.start_s + first + sum(drivers) + checks + _STOP_S
+def _group_seconds(group: Sequence[Sitting], idle_s: float) -> float:
+    """How long sittings take that are alive at once, which usually is one."""
+    scenarios = loaded(group)
+    seconds = sum(sitting.arm.target.start_s + _STOP_S for sitting in group)
+    for number, scenario in enumerate(scenarios):
+        meant = [sitting for sitting in group if scenario in sitting.scenarios]
+        ready = len(meant) * (_WRK_START_S if scenario.generator == "wrk" else _DRIVER_START_S)
+        if number == 0 and any(sitting.arm.target.has_process for sitting in meant):
+            ready = max(ready, _SETTLE_S + idle_s)  # the first drivers get ready while the targets are watched idling
+        seconds += ready + len(meant) * (_CHECK_S + scenario.typical_reply_s) + _load_seconds(scenario)
+        seconds += LEAD_S if len(meant) > 1 else 0.0
+    return seconds
 
 
 def _load_seconds(scenario: Scenario) -> float:

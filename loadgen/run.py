@@ -118,7 +118,7 @@ class Run:
 
     def __init__(self, start: Start, scenario: Scenario, turn: Turn) -> None:
         self.seen = Evidence()
-        self._start = start
+        self.start = start
         self._scenario = scenario
         self._turn = turn
         self._record = start.record(scenario)
@@ -138,7 +138,7 @@ class Run:
 
     def go(self, begin_ns: int | None) -> None:
         """Lets the driver go; `begin_ns` of the monotonic clock, where several have to begin together."""
-        start = self._start
+        start = self.start
         with contextlib.suppress(ChildError):  # the mocks are gone; `ended` says how
             start.backends.forget()  # the checked reply
         if start.fresh is not None:
@@ -168,12 +168,12 @@ class Run:
             elif line.get("mark"):
                 seen.readings.append(self._reading())
             elif "t" in line:
-                self._start.setting.tell(f"{self._label} · {line['t']:.0f} s · {line.get('done', 0):,} done")
+                self.start.setting.tell(f"{self._label} · {line['t']:.0f} s · {line.get('done', 0):,} done")
                 if self._sample_at is None:
                     self._sample_at = _when_to_sample(time.monotonic() - float(line["t"]), self._scenario)
                     with contextlib.suppress(ChildError):  # they are gone; `ended` says how
-                        self._start.backends.fail(self._scenario.mock)
-        seen.broken = self._start.ended()
+                        self.start.backends.fail(self._scenario.mock)
+        seen.broken = self.start.ended()
         if seen.broken is None and alive and time.monotonic() > self._deadline:
             longest = self._deadline - self._begun
             seen.broken = validity.broken(f"the driver did not end within {longest:g} s", "bench")
@@ -198,12 +198,12 @@ class Run:
         written = self._writes()
         seen.writes = None if self._written is None or written is None else written - self._written
         seen.wall_s = time.monotonic() - self._begun
-        now = machine.cpu_times(self._start.setting.cores.all())
+        now = machine.cpu_times(self.start.setting.cores.all())
         seen.steal, seen.busy = machine.steal_share(self._ticks, now), machine.busy_share(self._ticks, now)
 
     def judged(self) -> RunRecord:
         """The record, on disk with all its tables."""
-        start, seen, setting, scenario = self._start, self.seen, self._start.setting, self._scenario
+        start, seen, setting, scenario = self.start, self.seen, self.start.setting, self._scenario
         seen.mocks = start.backends.stats()
         seen.inside = start.inside()
         seen.pauses = self._pauses()
@@ -234,7 +234,7 @@ class Run:
         return record
 
     def _plan_path(self) -> Path | None:
-        return self._start.setting.plan_of(self._scenario, self._start.sitting.round, self._turn)
+        return self.start.setting.plan_of(self._scenario, self.start.sitting.round, self._turn)
 
     def _plan(self) -> Plan | None:
         """The schedule as the driver had it, None in closed loop."""
@@ -243,10 +243,10 @@ class Run:
 
     def _job(self) -> Job:
         """What the driver is told."""
-        scenario, passes = self._scenario, self._start.sitting.arm.target.passes
+        scenario, passes = self._scenario, self.start.sitting.arm.target.passes
         return Job(
             scenario=scenario.id,
-            base_url=self._start.running.url,
+            base_url=self.start.running.url,
             out=self._folder,
             requests=scenario.templates(pinned=passes == "everything"),
             seed=scenario.seed,
@@ -264,19 +264,19 @@ class Run:
 
     def _writes(self) -> int | None:
         """How often the target has written so far."""
-        pid = self._start.running.pid
+        pid = self.start.running.pid
         return None if pid is None else watch.tree_write_calls(pid)
 
     def _reading(self) -> Reading:
         """What the clocks show now, under load."""
-        mocks = self._start.backends.stats()
-        now, pid = time.monotonic_ns(), self._start.running.pid
+        mocks = self.start.backends.stats()
+        now, pid = time.monotonic_ns(), self.start.running.pid
         cpu = None if pid is None else watch.tree_cpu_ns(watch.tree_sample(pid, "target"), "target")
         return Reading.of(now, cpu, mocks)
 
     def _sample_active(self) -> None:
         """One reading of the engine's own count, for Little's law."""
-        admin = self._start.running.admin
+        admin = self.start.running.admin
         if admin is not None and self._turn == ALONE:
             with contextlib.suppress(ChildError, KeyError, TypeError, ValueError):
                 stats = ask(admin, "GET", "/internal/stats", wait_s=0.5)
@@ -284,15 +284,15 @@ class Run:
 
     def _pauses(self) -> Sequence[tuple[object, ...]] | None:
         """GC pauses and stalls: from the engine's own recorders, or from what a Go program wrote to stderr."""
-        child = self._start.running.child
-        if self._start.sitting.arm.target.gc_trace and child is not None:
+        child = self.start.running.child
+        if self.start.sitting.arm.target.gc_trace and child is not None:
             text = child.stderr.read_text(encoding="utf-8", errors="replace")
             return list(pauses_of(text, child.pid, child.started_ns))
         return recorded_pauses(self.seen.inside)
 
     def _left(self) -> dict[str, Any]:
         """What a long run left behind. After the last scenario the target is stopped first, which may complain too."""
-        start = self._start
+        start = self.start
         child = start.running.child
         if start.fresh is None or child is None or not start.running.alive():
             return {}

@@ -69,42 +69,40 @@ def _started(sitting: Sitting, backends: Backends, setting: Setting) -> Running:
 
 def _load(starts: Sequence[tuple[Start, Turn]], scenario: Scenario) -> Iterator[RunRecord]:
     """One scenario: everything made ready, all drivers let go at one moment, followed to the end, judged."""
-    runs: list[Run] = []
     with contextlib.ExitStack() as drivers:
+        runs: list[Run] = []
         for start, turn in starts:
-            made = _ready(start, scenario, turn, drivers)
-            if isinstance(made, Run):
-                runs.append(made)
+            broken = _checked(start, scenario)
+            if broken is None:
+                runs.append(Run(start, scenario, turn))
+                drivers.callback(runs[-1].stop)
             else:
-                yield start.unmade(scenario, made)
-        begin_ns = time.monotonic_ns() + round(LEAD_S * 1e9) if len(runs) > 1 else None
+                yield start.unmade(scenario, broken)
+        # While the drivers get ready on their own core, which takes each a second or two.
+        _look_at_idle([run.start for run in runs if run.start.idle is None])
+        ready = []
         for run in runs:
+            try:
+                run.wait_ready()
+                ready.append(run)
+            except ChildError as exc:
+                yield run.start.unmade(scenario, validity.broken(str(exc), "bench"))
+        begin_ns = time.monotonic_ns() + round(LEAD_S * 1e9) if len(ready) > 1 else None
+        for run in ready:
             run.go(begin_ns)
-        under_way = runs
+        under_way = ready
         while under_way := [run for run in under_way if run.goes_on()]:
             time.sleep(_POLL_S)
-    for run in runs:
-        run.seen.beside = [other.seen.samples for other in runs if other is not run]
+    for run in ready:
+        run.seen.beside = [other.seen.samples for other in ready if other is not run]
         yield run.judged()
 
 
-def _ready(start: Start, scenario: Scenario, turn: Turn, drivers: contextlib.ExitStack) -> Run | Check:
-    """A run whose driver waits to be let go, stopped at the end of `drivers`; or why it cannot be made."""
+def _checked(start: Start, scenario: Scenario) -> Check | None:
+    """Why a scenario cannot be measured: somebody is gone, or a reply is wrong. None if all is well."""
     if "soak" in scenario.tags and start.fresh is None:
         start.fresh = aftermath.before(start.running)
-    broken = start.ended() or _wrong_reply(start, scenario)
-    if broken is not None:
-        return broken
-    run = Run(start, scenario, turn)
-    drivers.callback(run.stop)
-    # While the driver gets ready on its own core, which takes it a second or two.
-    if start.idle is None and start.running.pid is not None:
-        start.idle = _idle(start.running.pid, start.setting.idle_s)
-    try:
-        run.wait_ready()
-    except ChildError as exc:
-        return validity.broken(str(exc), "bench")
-    return run
+    return start.ended() or _wrong_reply(start, scenario)
 
 
 def _wrong_reply(start: Start, scenario: Scenario) -> Check | None:
@@ -129,14 +127,17 @@ def _wrong_reply(start: Start, scenario: Scenario) -> Check | None:
     return None
 
 
-def _idle(pid: int, seconds: float) -> tuple[float, int] | None:
-    """CPU ns per second and resident bytes of a process tree of which nothing is asked."""
+def _look_at_idle(starts: Sequence[Start]) -> None:
+    """Notes what the process trees of these targets cost while nothing is asked of any of them."""
+    watched = [(start, start.running.pid) for start in starts if start.running.pid is not None]
+    if not watched:
+        return
     time.sleep(_SETTLE_S)
-    before = watch.tree_sample(pid, "target")
-    time.sleep(seconds)
-    after = watch.tree_sample(pid, "target")
-    if not before or not after:
-        return None
-    passed = (after[0].t_ns - before[0].t_ns) / 1e9
-    used = watch.tree_cpu_ns(after, "target") - watch.tree_cpu_ns(before, "target")
-    return max(used / passed, 0.0), sum(row.rss_bytes for row in after)
+    before = [watch.tree_sample(pid, "target") for _, pid in watched]
+    time.sleep(watched[0][0].setting.idle_s)
+    for (start, pid), early in zip(watched, before, strict=True):
+        late = watch.tree_sample(pid, "target")
+        if early and late:
+            passed = (late[0].t_ns - early[0].t_ns) / 1e9
+            used = watch.tree_cpu_ns(late, "target") - watch.tree_cpu_ns(early, "target")
+            start.idle = (max(used / passed, 0.0), sum(row.rss_bytes for row in late))
