@@ -1,7 +1,8 @@
 """A campaign as it is committed: `python -m tests.reports.publish CAMPAIGN` fills `reports/published/<its date>/`.
 
 The report in both forms, the verdict, the figures, one row of metrics a run, and the first screen at 400 and 1600
-pixels as Chromium shows it. Raw rows stay in the campaign's folder: they are hundreds of times larger.
+pixels as Chromium shows it. Raw rows stay in the campaign's folder: they are hundreds of times larger. Beside the
+folders `claims.md` puts the claims of all published campaigns of the profile `full` side by side.
 """
 
 from __future__ import annotations
@@ -42,9 +43,37 @@ def publish(campaign: Path, into: Path | None = None) -> Path:
     return folder
 
 
+def claims_page(published: Path) -> str:
+    """Markdown: what each published campaign of the profile `full` says about each claim, and how many are answered."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    sentences: dict[str, str] = {}
+    for path in sorted(published.glob("*/verdict.json")):
+        verdict = json.loads(path.read_text(encoding="utf-8"))
+        if verdict["campaign"].endswith("-full"):
+            for one in verdict["claims"]:
+                found.setdefault(path.parent.name, {})[one["claim"]] = one
+                sentences[one["claim"]] = one["sentence"]
+    ours = [claim for claim in sentences if claim.startswith("C")]
+    answered = [claim for claim in ours if any(one[claim]["verdict"] != "not-testable" for one in found.values())]
+    lines = [
+        "# The product's claims, by every full campaign",
+        "",
+        f"Written by `python -m tests.reports.publish`. {len(answered)} of the {len(ours)} claims are answered by at "
+        "least one campaign. Each rule, and the runs behind each answer, stand in the reports' ledgers (part 14).",
+        "",
+        "| | claim | " + " | ".join(f"[{name}]({name}/report.md)" for name in found) + " |",
+        "|---" * (len(found) + 2) + "|",
+    ]
+    for claim, sentence in sentences.items():
+        said = [f"**{one[claim]['verdict']}**: {one[claim]['measured']}" for one in found.values()]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (claim, sentence, *said)) + " |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("campaign", type=Path)
     parser.add_argument("--into", type=Path, help="a folder, replaced (default: reports/published/<date>)")
     asked = parser.parse_args()
     print(publish(asked.campaign, asked.into))
+    (PUBLISHED / "claims.md").write_text(claims_page(PUBLISHED), encoding="utf-8")
