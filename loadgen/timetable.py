@@ -50,8 +50,9 @@ def make(scenario: Scenario, seed: int, turn: Turn = ALONE) -> Plan | None:
 def in_turns(plan: Plan, total_s: float, warmup_s: float, turn: Turn) -> Plan:
     """A plan of `total_s / turn.of` seconds, cut into slices of about SLICE_S that are dealt over `total_s`.
 
-    All of them are given the same requests at the same distances, forth and back (A B C, C B A), so that a drift of the
-    machine falls on all alike. No two have a slice at the same time.
+    All of them are given the same requests at the same distances. The order goes forth and back and starts one place
+    further every second time (A B C, C B A, B C A, A C B ...), so that a drift of the machine and the distances between
+    slices fall on all alike. No two have a slice at the same time.
     """
     total_ns = round(total_s * 1e9)
     slices = max(round(total_s / turn.of / SLICE_S), 1)
@@ -59,7 +60,8 @@ def in_turns(plan: Plan, total_s: float, warmup_s: float, turn: Turn) -> Plan:
     edges = np.arange(slices * turn.of + 1, dtype=np.int64) * total_ns // (slices * turn.of)
     own = np.arange(slices + 1, dtype=np.int64) * total_ns // (slices * turn.of)
     number = np.clip(np.searchsorted(own, plan.offset_ns, side="right") - 1, 0, slices - 1)
-    place = np.where(number % 2 == 0, turn.place, turn.of - 1 - turn.place)
+    forth = (turn.place - number // 2) % turn.of
+    place = np.where(number % 2 == 0, forth, turn.of - 1 - forth)
     at = number * turn.of + place
     offset_ns = np.minimum(edges[at] + plan.offset_ns - own[number], edges[at + 1] - 1)
     return replace(plan, offset_ns=offset_ns, warmup=offset_ns < round(warmup_s * 1e9))
