@@ -2,7 +2,7 @@
 
 The three processes of a round are alive at once on one core and get load in turns of a tenth of a second. One after the
 other they would meet a machine whose speed has changed meanwhile: on a shared host by up to a factor of two within
-seconds (METHODOLOGY.md, "A gate that CI can trust"). Proxies that run already are one process however often they are
+seconds (METHODOLOGY.md, "The regression gate"). Proxies that run already are one process however often they are
 listed, so for them it is one after the other.
 
 It is an ordinary campaign folder: `proxy-engines report DIR/times-olla` makes its report.

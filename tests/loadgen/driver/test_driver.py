@@ -158,15 +158,19 @@ def test_a_shape_of_locust_changes_the_number_of_users_while_it_runs(tmp_path: P
     assert len(late) > 1
 
 
+def held(job: Path) -> subprocess.Popen[str]:
+    """A driver that is ready and waits for its line."""
+    child = subprocess.Popen(
+        [*DRIVER, str(job), "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert child.stdout is not None
+    assert json.loads(child.stdout.readline())["ready"] is True
+    return child
+
+
 def test_hold_waits_for_a_line_before_the_first_request(tmp_path: Path) -> None:
     with Served(answers(plain())) as server:
-        job = write_job(tmp_path, server.url, n=5)
-        child = subprocess.Popen(
-            [*DRIVER, str(job), "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert json.loads(child.stdout.readline())["ready"] is True
+        child = held(write_job(tmp_path, server.url, n=5))
         assert server.requests == []
         output, _ = child.communicate("go\n", timeout=30)
     assert child.returncode == 0
@@ -175,12 +179,7 @@ def test_hold_waits_for_a_line_before_the_first_request(tmp_path: Path) -> None:
 
 def test_a_held_driver_begins_when_it_is_told_to(tmp_path: Path) -> None:
     with Served(answers(plain())) as server:
-        job = write_job(tmp_path, server.url, n=5)
-        child = subprocess.Popen(
-            [*DRIVER, str(job), "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        assert child.stdout is not None
-        assert json.loads(child.stdout.readline())["ready"] is True
+        child = held(write_job(tmp_path, server.url, n=5))
         begin_ns = time.monotonic_ns() + 1_500_000_000
         output, _ = child.communicate(f"go {begin_ns}\n", timeout=30)
     assert child.returncode == 0
