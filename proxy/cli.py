@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 from proxy import config, worker
 from proxy.control import effective, logs
 from proxy.control.limits import raise_file_limit
-from proxy.control.listen import CannotListen, listen, listen_again, url_of
 from proxy.engines import ENGINES, UNUSED_KEYS
+from proxy.net.listen import CannotListen, listen, listen_again, url_of
 
 log = logging.getLogger("proxy.serve")
 

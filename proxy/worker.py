@@ -22,12 +22,12 @@ from proxy.control import heap, logs, runtime
 from proxy.control.channel import Channel, Message, open_channel, receive_first
 from proxy.control.checks import HealthChecker
 from proxy.control.recorders import Recorders
-from proxy.control.tls import tls_context
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.engines import ENGINES, fixed_keys
+from proxy.net.tls import tls_context
 
 log = logging.getLogger("proxy.serve")
 

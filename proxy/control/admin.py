@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from proxy.control import metrics
-from proxy.control.listen import ACCEPTS_AT_ONCE
 from proxy.core.stats import Snapshot, merge
+from proxy.net.listen import ACCEPTS_AT_ONCE
 
 log = logging.getLogger("proxy.admin")
 

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import time
 
-from proxy.control.tls import tls_context
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint, EndpointSpec
 from proxy.core.health import alive
+from proxy.net.tls import tls_context
 
 log = logging.getLogger("proxy.health")
 

@@ -31,7 +31,7 @@ class ProxyService(Protocol[ConfigT_contra]):
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, a bound TCP socket that is already listening; returns when requests are accepted.
 
-        `create_server(sock=...)` would shrink its backlog to 100; `proxy.control.listen.accept_on` does not.
+        `create_server(sock=...)` would shrink its backlog to 100; `proxy.net.listen.accept_on` does not.
         """
         ...
 

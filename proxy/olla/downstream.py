@@ -21,8 +21,8 @@ from typing import cast
 
 from httptools import HttpParserError
 
-from proxy.control.taking import STEP, Taking, untaken
 from proxy.core.errors import ErrorKind, ProxyError, error_body
+from proxy.net.write_stall import STEP, WriteStall, unacked
 from proxy.olla.engine import NEVER, Engine
 from proxy.olla.exchange import Exchange
 from proxy.olla.wire import (
@@ -68,7 +68,7 @@ class ClientConnection(asyncio.Protocol):
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
         self.mark = 0  # bytes of a body since its time was last renewed
-        self.taking: Taking | None = None  # while something waits for the client
+        self.taking: WriteStall | None = None  # while something waits for the client
         self.write_paused = False
         self.read_paused = False
         self.upload_paused = False
@@ -333,8 +333,8 @@ class ClientConnection(asyncio.Protocol):
         taking = self.taking
         if taking is not None and state != LINGERING:
             limit = self.engine.settings.write_timeout
-            if not taking.stalled(untaken(self.transport), now, limit):
-                self.deadline = taking.next_look(now, limit)
+            if not taking.stalled(unacked(self.transport), now, limit):
+                self.deadline = taking.next_check(now, limit)
             elif self.exchange is not None:
                 self.exchange.client_failed(None)
             else:
@@ -367,8 +367,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _watch_taking(self) -> None:
         engine = self.engine
-        self.taking = Taking(untaken(self.transport), engine.horizon)
-        self.deadline = self.taking.next_look(engine.horizon, engine.settings.write_timeout)
+        self.taking = WriteStall(unacked(self.transport), engine.horizon)
+        self.deadline = self.taking.next_check(engine.horizon, engine.settings.write_timeout)
 
     def _watch_body(self) -> None:
         engine = self.engine

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from proxy.control.tls import tls_context
 from proxy.core.endpoint import EndpointSpec
+from proxy.net.tls import tls_context
 from proxy.olla.upstream import Keeper, UpstreamConnection
 
 

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 
 from proxy.config import Config
 from proxy.control.access import AccessLog
-from proxy.control.listen import accept_on, bound_silence
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
+from proxy.net.listen import accept_on, set_user_timeout
 from proxy.olla import retry
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
@@ -158,7 +158,7 @@ class OllaProxy:
         old, self._config = self._config, config
         state.settings = _settings(config, self.engine)
         if self._sock is not None and not state.stopping:
-            bound_silence(self._sock, config.server.write_timeout)
+            set_user_timeout(self._sock, config.server.write_timeout)
         state.peculiar = state.stopping or state.settings.server_timing
         if config.proxy.load_balancer != old.proxy.load_balancer:
             state.balancer = make_balancer(config.proxy.load_balancer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
-from proxy.control.listen import bound_window
+from proxy.net.listen import bound_window
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.wire import ChunkReader
 

@@ -39,11 +39,11 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from multidict import CIMultiDict
 
 from proxy.config import Config
-from proxy.control.listen import accept_on, bound_silence, bound_window
-from proxy.control.taking import STEP, Taking, untaken
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError, error_body
 from proxy.core.headers import Pairs
+from proxy.net.listen import accept_on, bound_window, set_user_timeout
+from proxy.net.write_stall import STEP, WriteStall, unacked
 from proxy.sherpa.heads import refusal
 
 READ_BUFFER = 64 * 2**10  # of one stream, each side; aiohttp's 256 KiB let a slow one hold a megabyte
@@ -76,15 +76,15 @@ class _StallWatch:
     _loop: asyncio.AbstractEventLoop
     _stall_limit: float
     _stall_timer: asyncio.TimerHandle | None = None
-    _taking: Taking
+    _taking: WriteStall
 
     def pause_writing(self) -> None:
         """The peer does not take what was written."""
         super().pause_writing()  # type: ignore[misc]  # mixed into BaseProtocol, whose slots forbid a common base
         if self._stall_limit and self.transport is not None:
             now = self._loop.time()
-            self._taking = Taking(untaken(self.transport), now)
-            self._stall_timer = self._loop.call_at(self._taking.next_look(now, self._stall_limit), self._look)
+            self._taking = WriteStall(unacked(self.transport), now)
+            self._stall_timer = self._loop.call_at(self._taking.next_check(now, self._stall_limit), self._look)
 
     def resume_writing(self) -> None:
         """It took enough of it."""
@@ -103,10 +103,10 @@ class _StallWatch:
 
     def _look(self) -> None:
         now = self._loop.time()
-        if self.transport is None or self._taking.stalled(untaken(self.transport), now, self._stall_limit):
+        if self.transport is None or self._taking.stalled(unacked(self.transport), now, self._stall_limit):
             self._stalled()
         else:
-            self._stall_timer = self._loop.call_at(self._taking.next_look(now, self._stall_limit), self._look)
+            self._stall_timer = self._loop.call_at(self._taking.next_check(now, self._stall_limit), self._look)
 
     def _stalled(self) -> None:
         raise NotImplementedError
@@ -367,7 +367,7 @@ class Server(web.Server):
     def configure(self, config: Config) -> None:
         """New connections take `config`."""
         self.config = config
-        bound_silence(self._sock, config.server.write_timeout)
+        set_user_timeout(self._sock, config.server.write_timeout)
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from proxy.config import Config
-from proxy.control.tls import tls_context
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
@@ -17,6 +16,7 @@ from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs, passed_through, request_headers, response_headers
 from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
+from proxy.net.tls import tls_context
 from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.exchange import Exchange

@@ -7,7 +7,7 @@ import pytest
 
 from proxy import cli, worker
 from proxy.config import parse
-from proxy.control.listen import listen
+from proxy.net.listen import listen
 
 ENDPOINTS = 'endpoints: [{name: a, url: "http://127.0.0.1:9001"}]\n'
 

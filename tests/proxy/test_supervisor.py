@@ -15,8 +15,8 @@ import pytest
 
 from proxy import supervisor
 from proxy.config import load
-from proxy.control.listen import listen, listen_again
 from proxy.core.stats import Snapshot, StatsCollector
+from proxy.net.listen import listen, listen_again
 from proxy.supervisor import Seat, Supervisor, _how, _one_hash
 
 # Speaks the channel's protocol. `behave` decides what it does with an order or a question; None is silence.

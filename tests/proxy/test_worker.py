@@ -11,8 +11,8 @@ import pytest
 from proxy import worker
 from proxy.config import ConfigError, parse
 from proxy.control.channel import open_channel
-from proxy.control.listen import listen
 from proxy.core.service import Instance
+from proxy.net.listen import listen
 from proxy.worker import Alone, MissingPart, Stop, Worker, engine_of, new_instance, reload_logged, run_on_loop
 
 ENDPOINTS = 'endpoints: [{name: a, url: "http://127.0.0.1:9001", health: {enabled: false}}]\n'

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from proxy.control import admin
 from proxy.control.admin import PATHS, AdminListener, Refused, parse_head
-from proxy.control.listen import listen
 from proxy.core.stats import StatsCollector
+from proxy.net.listen import listen
 
 
 class Source:

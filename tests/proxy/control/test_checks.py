@@ -12,9 +12,9 @@ import pytest
 
 from proxy.control import checks
 from proxy.control.checks import HealthChecker, check
-from proxy.control.tls import tls_context
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import EndpointSpec
+from proxy.net.tls import tls_context
 
 FAST = {"health_interval": 0.02, "health_timeout": 5.0, "unhealthy_after": 2}
 SLOW = {"health_interval": 3600.0, "health_timeout": 5.0, "unhealthy_after": 1}

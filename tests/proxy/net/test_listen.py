@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from proxy.control.listen import CannotListen, listen, listen_again, url_of
+from proxy.net.listen import CannotListen, listen, listen_again, url_of
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ async def accept_on(
     """Serve connections of a listening socket with the running loop; `write_timeout` in seconds, 0 is none."""
     bound_window(sock)
     bound_unsent(sock)
-    bound_silence(sock, write_timeout)
+    set_user_timeout(sock, write_timeout)
     # The plain loop takes `backlog` for two things: the queue, and how often it tries to accept in one go, without
     # stopping when descriptors run out: each failure writes a complaint and arms a timer. 4096 of them were 3 s of CPU.
     server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=ACCEPTS_AT_ONCE)
@@ -71,10 +71,11 @@ def bound_unsent(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
 
 
-def bound_silence(sock: socket.socket, write_timeout: float) -> None:
-    """Let the kernel drop a client that acknowledges nothing or keeps its window shut, also when all was written and
-    the connection looks idle, or was closed. It comes after the engines, whose limit is `write_timeout` itself and who
-    count what they cut. Of all connections that will be accepted here; Linux only.
+def set_user_timeout(sock: socket.socket, write_timeout: float) -> None:
+    """Let the kernel drop accepted connections whose client acknowledges nothing or keeps its window shut.
+
+    This covers a connection that looks idle to the engine, or that it has closed, while the kernel still holds bytes.
+    The kernel's limit is longer than `write_timeout`, so that the engine cuts first and counts what it cut. Linux only.
     """
     if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
         milliseconds = min(round(1250 * write_timeout + 500), 2**31 - 1) if write_timeout else 0
