@@ -29,8 +29,8 @@ from typing import Any, Final
 # NumPy's linear algebra would start a spinning thread a core, on cores that are being measured. Read at its import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from loadgen.driver.job import Job, JobError, load_job
-from loadgen.driver.plan import Plan, load_plan
+from loadgen.workload.job import Job, JobError, load_job
+from loadgen.workload.plan import Plan, load_plan
 
 BAD_INPUT: Final = 65
 MISSING: Final = 69

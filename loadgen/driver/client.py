@@ -23,8 +23,8 @@ import gevent
 from greenlet import GreenletExit, getcurrent
 
 from loadgen.driver.connections import READ, WRITE, Connection, Pool, wait
-from loadgen.driver.job import Job, SlowRead
-from loadgen.driver.rows import (
+from loadgen.driver.timer import Timer
+from loadgen.wire.rows import (
     CLIENT_CANCELLED,
     OK,
     REFUSED,
@@ -36,7 +36,7 @@ from loadgen.driver.rows import (
     EventRows,
     RequestRows,
 )
-from loadgen.driver.stream import (
+from loadgen.wire.stream import (
     NEVER,
     BodyScanner,
     BoundaryScanner,
@@ -48,9 +48,9 @@ from loadgen.driver.stream import (
     is_event_stream,
     mock_head,
 )
-from loadgen.driver.timer import Timer
-from loadgen.driver.verdict import Judge
-from loadgen.driver.whole import WholeReplies, WholeReply
+from loadgen.wire.verdict import Judge
+from loadgen.wire.whole import WholeReplies, WholeReply
+from loadgen.workload.job import Job, SlowRead
 
 _READ_SIZE: Final = 65536
 _KEPT_READS: Final = 16  # of the beginning of each reply, for the file of a wrong one

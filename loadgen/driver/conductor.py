@@ -27,12 +27,12 @@ from locust.exception import StopUser
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 from locust.stats import RequestStats, StatsEntry, bucket_response_time
 
-from loadgen.driver.job import Job
-from loadgen.driver.plan import Plan
-from loadgen.driver.rows import OK, OUTCOMES, REQUEST_COLUMNS, Ints64
 from loadgen.driver.session import ClosedUser, Session
-from loadgen.driver.shards import clear, write_index
-from loadgen.driver.stream import NEVER
+from loadgen.wire.rows import OK, OUTCOMES, REQUEST_COLUMNS, Ints64
+from loadgen.wire.shards import clear, write_index
+from loadgen.wire.stream import NEVER
+from loadgen.workload.job import Job
+from loadgen.workload.plan import Plan
 
 _LEAD_LOCAL_S = 0.05
 _LEAD_WORKERS_S = 1.0

@@ -18,8 +18,8 @@ from typing import Any
 from locust import events
 
 from loadgen.driver.conductor import Conductor, DriverUser, JobShape
-from loadgen.driver.job import JobError, load_job
-from loadgen.driver.plan import load_plan
+from loadgen.workload.job import JobError, load_job
+from loadgen.workload.plan import load_plan
 
 __all__ = ["DriverUser", "JobShape"]
 

@@ -20,10 +20,9 @@ import numpy as np
 from gevent.event import Event
 
 from loadgen.driver.client import Client, Request
-from loadgen.driver.job import Job
-from loadgen.driver.payload import Payloads
-from loadgen.driver.plan import Plan, chosen, share_of
-from loadgen.driver.rows import (
+from loadgen.driver.timer import Timer
+from loadgen.driver.walker import PlanWalker
+from loadgen.wire.rows import (
     CLIENT_CANCELLED,
     OUTCOMES,
     REFUSED,
@@ -34,10 +33,11 @@ from loadgen.driver.rows import (
     Ints64,
     RequestRows,
 )
-from loadgen.driver.shards import events_shard, requests_shard, write_summary
-from loadgen.driver.stream import NEVER
-from loadgen.driver.timer import Timer
-from loadgen.driver.walker import PlanWalker
+from loadgen.wire.shards import events_shard, requests_shard, write_summary
+from loadgen.wire.stream import NEVER
+from loadgen.workload.job import Job
+from loadgen.workload.payload import Payloads
+from loadgen.workload.plan import Plan, chosen, share_of
 
 _TICK_S: Final = 0.1  # a tick at 10,000 requests/s takes 0.3 ms, in which nothing is sent: rather often and short
 _TICKS_A_PROGRESS_LINE: Final = 10

@@ -15,10 +15,10 @@ from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
 from loadgen.driver.client import Client, Request
-from loadgen.driver.payload import Payloads
-from loadgen.driver.plan import Ints64, Plan, chosen
-from loadgen.driver.stream import NEVER
 from loadgen.driver.timer import Timer
+from loadgen.wire.stream import NEVER
+from loadgen.workload.payload import Payloads
+from loadgen.workload.plan import Ints64, Plan, chosen
 
 _BURST: Final = 32  # requests sent in a row before sockets are served again
 _BLOCK: Final = 16384  # rows of the plan turned into Python numbers at a time

@@ -22,14 +22,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadgen.backends import ask
-from loadgen.child import ChildError
+from loadgen.bench.child import ChildError
+from loadgen.bench.mocks import ask
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import levels
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.counts import TOOLS, Job, NoCount
 from loadgen.gate.lockstep import Lockstep, WrongAnswer
-from loadgen.switch import settings_of
+from loadgen.studies.switch import settings_of
 from reports.gate import HEAD, Side
 
 ENGINES = ("olla", "sherpa")

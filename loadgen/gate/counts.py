@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from loadgen.backends import ask
-from loadgen.child import ChildError
+from loadgen.bench.child import ChildError
+from loadgen.bench.mocks import ask
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.lockstep import Lockstep, Recording
 from loadgen.gate.serving import Served, Servers

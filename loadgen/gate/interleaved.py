@@ -10,20 +10,21 @@ It is an ordinary campaign folder: `proxy-engines report DIR/times-olla` makes i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadgen import machine, scenario
-from loadgen.campaign import Asked, Campaign, Planned
-from loadgen.campaign import Voice as CampaignVoice
+from loadgen.bench import machine
+from loadgen.campaign.campaign import Asked, Campaign, Planned
+from loadgen.campaign.campaign import Voice as CampaignVoice
+from loadgen.campaign.compared import compared
+from loadgen.campaign.schedule import Profile, arms_of
 from loadgen.gate.checkouts import CannotMeasure, Checkout
-from loadgen.rounds import Profile, arms_of
 from loadgen.targets.catalogue import catalogue
 from loadgen.targets.process import ProcessTarget
 from loadgen.targets.target import Target
-from reports import gate, store, summarise
-from reports.compare import Comparison, compare
+from loadgen.workload import scenario
+from reports import gate
 from reports.gate import BASE, HEAD, GateRow, Times
 
 
@@ -97,12 +98,3 @@ def plan(pair: Pair, times: Times) -> Planned:
         baseline=BASE,
         cores=machine.assign_cores(machine.available_cores()),
     )
-
-
-def compared(folder: Path) -> Comparison:
-    """The comparison of a campaign on disk."""
-    found = store.load_campaign(folder)
-    facts: Sequence[summarise.Facts] = [
-        summarise.measure_run(run, found.scenario(run.record.scenario)) for run in found.runs
-    ]
-    return compare(found, facts)

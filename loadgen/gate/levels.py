@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from loadgen.backends import Backends
-from loadgen.child import ChildError
+from loadgen.bench.child import ChildError
+from loadgen.bench.mocks import Backends
 from loadgen.gate import counts as counting
 from loadgen.gate import promises as promising
 from loadgen.gate.checkouts import CannotMeasure, Checkout

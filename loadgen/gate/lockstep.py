@@ -23,7 +23,7 @@ from itertools import accumulate
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from loadgen.driver.stream import BodyScanner, ResponseReader, Truncated, WrongReply
+from loadgen.wire.stream import BodyScanner, ResponseReader, Truncated, WrongReply
 
 _READ = 1 << 18
 _SETTLE_S = 1.0

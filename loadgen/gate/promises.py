@@ -17,13 +17,13 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from loadgen.backends import Backends, ask
-from loadgen.child import ChildError
-from loadgen.driver.job import Expect, Template
+from loadgen.bench.child import ChildError
+from loadgen.bench.mocks import Backends, ask
+from loadgen.bench.reply import ask_once, what_is_wrong
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.lockstep import Lockstep, Recording, WrongAnswer
 from loadgen.gate.serving import Served, Servers
-from loadgen.reply import ask_once, what_is_wrong
+from loadgen.workload.job import Expect, Template
 from reports.gate import Tried
 
 # A token sent alone is passed on within a pass of the loop, 0.2 ms here; the seed's flush interval is 50 ms. Half of

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.child import ChildError
+from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import checkouts
 from loadgen.gate.run import RUNS, Asked, Terminal, make_folder, measure_levels, screen, terminable

@@ -17,8 +17,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from loadgen import machine
-from loadgen.child import ChildError
+from loadgen.bench import machine
+from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels
 from loadgen.gate.checkouts import Checkout

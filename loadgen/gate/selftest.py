@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.child import ChildError
+from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels
 from loadgen.gate.checkouts import CannotMeasure, Checkout

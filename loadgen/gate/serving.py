@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from loadgen.child import Child, ChildError
+from loadgen.bench.child import Child, ChildError
 from loadgen.gate.checkouts import CannotMeasure, Checkout
 
 BAD_CONFIG = 65

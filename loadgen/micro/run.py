@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import loadgen.micro
-from loadgen import machine
+from loadgen.bench import machine
 from loadgen.errors import INTERNAL, INTERRUPTED, BadInput, Refusal, UsageRefusal
 from loadgen.micro import result
 from loadgen.micro.result import Comparison, Result
@@ -204,7 +204,7 @@ def _write(folder: Path, started: datetime, results: Sequence[Result], compariso
         "started": started.isoformat(timespec="seconds"),
         "command": sys.argv,
         "machine": machine.describe(cores),
-        "versions": machine.versions(Path.cwd()),
+        "versions": machine.versions(),
         "benchmarks": [r.as_json() for r in results],
         "comparisons": [c.as_json() for c in comparisons],
     }

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import jinja2
 import yaml
 
-from loadgen.child import Child, ChildError
+from loadgen.bench.child import Child, ChildError
 from loadgen.targets.target import Passes, Running, Wiring, hash_of
 from reports import schema
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from loadgen.child import Child
+from loadgen.bench.child import Child
 from reports import schema
 
 Passes = Literal["everything", "replies", "nothing"]

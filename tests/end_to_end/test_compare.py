@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 import loadgen
-from loadgen import backends
+from loadgen.bench import mocks
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN
 from reports.store import load_campaign
 
@@ -52,7 +52,7 @@ def scenario(folder: Path, seconds: float) -> str:
 def ceiling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mocks' self-test, measured once for all campaigns of these tests."""
     path = tmp_path_factory.mktemp("ceiling") / "mock-ceiling.json"
-    backends.ceiling(path)
+    mocks.ceiling(path)
     return path
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadgen import timetable
 from loadgen.gate import interleaved
 from loadgen.gate.given import pair_of
+from loadgen.workload import timetable
 from reports import store
 from reports.gate import BASE, HEAD, Span, TimeLimit, Times
 from tests.loadgen.test_campaign import Silent

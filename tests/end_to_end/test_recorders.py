@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import uvloop
 
-from loadgen.evidence import recorded_pauses, runtime_table
+from loadgen.campaign.judge import recorded_pauses, runtime_table
 from proxy.config import parse
 from proxy.control.recorders import PERIOD_NS
 from proxy.worker import Worker, new_instance

@@ -18,7 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 KEPT = Path(__file__).parent / "corpus"
-MODULES = ("proxy.olla.wire", "loadgen.driver.stream", "loadgen.driver.whole", "loadgen.trace", "tests.fuzz.strict")
+MODULES = (
+    "proxy.olla.wire",
+    "loadgen.wire.stream",
+    "loadgen.wire.whole",
+    "loadgen.workload.trace",
+    "tests.fuzz.strict",
+)
 
 
 def fuzz(name: str, arguments: Sequence[str]) -> None:

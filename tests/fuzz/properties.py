@@ -16,7 +16,7 @@ from httptools import HttpParserError
 
 from loadgen.driver import stream, whole
 from loadgen.errors import BadInput
-from loadgen.trace import read_trace
+from loadgen.workload.trace import read_trace
 from proxy.core.errors import ProxyError
 from proxy.olla import wire
 from tests.fuzz import strict

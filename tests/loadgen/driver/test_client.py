@@ -14,11 +14,11 @@ import gevent
 import pytest
 
 from loadgen.driver.client import Client, Request
-from loadgen.driver.job import Cancel, Expect, Job, SlowRead, Template
-from loadgen.driver.payload import Payloads
-from loadgen.driver.rows import CLIENT_CANCELLED, EVENT_COLUMNS, OUTCOMES, REQUEST_COLUMNS, EventRows, RequestRows
-from loadgen.driver.stream import NEVER
 from loadgen.driver.timer import Timer
+from loadgen.wire.rows import CLIENT_CANCELLED, EVENT_COLUMNS, OUTCOMES, REQUEST_COLUMNS, EventRows, RequestRows
+from loadgen.wire.stream import NEVER
+from loadgen.workload.job import Cancel, Expect, Job, SlowRead, Template
+from loadgen.workload.payload import Payloads
 from tests.loadgen.driver.wire import (
     ScriptedServer,
     chunk,

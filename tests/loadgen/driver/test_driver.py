@@ -18,9 +18,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from loadgen.driver.job import Closed, Job, Stage, Template, save_job
-from loadgen.driver.plan import make_plan, save_plan
-from loadgen.driver.shards import check_shards
+from loadgen.wire.shards import check_shards
+from loadgen.workload.job import Closed, Job, Stage, Template, save_job
+from loadgen.workload.plan import make_plan, save_plan
 from tests.loadgen.driver.test_client import Served, answers
 from tests.loadgen.driver.wire import ScriptedServer, plain, sse, wait_for_close
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from loadgen.driver.job import Cancel, Closed, Job, SlowRead, Template
-from loadgen.driver.plan import Plan, chosen, make_plan
 from loadgen.driver.session import Session
+from loadgen.workload.job import Cancel, Closed, Job, SlowRead, Template
+from loadgen.workload.plan import Plan, chosen, make_plan
 from tests.loadgen.driver.test_client import Served, answers
 from tests.loadgen.driver.wire import ScriptedServer, plain, wait_for_close
 
@@ -276,7 +276,7 @@ def test_a_disk_that_refuses_is_a_failure_of_the_session_and_not_a_hang(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("loadgen.driver.rows.RequestRows.write", refuse)
+    monkeypatch.setattr("loadgen.wire.rows.RequestRows.write", refuse)
     with Served(answers(plain())) as server:
         session = Session(job_for(tmp_path, server.url), plan_of(3), out=tmp_path)
         session.start(monotonic_ns())
@@ -289,7 +289,7 @@ def test_a_disk_that_is_full_ends_the_test_early(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("loadgen.driver.rows.RequestRows.spill", refuse)
+    monkeypatch.setattr("loadgen.wire.rows.RequestRows.spill", refuse)
     with Served(answers(plain())) as server:
         session = Session(job_for(tmp_path, server.url), plan_of(10_000, 10), out=tmp_path)
         session.start(monotonic_ns())

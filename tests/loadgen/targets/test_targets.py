@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from loadgen.child import ChildError
+from loadgen.bench.child import ChildError
 from loadgen.errors import UsageRefusal
 from loadgen.targets.catalogue import catalogue, choose
 from loadgen.targets.direct import Direct, Given, parse_given

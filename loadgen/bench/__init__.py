@@ -1,0 +1,1 @@
+"""The test bench: the machine, child processes, mocks, and what watches them."""

@@ -1,0 +1,61 @@
+"""`python -m loadgen.bench.pin`: asks fresh mocks for every scenario's replies and pins the digests in pins.json.
+
+With the pins a mock and a proxy cannot be wrong together: a mock whose replies changed is noticed by the first check of
+any campaign, and by the tests. Run it when a change of replies is meant, and look at the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from loadgen.bench.mocks import Backends
+from loadgen.bench.reply import ask_once, what_is_wrong
+from loadgen.workload.scenario import PINS, Reply, Scenario, catalogue
+
+Pin = dict[str, str | int] | None
+
+
+def ask(scenario: Scenario, backends: Backends) -> list[Pin]:
+    """What each request of `scenario` is answered with; None where replies differ from request to request.
+
+    Raises ChildError if the mocks refuse the scenario, ValueError if a reply is not what the mock itself says it is.
+    """
+    backends.behave(scenario.mock)
+    pins: list[Pin] = []
+    for request in scenario.requests:
+        if not request.always_the_same:
+            pins.append(None)
+            continue
+        # The expectations of the old pins are left out: this is where new ones come from.
+        template = request.model_copy(update={"expect": Reply(status=request.expect.status)}).template()
+        reply = ask_once(backends.urls[0], template, scenario.prompt_bytes or 64, scenario.output_tokens or 8)
+        wrong = what_is_wrong(reply, template, from_mock=True)
+        if wrong is not None:
+            raise ValueError(f"{scenario.id}: {wrong}")
+        pins.append({"digest": reply.digest, "events": reply.events})
+    return pins
+
+
+def ask_all() -> dict[str, list[Pin]]:
+    """The pins of every scenario of the catalogue, from mocks started for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        backends = Backends.start(64, 0, Path(folder), None)
+        try:
+            return {scenario.id: ask(scenario, backends) for scenario in catalogue().values()}
+        finally:
+            backends.stop()
+
+
+def main() -> None:
+    """Writes the file."""
+    path = Path(__file__).with_name("scenarios") / PINS
+    pins = ask_all()
+    path.write_text(json.dumps(pins, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{path}: {sum(pin is not None for each in pins.values() for pin in each)} replies pinned\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Plans a comparison, runs it, judges each run and writes it down."""

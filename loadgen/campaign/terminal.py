@@ -1,0 +1,158 @@
+"""`compare`: what a campaign looks like in a terminal, from the plan to the verdict and the report's path."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from loadgen.campaign.campaign import Asked, Campaign, Planned, asked_before, plan
+from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
+
+RUNS = Path("reports/runs")
+
+
+class Terminal:
+    """A Voice with a progress bar where there is a terminal, and a line per run where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.completed:>4.0f}/{task.total:.0f} runs"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=1)
+        self._last = ""
+
+    def __enter__(self) -> Terminal:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def step(self, text: str) -> None:
+        """The text right of the bar."""
+        self._last = text
+        self._progress.update(self._task, description=text)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(Text(text), soft_wrap=True)
+
+    def advance(self, runs: int, of: int) -> None:
+        """Moves the bar; without a terminal a line in a log."""
+        self._progress.update(self._task, completed=runs, total=of)
+        if not self._console.is_terminal:
+            self._console.print(Text(f"{runs}/{of} {self._last}"), soft_wrap=True)
+
+
+def compare(asked: Asked, *, out: Path | None, resume: Path | None, dry_run: bool, command: str) -> int:
+    """Runs or resumes a campaign, builds its report, prints the verdict. Returns the exit code."""
+    console = Console(highlight=False)
+    if resume is not None:
+        asked = asked_before(resume)
+    planned = plan(asked)
+    _announce(console, planned)
+    if dry_run:
+        return 0
+    folder = resume or out or default_folder(asked)
+    with Terminal(console) as voice:
+        campaign = Campaign(planned, folder, voice)
+        if resume is not None:
+            campaign.adopt()
+        else:
+            campaign.create(command)
+        if out is None and resume is None:
+            point_latest(folder)
+        try:
+            campaign.run()
+        except KeyboardInterrupt:
+            voice.say(
+                f"Interrupted: {len(campaign.records)} finished run(s) are kept.\n"
+                f"  proxy-engines report {folder}             builds a report from them\n"
+                f"  proxy-engines compare --resume {folder}   goes on"
+            )
+            return INTERRUPTED
+    return _conclude(console, folder, campaign)
+
+
+def _announce(console: Console, planned: Planned) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("scenario")
+    table.add_column("question", overflow="fold")
+    table.add_column("load", justify="right")
+    table.add_column("time", justify="right")
+    for one in planned.scenarios:
+        rate = one.rate_rps()
+        load = f"{rate:g}/s" if rate is not None else one.arrivals.kind
+        table.add_row(one.id, Text(one.question), load, f"{one.total_s():.1f} s")
+    names = ", ".join(arm.name for arm in planned.arms)
+    console.print(Text(f"Campaign {planned.asked.profile}: {planned.rounds} rounds of {names}"))
+    console.print(table)
+    for name, why in {**planned.missing, **planned.left_out}.items():
+        console.print(Text(f"Not measured: {name}: {why}"))
+    for name, rows in planned.dropped.items():
+        console.print(Text(f"{name}: {_accounting(rows)}"))
+    console.print(Text(f"Cores: {planned.cores.note}"))
+    console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of void runs"))
+
+
+def _accounting(rows: dict[str, Any]) -> str:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in rows["dropped"].items()) or "none"
+    clipped = ", ".join(f"{count:,} {what}" for what, count in rows["clipped"].items())
+    return f"{rows['read']:,} rows read, {rows['used']:,} used, dropped: {dropped}" + (
+        f"; cut: {clipped}" if clipped else ""
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def default_folder(asked: Asked) -> Path:
+    """`reports/runs/<UTC>-<profile or trace>`."""
+    what = asked.profile if asked.trace is None else "trace"
+    return RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{what}"
+
+
+def point_latest(folder: Path) -> None:
+    """Makes `reports/runs/latest` point to `folder`."""
+    link = folder.parent / "latest"
+    fresh = folder.parent / f".latest.{folder.name}"
+    try:
+        fresh.symlink_to(folder.name, target_is_directory=True)
+        fresh.replace(link)
+    except OSError as exc:
+        fresh.unlink(missing_ok=True)
+        raise Missing(f"{link}: cannot be made to point to {folder.name}: {exc.strerror}") from exc
+
+
+def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
+    from reports.render import build_report  # matplotlib and all: half a second that --dry-run does not need
+
+    report = build_report(folder)
+    console.print()
+    for headline in report.headlines:
+        console.print(Text(headline))
+    advice = report.verdict["recommendation"]
+    if advice["engine"]:
+        console.print(Text(f"Choose {advice['engine'].capitalize()}:", style="bold"))
+    for reason in advice["because"]:
+        console.print(Text(f"  {reason}"))
+    for reason in advice["unless"]:
+        console.print(Text(f"  unless {reason}" if advice["engine"] else f"  {reason}"))
+    valid = sum(record.void_reason is None for record in campaign.records)
+    console.print(Text(f"{valid} of {len(campaign.records)} runs are valid, in {_minutes(campaign.passed_s())}"))
+    console.print(Text(f"Report: {report.html}"))
+    return 0 if valid else NO_VALID_RUN

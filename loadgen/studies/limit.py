@@ -1,0 +1,301 @@
+"""`python -m loadgen.studies.limit`: the highest rate at which a target keeps the scenario's objective, by bisection.
+
+The rate doubles until the target loses its objective, then the span between the last rate kept and the first one lost
+is halved (on the log scale) until it is narrow enough. Every rung is a run of its own with a fresh process, in an
+ordinary campaign folder: void rungs stay on disk and are drawn hollow, and the report's figure of latency against load
+shows them all.
+
+A void run is made once more and the second one counts: void by the target's own fault means that the rate was lost,
+void by the bench's that the bench ends here, which is said and never taken for the target's limit. One process start a
+rung has no interval: for one, compare at the rates found here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadgen.bench import machine
+from loadgen.campaign.campaign import Asked, Campaign, Planned, Voice
+from loadgen.campaign.schedule import Profile, arms_of, default_baseline
+from loadgen.campaign.terminal import RUNS, Terminal
+from loadgen.errors import INTERRUPTED, Missing, Refusal, UsageRefusal
+from loadgen.targets.catalogue import choose
+from loadgen.targets.target import Target
+from loadgen.workload import scenario
+from loadgen.workload.scenario import Open, Scenario
+from reports import store
+from reports.compare import bench_fault
+from reports.schema import RunRecord
+
+Word = Literal["kept", "lost", "bench"]
+
+KEPT: Final = 0.99
+"""Share of the offered rate that must come back right and inside the objective."""
+_IDLE_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rate and what became of it. `bench`: the bench could not carry it, which says nothing about the target."""
+
+    rate: float
+    word: Word
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Search:
+    """Which rate is tried next; pure. `within`: how far apart, as a share, kept and lost may be in the end."""
+
+    first: float
+    most: float
+    within: float
+    rungs: list[Rung] = field(default_factory=list)
+
+    @property
+    def lost(self) -> Rung | None:
+        """The lowest rate that was not kept, for whatever reason."""
+        return min((rung for rung in self.rungs if rung.word != "kept"), key=lambda rung: rung.rate, default=None)
+
+    @property
+    def kept(self) -> float | None:
+        """The highest rate kept below that."""
+        top = math.inf if self.lost is None else self.lost.rate
+        return max((rung.rate for rung in self.rungs if rung.word == "kept" and rung.rate < top), default=None)
+
+    def next(self) -> float | None:
+        """The next rate; None when the search is over."""
+        kept, lost = self.kept, self.lost
+        if lost is None:
+            if kept is None:
+                return self.first
+            return None if kept >= self.most else min(_round(2 * kept), self.most)
+        if kept is None:
+            return _round(lost.rate / 2) if lost.rate >= 2 else None
+        if lost.rate <= kept * (1 + self.within):
+            return None
+        middle = _round(math.sqrt(kept * lost.rate))
+        return middle if kept < middle < lost.rate else None
+
+
+def _round(rate: float) -> float:
+    """Whole requests a second, two and a half digits: rates are for people, too."""
+    step = max(math.pow(10, math.floor(math.log10(max(rate, 1))) - 1) / 2, 1)
+    return round(rate / step) * step
+
+
+def at_rate(one: Scenario, rate: float, seconds: float | None) -> Scenario:
+    """The scenario with its arrivals at `rate`. Raises UsageRefusal if its arrivals have no single rate."""
+    if not isinstance(one.arrivals, Open) or one.arrivals.rate is None:
+        raise UsageRefusal(f"--scenario: {one.id} has no single rate that could be searched for")
+    changes = {
+        "id": f"{one.id}-{rate:.0f}",
+        "arrivals": one.arrivals.model_copy(update={"rate": rate}),
+        "tags": tuple(sorted({*one.tags, "sweep-rate"})),
+        "group": one.id,
+        "campaigns": {},
+        "only_engines": False,
+    }
+    if seconds is not None:
+        changes["duration_s"] = seconds
+    return one.model_copy(update=changes)
+
+
+def judged(record: RunRecord) -> Rung:
+    """What one run says about its rate."""
+    offered = record.offered_rps or 0.0
+    if record.void_reason is not None:
+        return Rung(offered, "lost" if bench_fault(record.validity) is None else "bench", record.void_reason)
+    share = (record.summary.get("goodput_rps") or 0.0) / offered if offered else 0.0
+    if share >= KEPT:
+        return Rung(offered, "kept")
+    return Rung(offered, "lost", f"{share:.1%} of the requests were answered inside the objective")
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """All searches of one command, in one campaign folder."""
+
+    base: Scenario
+    targets: tuple[Target, ...]
+    folder: Path
+    seconds: float | None
+
+    def planned(self, target: Target, rung: Scenario, rounds: int) -> Planned:
+        """The campaign of one rung."""
+        names = tuple(one.name for one in self.targets)
+        return Planned(
+            asked=Asked(profile="saturation", targets=names, scenarios=(self.base.id,)),
+            profile=Profile(
+                rounds=rounds, targets=names, baseline=names[0], idle_s=_IDLE_S, recorders=False, budget_s=1.0
+            ),
+            rounds=rounds,
+            arms=tuple(arms_of([target], None)),
+            missing={},
+            targets=self.targets,
+            scenarios=(rung,),
+            baseline=default_baseline(self.targets),
+            cores=machine.assign_cores(machine.available_cores()),
+        )
+
+    def begin(self, command: str, first: float) -> None:
+        """Makes the campaign folder. Raises ReportError if there is one."""
+        planned = self.planned(self.targets[0], at_rate(self.base, first, self.seconds), 1)
+        Campaign(planned, self.folder, _Silent()).create(command)
+
+    def climb(self, target: Target, rate: float, voice: Voice) -> Rung:
+        """One rung, made once more if it was void."""
+        one = at_rate(self.base, rate, self.seconds)
+        header = store.load_campaign(self.folder).header
+        described = {name: known.model_dump(mode="json") for name, known in header.scenarios.items()}
+        note = machine.assign_cores(machine.available_cores()).note
+        described[one.id] = one.describe(note).model_dump(mode="json")
+        store.update_header(self.folder, scenarios=described)
+        for rounds in (1, 2):
+            campaign = Campaign(self.planned(target, one, rounds), self.folder, voice)
+            campaign.adopt()
+            campaign.run()
+            mine = [r for r in campaign.records if (r.scenario, r.target) == (one.id, target.name)]
+            last = max(mine, key=lambda r: r.round)
+            if last.void_reason is None:
+                break
+        return replace(judged(last), rate=rate)
+
+
+class _Silent:
+    """A voice that is not needed."""
+
+    def step(self, text: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def advance(self, runs: int, of: int) -> None:
+        """Nothing."""
+
+
+class _Steps(_Silent):
+    """Shows what is being done, and keeps the lines of single runs away: a rung has one of its own."""
+
+    def __init__(self, voice: Terminal) -> None:
+        self._voice = voice
+
+    def step(self, text: str) -> None:
+        """Beside the bar."""
+        self._voice.step(text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Searches every target, builds the report, prints the table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadgen.studies.limit", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--targets", default="sherpa,olla", help="by comma (default: %(default)s)")
+    parser.add_argument("--scenario", default="chat-small", help="an id or a .yaml file (default: %(default)s)")
+    parser.add_argument("--slo", action="append", default=[], metavar="METRIC=MS", help="instead of the scenario's")
+    parser.add_argument("--from", type=float, default=500.0, dest="first", metavar="RATE", help="the first rate tried")
+    parser.add_argument("--most", type=float, default=16_000.0, metavar="RATE", help="no higher rate is tried")
+    parser.add_argument("--within", type=float, default=0.1, help="how near kept and lost must be (default: 0.1)")
+    parser.add_argument("--duration", type=float, default=3.0, help="measured seconds of a rung (default: 3)")
+    parser.add_argument("--out", type=Path, help="folder of the campaign; default reports/runs/<UTC>-saturation")
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with an interrupted search: type the same again"
+    )
+    options = parser.parse_args(arguments)
+    if min(options.first, options.most, options.within, options.duration) <= 0:
+        parser.error("rates, seconds and --within must be above 0")
+    console = Console(highlight=False, soft_wrap=True)
+    command = shlex.join(["python", "-m", "loadgen.studies.limit", *arguments])
+    try:
+        ladder = _ladder(options)
+        if options.resume is None:
+            ladder.begin(command, options.first)
+        elif not options.resume.is_dir():
+            raise Missing(f"--resume {options.resume}: no such folder")
+        searches = _search_all(console, ladder, options)
+    except KeyboardInterrupt:
+        console.print(Text("Interrupted. The same command with --resume DIR goes on"))
+        return INTERRUPTED
+    except (Refusal, store.ReportError) as exc:
+        print(f"loadgen.studies.limit: {exc}", file=sys.stderr)
+        return exc.exit_code
+    from reports.render import build_report
+
+    report = build_report(ladder.folder)
+    console.print(_table(searches, ladder.base))
+    console.print(Text(f"Report: {report.html}"))
+    return 0
+
+
+def _ladder(options: argparse.Namespace) -> Ladder:
+    (base,) = scenario.choose([options.scenario])
+    if options.slo:
+        base = base.model_copy(update={"slo": dict(_objective(text) for text in options.slo)})
+    if not base.slo:
+        raise UsageRefusal(f"--scenario: {base.id} has no objective; give one with --slo e2e_ms=100")
+    at_rate(base, options.first, None)
+    targets = tuple(choose([name.strip() for name in options.targets.split(",") if name.strip()], []))
+    missing = [why for target in targets if (why := target.missing()) is not None]
+    if missing or not targets:
+        raise Missing("; ".join(missing) or "--targets: none was named")
+    folder = options.resume or options.out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-saturation"
+    return Ladder(base, targets, folder, options.duration)
+
+
+def _objective(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        if name not in ("ttft_ms", "tpot_ms", "e2e_ms") or not float(value) > 0:
+            raise ValueError
+    except ValueError:
+        raise UsageRefusal(f"--slo {text}: write ttft_ms=, tpot_ms= or e2e_ms= and milliseconds") from None
+    return name, float(value)
+
+
+def _search_all(console: Console, ladder: Ladder, options: argparse.Namespace) -> dict[str, Search]:
+    searches: dict[str, Search] = {}
+    with Terminal(console) as voice:
+        for target in ladder.targets:
+            search = searches[target.name] = Search(options.first, options.most, options.within)
+            while (rate := search.next()) is not None:
+                rung = ladder.climb(target, rate, _Steps(voice))
+                search.rungs.append(rung)
+                voice.say(f"{target.name} at {rate:,.0f}/s: {rung.word}" + (f": {rung.why}" if rung.why else ""))
+    return searches
+
+
+def limit_words(search: Search) -> str:
+    """What ended the search."""
+    lost = search.lost
+    if lost is None:
+        return f"nothing up to {search.most:,.0f}/s, where the search ends"
+    who = "the bench ends" if lost.word == "bench" else "lost"
+    return f"{who} at {lost.rate:,.0f}/s: {lost.why}"
+
+
+def _table(searches: dict[str, Search], base: Scenario) -> Table:
+    objective = ", ".join(f"{name} {limit:g}" for name, limit in base.slo.items())
+    table = Table(box=None, pad_edge=False)
+    for column in ("target", f"kept ({objective})", "rungs", "limit"):
+        table.add_column(column, overflow="fold")
+    for name, search in searches.items():
+        kept = "nothing" if search.kept is None else f"{search.kept:,.0f}/s"
+        table.add_row(Text(name), Text(kept), Text(str(len(search.rungs))), Text(limit_words(search)))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

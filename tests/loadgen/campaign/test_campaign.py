@@ -1,0 +1,42 @@
+"""What a campaign keeps and when it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadgen.campaign.campaign import Asked, Campaign, plan
+from loadgen.errors import BadInput
+from reports import store
+from reports.schema import RunRecord, run_name
+
+
+class Silent:
+    """A voice that says nothing."""
+
+    def step(self, text: str) -> None: ...
+    def say(self, text: str) -> None: ...
+    def advance(self, runs: int, of: int) -> None: ...
+
+
+def record(number: int, target: str, module_hash: str | None) -> RunRecord:
+    name = run_name(number, "chat-small", target)
+    return RunRecord(run=name, scenario="chat-small", target=target, round=number, module_hash=module_hash)
+
+
+def test_a_campaign_stops_when_the_program_of_a_target_changed_and_forgets_that_run(tmp_path: Path) -> None:
+    campaign = Campaign(plan(Asked()), tmp_path / "c", Silent())
+    campaign.create("proxy-engines compare", Path())
+    kept = [record(1, "sherpa", "a"), record(1, "olla", "b"), record(1, "sherpa@aa", "a"), record(1, "direct", None)]
+    for one in [*kept, changed := record(2, "sherpa@aa", "c")]:
+        store.write_run(tmp_path / "c", one)
+        if one is changed:
+            with pytest.raises(BadInput, match=r"sherpa: its program changed while the campaign ran.*--resume"):
+                campaign.keep(one)
+        else:
+            campaign.keep(one)
+    assert list(campaign.records) == kept
+    found = store.load_campaign(tmp_path / "c")
+    assert [run.name for run in found.runs] == sorted(one.run for one in kept)
+    assert found.unfinished == (changed.run,)
