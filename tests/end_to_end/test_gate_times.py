@@ -13,7 +13,7 @@ from loadgen.gate.given import pair_of
 from loadgen.workload import timetable
 from reports import store
 from reports.gate import BASE, HEAD, Span, TimeLimit, Times
-from tests.loadgen.test_campaign import Silent
+from tests.loadgen.campaign.test_campaign import Silent
 
 METRIC = "cpu_us_per_request"
 SLICE_NS = round(timetable.SLICE_S * 1e9)

@@ -14,8 +14,8 @@ from typing import Any
 
 from httptools import HttpParserError
 
-from loadgen.driver import stream, whole
 from loadgen.errors import BadInput
+from loadgen.wire import stream, whole
 from loadgen.workload.trace import read_trace
 from proxy.core.errors import ProxyError
 from proxy.olla import wire

@@ -145,7 +145,7 @@ def test_an_internal_error_has_no_traceback_unless_asked_for(monkeypatch: pytest
         "import loadgen.campaign.campaign as c\n"
         "def boom(*a, **k): raise RuntimeError('boom')\n"
         "c.plan = boom\n"
-        "import loadgen.compare\n"
+        "import loadgen.campaign.terminal\n"
         "loadgen.campaign.terminal.plan = boom\n"
         "sys.argv = ['proxy-engines', 'compare', '--dry-run', *sys.argv[1:]]\n"
         "from loadgen.cli import main\nmain()\n"

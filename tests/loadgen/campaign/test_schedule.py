@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from loadgen.campaign.campaign import Asked, plan, schedule
+from loadgen.campaign import schedule
+from loadgen.campaign.campaign import Asked, plan
 from loadgen.campaign.schedule import Arm, arms_of, benches, order_of, shortfall
 from loadgen.targets.direct import Given
 from loadgen.workload.scenario import Scenario

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.driver import selftest
+from loadgen.studies import driver
 from loadgen.studies.driver import LOADS, Load, Result
 
 
@@ -19,8 +19,8 @@ from loadgen.studies.driver import LOADS, Load, Result
 )
 def test_a_load_is_measured_with_right_answers_only(tmp_path: Path, load: Load) -> None:
     core = min(os.sched_getaffinity(0))
-    with selftest._mock("instant", core) as (url, pid):
-        result = selftest.measure(load, url, pid, tmp_path, 0.5, core)
+    with driver._mock("instant", core) as (url, pid):
+        result = driver.measure(load, url, pid, tmp_path, 0.5, core)
     assert result.wrong == 0
     assert result.done_per_s > 0
     assert result.cost_us > 0
@@ -31,12 +31,12 @@ def test_a_load_is_measured_with_right_answers_only(tmp_path: Path, load: Load) 
 
 def test_the_line_names_rate_cost_ceiling_and_verdict() -> None:
     result = Result("10,000 requests/s", "requests", 10_000.0, 9_990.0, 0, 40.0, 0.4, 0.3, 90.0, 400.0, True)
-    assert selftest._line(result) == (
+    assert driver._line(result) == (
         "10,000 requests/s            9,990 of 10,000 requests/s, 40.0 us CPU each, "
         "driver 40% of its core (ceiling 25,000/s), mock 30%, lag p50 90 us, p99 400 us  valid"
     )
     late = replace(result, lag_p99_us=2000.0, valid=False, wrong=3)
-    assert "3 not ok" in selftest._line(late)
-    assert selftest._line(late).endswith("NOT VALID")
+    assert "3 not ok" in driver._line(late)
+    assert driver._line(late).endswith("NOT VALID")
     limited = replace(result, asked_per_s=None, lag_p99_us=None, valid=None, mock_share=0.97)
-    assert selftest._line(limited).endswith("(the mock was the limit)")
+    assert driver._line(limited).endswith("(the mock was the limit)")

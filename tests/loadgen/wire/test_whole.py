@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.driver import whole
+from loadgen.wire import whole
 from loadgen.wire.stream import NEVER, BodyScanner, MockHead, ResponseReader, WrongReply, mock_head
 from loadgen.wire.whole import WholeReplies, WholeReply
 from tests.loadgen.driver.wire import digest_of
