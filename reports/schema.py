@@ -3,6 +3,8 @@
 History (add a line and an upgrade in `store.py` at each step, keep an old file as a fixture in `tests/reports/old/`):
 
     1   first version
+    2   a run says how it ended (`outcome`) and, where its target is to blame, why (`fault`): only what the bench spoilt
+        is void. `store.upgraded` derives both for files of version 1. verdict.json: see VERDICT_SCHEMA_VERSION
 
 A campaign folder::
 
@@ -31,13 +33,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 VERDICT_SCHEMA_VERSION: Final = 1
 
 AA_SUFFIX: Final = "@aa"
@@ -157,12 +160,38 @@ class Check(_Record):
     limit: float | str | None = None
     ok: bool = True
     blame: Literal["bench", "target"] = "bench"
-    """bench: a failure voids the round of this scenario for every target; target: only this run."""
+    """bench: a failure voids the round of this scenario for every target. target: a failure is a result of this target
+    (see `outcome_of`)."""
     warn: bool = False
     """True: outside the comfortable range but not void (steal between 1 and 5 %)."""
     unit: str = ""
     text: str | None = None
     """One sentence for people, e.g. `generator lag p99 9.0 ms over its 2.0 ms budget`."""
+
+
+RunOutcome = Literal["ok", "void", "overloaded", "failed"]
+"""How a run ended:
+
+- `ok`: measured, and every check passed.
+- `void`: the bench spoilt it (generator, mocks, machine). Void for every target of that scenario and round, repeated.
+- `overloaded`: the target could not carry the offered load. A result: its figures are kept, it is never repeated.
+- `failed`: another fault of the target (errors, a wrong reply, a crash). A result as well, never repeated.
+"""
+
+_CANNOT_BE_EXCUSED: Final = ("completed", "digest")
+"""Checks of the target whose failure stands above an overload: it crashed, or it changed what it passed on."""
+_OVERLOAD: Final = "achieved-rate"
+
+
+def outcome_of(checks: Sequence[Check]) -> RunOutcome:
+    """How a run with these checks ended. The bench's fault comes first: under it nothing else was measured rightly."""
+    failed = [check for check in checks if not check.ok]
+    if any(check.blame == "bench" for check in failed):
+        return "void"
+    names = {check.check for check in failed}
+    if not names:
+        return "ok"
+    return "overloaded" if _OVERLOAD in names and not names.intersection(_CANNOT_BE_EXCUSED) else "failed"
 
 
 class Fault(_Record):
@@ -365,9 +394,15 @@ class RunRecord(_Record):
     """RSS of the idle target before load."""
     offered_rps: float | None = Field(default=None, ge=0)
     """Rate of the schedule within the window, where it differs from the scenario's nominal one."""
+    cores: int = Field(default=1, ge=1)
+    """How many cores the target may use. Its busy share is `utilisation` (CPU seconds a second) over this."""
     validity: list[Check] = Field(default_factory=list)
+    outcome: RunOutcome | None = None
+    """`outcome_of(validity)`. Null in files of schema 1 and from producers that do not state it: see `ended`."""
     void_reason: str | None = None
-    """Null: valid. Otherwise the first sentence of `Void: ...`."""
+    """What the bench did wrong, in one sentence; null unless the outcome is `void`."""
+    fault: str | None = None
+    """What the target did wrong, in one sentence; null unless the outcome is `overloaded` or `failed`."""
     summary: dict[str, Any] = Field(default_factory=dict)
     """Metrics by id as `summarise.run_metrics` gives them, plus free extras. Raw rows win over what stands here; it
     serves where there are none (wrk, published campaigns without raw rows). An extra the report knows beside those of
@@ -378,6 +413,27 @@ class RunRecord(_Record):
         if self.window_ns is not None and self.window_ns[1] <= self.window_ns[0]:
             raise ValueError("window_ns: the end is not after the start")
         return self
+
+    @property
+    def ended(self) -> RunOutcome:
+        """The outcome, derived where the record does not state it: schema 1 had a `void_reason` for every fault."""
+        if self.outcome is not None:
+            return self.outcome
+        if self.void_reason is None:
+            return "ok" if self.fault is None else "failed"
+        found = outcome_of(self.validity)
+        return "void" if found == "ok" else found
+
+    @property
+    def why(self) -> str | None:
+        """The sentence for what went wrong, whoever is to blame; None where nothing did."""
+        return self.void_reason or self.fault
+
+    @property
+    def wrong_replies(self) -> int:
+        """Replies that were not, byte for byte, what the mock sent."""
+        found = next((check for check in self.validity if check.check == "digest" and not check.ok), None)
+        return 0 if found is None else max(int(found.value) if isinstance(found.value, int | float) else 1, 1)
 
 
 class GateRecord(_Record):

@@ -37,8 +37,10 @@ from reports.schema import (
     SCHEMA_VERSION,
     TABLES,
     CampaignHeader,
+    Check,
     RunRecord,
     Scenario,
+    outcome_of,
     safe_name,
     table_kind,
     table_version,
@@ -235,11 +237,28 @@ def read_record(path: Path, model: type[_Model]) -> _Model:
             "use a newer proxy-engines"
         )
     try:
-        return model.model_validate(value)
+        return model.model_validate(upgraded(value) if model is RunRecord else value)
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
         raise ReportError(f"{path}: {key}: {first['msg']}") from exc
+
+
+def upgraded(run: dict[str, Any]) -> dict[str, Any]:
+    """A run.json of any known schema as the newest one has it; what cannot be read is left for the model to refuse.
+
+    1 -> 2: `void_reason` named what went wrong whoever was to blame; now only the bench's faults void.
+    """
+    checks = run.get("validity", [])
+    if run["schema"] > 1 or run.get("void_reason") is None or not isinstance(checks, list):
+        return run
+    try:
+        outcome = outcome_of([Check.model_validate(check) for check in checks])
+    except ValidationError:
+        return run
+    if outcome in ("ok", "void"):  # a reason without a failed check: nobody said whose fault it was
+        return {**run, "outcome": "void"}
+    return {**run, "outcome": outcome, "void_reason": None, "fault": run["void_reason"]}
 
 
 def _read_arrow(path: Path, kind: str, columns: list[str] | None = None) -> pa.Table:

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import reports
-from reports.schema import METRICS, TABLES, CampaignHeader, RunRecord, Scenario, run_name, safe_name, table_kind
+from reports.schema import (
+    METRICS,
+    TABLES,
+    CampaignHeader,
+    Check,
+    RunRecord,
+    Scenario,
+    outcome_of,
+    run_name,
+    safe_name,
+    table_kind,
+)
 
 
 def test_the_metric_ids_are_the_published_ones_in_their_order() -> None:
@@ -104,3 +115,43 @@ def test_a_window_that_ends_before_it_starts_is_refused() -> None:
 def test_a_target_named_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="twice"):
         CampaignHeader(id="x", started="now", targets=["olla", "olla"])
+
+
+def failed(check: str, blame: str = "target", **more: object) -> Check:
+    return Check.model_validate({"check": check, "ok": False, "blame": blame, **more})
+
+
+@pytest.mark.parametrize(
+    ("checks", "outcome"),
+    [
+        ([], "ok"),
+        ([Check(check="trend", ok=True, warn=True, blame="target")], "ok"),
+        ([failed("steal", "bench"), failed("digest"), failed("achieved-rate")], "void"),
+        ([failed("achieved-rate")], "overloaded"),
+        ([failed("achieved-rate"), failed("errors"), failed("little")], "overloaded"),
+        ([failed("achieved-rate"), failed("digest")], "failed"),
+        ([failed("completed"), failed("achieved-rate")], "failed"),
+        ([failed("errors")], "failed"),
+    ],
+)
+def test_only_the_bench_voids_a_run_and_what_its_target_did_wrong_is_its_result(
+    checks: list[Check], outcome: str
+) -> None:
+    assert outcome_of(checks) == outcome
+
+
+def test_a_record_without_an_outcome_derives_it_from_its_checks() -> None:
+    def run(**changes: object) -> RunRecord:
+        return RunRecord.model_validate({"run": "r", "scenario": "s", "target": "t", "round": 1, **changes})
+
+    assert run().ended == "ok"
+    assert run(void_reason="because").ended == "void"
+    assert run(void_reason="slow", validity=[failed("achieved-rate")]).ended == "overloaded"
+    assert run(void_reason="stolen", validity=[failed("steal", "bench")]).ended == "void"
+    assert run(outcome="failed", fault="it crashed").why == "it crashed"
+
+
+def test_one_wrong_digest_is_counted_as_wrong_replies() -> None:
+    record = RunRecord(run="r", scenario="s", target="t", round=1, validity=[failed("digest", value=3.0)])
+    assert record.wrong_replies == 3
+    assert RunRecord(run="r", scenario="s", target="t", round=1).wrong_replies == 0

@@ -186,7 +186,7 @@ def test_a_run_without_its_record_is_unfinished_and_named(copied: COPY) -> None:
         ("campaign.json", b'{"name": "somebody else"}', "not one of our files"),
         ("campaign.json", b'{"schema": 1, "id": "x", "started": "y", "rounds_planned": NaN}', "NaN"),
         ("campaign.json", b'{"schema": 1, "id": "x", "started": "y", "rounds_planned": -1}', "rounds_planned"),
-        ("campaign.json", b'{"schema": 2}', "newer proxy-engines"),
+        ("campaign.json", b'{"schema": 99}', "newer proxy-engines"),
         ("campaign.json", b"[" * 100_000, "not readable as JSON"),
         ("runs/r01-chat-olla/run.json", b'{"schema": 99}', "newer proxy-engines"),
         ("runs/r01-chat-olla/run.json", b'{"schema": 1, "run": "r01-chat-olla"}', "scenario: Field required"),
@@ -240,7 +240,7 @@ def test_a_parquet_file_of_another_kind_or_a_newer_version_is_refused(tmp_path: 
     with pytest.raises(ReportError, match="holds a requests table where usage is expected"):
         run.table("usage")
     table = pq.read_table(folder / "requests.parquet")
-    pq.write_table(table.replace_schema_metadata({"proxy_engines.schema": "2"}), folder / "requests.parquet")
+    pq.write_table(table.replace_schema_metadata({"proxy_engines.schema": "99"}), folder / "requests.parquet")
     with pytest.raises(ReportError, match="newer proxy-engines"):
         run.table("requests")
 
@@ -301,3 +301,20 @@ def test_a_round_cannot_happen_twice(tmp_path: Path) -> None:
     store.write_run(tmp_path, again)
     with pytest.raises(ReportError, match="a repeat must be a new round"):
         store.load_campaign(tmp_path)
+
+
+def test_a_campaign_of_schema_1_is_read_and_what_its_targets_did_wrong_is_no_longer_void() -> None:
+    found = store.load_campaign(Path(__file__).with_name("old") / "schema-1")
+    ended = {run.name: (run.record.ended, run.record.void_reason, run.record.fault) for run in found.runs}
+    assert ended["r01-chat-olla"] == ("ok", None, None)
+    assert ended["r02-chat-olla"] == ("failed", None, "1 of 60 checked replies were not what the mock sent")
+    outcome, void, fault = ended["r03-chat-sherpa"]
+    assert (outcome, void) == ("overloaded", None)
+    assert fault is not None
+    assert fault.startswith("36 of 60 requests were finished in their time")
+    outcome, void, fault = ended["r03-chat-olla"]
+    assert (outcome, fault) == ("void", None)
+    assert void == "20.0% of CPU time was stolen by the hypervisor, limit 5%"
+    rows = found.runs[0].table("requests")
+    assert rows is not None
+    assert len(rows) > 0
