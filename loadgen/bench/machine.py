@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from loadgen.bench import git
 
 SOURCE = Path(__file__).resolve().parents[2]
 """The folder that holds our packages: a checkout, or `site-packages` where they are installed."""
@@ -22,6 +23,8 @@ SOURCE = Path(__file__).resolve().parents[2]
 # `nice` and shorter slices changed nothing (Linux 6.18). The target is not touched: it runs as it would in production.
 DRIVER_PRIORITY = 2
 MOCK_PRIORITY = 1
+
+_GIT_S = 10.0  # a report does not wait for a slow disk
 
 # What the figures may depend on; each is in requirements.lock.
 _PACKAGES = (
@@ -197,20 +200,11 @@ def git_revision(root: Path) -> str | None:
     """
     if not (root / ".git").exists():
         return None
-    revision = _ask(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"])
+    revision = git.ask(root, "rev-parse", "--short=12", "HEAD", timeout_s=_GIT_S)
     if revision is None:
         return None
-    changed = _ask(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
+    changed = git.ask(root, "status", "--porcelain", "--untracked-files=no", timeout_s=_GIT_S)
     return f"{revision}+dirty" if changed else revision
-
-
-def _ask(command: list[str]) -> str | None:
-    env: Mapping[str, str] = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # a report never writes to the index
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=env)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _read(path: str) -> str | None:

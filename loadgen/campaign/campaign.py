@@ -234,7 +234,7 @@ class Campaign:
         """Seconds since this session of it began."""
         return time.monotonic() - self._begun
 
-    def create(self, command: str, root: Path = machine.SOURCE) -> None:
+    def create(self, command: str) -> None:
         """Makes the folder and campaign.json. Raises store.ReportError if a campaign is there already."""
         planned = self._planned
         header = CampaignHeader(
@@ -245,7 +245,7 @@ class Campaign:
             seed=planned.asked.seed,
             profile=planned.asked.profile,
             machine=machine.describe(planned.cores),
-            versions=machine.versions(root),
+            versions=machine.versions(),
             baseline=planned.baseline or "",
             targets=[self._describe(target) for target in planned.targets],
             scenarios=planned.described(),

@@ -14,6 +14,7 @@ from loadgen.gate.run import LEVELS, Asked, run
 from loadgen.gate.selftest import self_test
 
 _ENGINES = ("olla", "sherpa")
+_AUTO = "auto: the merge base with the branch it is meant for"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,7 +31,12 @@ def parser() -> argparse.ArgumentParser:
         "2 could not measure, 3 void (wrong answers, or not comparable).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    gate.add_argument("--base", default="HEAD^", metavar="REV", help="what head is compared with")
+    gate.add_argument(
+        "--base",
+        default="HEAD^",
+        metavar="REV",
+        help="what head is compared with; auto: the merge base with the branch it is meant for",
+    )
     gate.add_argument("--head", default="HEAD", metavar="REV", help="what is judged")
     gate.add_argument("--against-baseline", type=Path, metavar="FILE", help="stored counts instead of a base; L1 only")
     gate.add_argument("--target-base", metavar="NAME=WHAT", help="compare proxies of your own: URL, config or command")

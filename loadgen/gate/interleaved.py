@@ -19,7 +19,8 @@ from loadgen.campaign.campaign import Asked, Campaign, Planned
 from loadgen.campaign.campaign import Voice as CampaignVoice
 from loadgen.campaign.compared import compared
 from loadgen.campaign.schedule import Profile, arms_of
-from loadgen.gate.checkouts import CannotMeasure, Checkout
+from loadgen.gate.checkouts import Checkout
+from loadgen.gate.revisions import CannotMeasure
 from loadgen.targets.catalogue import catalogue
 from loadgen.targets.process import ProcessTarget
 from loadgen.targets.target import Target
@@ -55,13 +56,13 @@ def _of_revision(engine: str, checkout: Checkout) -> ProcessTarget:
     )
 
 
-def time_pair(pair: Pair, times: Times, folder: Path, command: str, root: Path, voice: CampaignVoice) -> list[GateRow]:
+def time_pair(pair: Pair, times: Times, folder: Path, command: str, voice: CampaignVoice) -> list[GateRow]:
     """Runs the campaign of one pair and judges it. Raises CannotMeasure, KeyboardInterrupt."""
     planned = plan(pair, times)
     if planned.missing:
         raise CannotMeasure("; ".join(planned.missing.values()))
     campaign = Campaign(planned, folder, voice)
-    campaign.create(command, root)
+    campaign.create(command)
     campaign.run()
     return gate.judge_times(pair.subject, compared(folder), times)
 

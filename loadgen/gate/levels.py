@@ -18,8 +18,9 @@ from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import Backends
 from loadgen.gate import counts as counting
 from loadgen.gate import promises as promising
-from loadgen.gate.checkouts import CannotMeasure, Checkout
+from loadgen.gate.checkouts import Checkout
 from loadgen.gate.lockstep import Recording, WrongAnswer, recordings
+from loadgen.gate.revisions import CannotMeasure
 from loadgen.gate.serving import Servers, common_config
 from reports import gate
 from reports.gate import BASE, HEAD, GateRow, Policy, Tried

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, Refusal
-from loadgen.gate import checkouts
+from loadgen.gate import checkouts, revisions
 from loadgen.gate.run import RUNS, Asked, Terminal, make_folder, measure_levels, screen, terminable
 from loadgen.gate.selftest import ALLOWED
 from reports import gate, store
@@ -120,12 +120,12 @@ def repeat(asked: Asked, times: int, out: Path | None) -> int:
     about = f"`{asked.command}` on {checkouts.machine_class()}"
     with Terminal(console) as voice, terminable():
         try:
-            root = checkouts.repository(Path.cwd())
-            side = checkouts.resolve(root, asked.head)
+            root = revisions.repository(Path.cwd())
+            side = revisions.resolve(root, asked.head, voice.say)
             make_folder(folder)
             with checkouts.checked_out(root, {BASE: side, HEAD: side}, voice.say) as trees:
                 for number in range(1, times + 1):
-                    rows, _ = measure_levels(asked, trees, folder / f"{number:02d}", root, voice)
+                    rows, _ = measure_levels(asked, trees, folder / f"{number:02d}", voice)
                     repeats.append(rows)
                     words = [row.word for row in rows]
                     console.print(Text(f"{number}/{times}: " + _counted(words)))

@@ -20,7 +20,7 @@ from rich.text import Text
 from loadgen.bench import machine
 from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
-from loadgen.gate import checkouts, interleaved, levels
+from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.given import pair_of
 from reports import gate, store
@@ -95,6 +95,7 @@ def run(asked: Asked, out: Path | None) -> int:
         command=asked.command,
         machine=machine.describe(machine.assign_cores(machine.available_cores())),
         machine_class=checkouts.machine_class(),
+        versions=machine.versions(),
     )
     with Terminal(console) as voice, terminable():
         try:
@@ -134,17 +135,17 @@ def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> Gat
     if asked.targets is not None:
         pair = pair_of(*asked.targets)
         sides = {BASE: Side(name=asked.targets[0]), HEAD: Side(name=asked.targets[1])}
-        rows = interleaved.time_pair(pair, policy.times, folder / "times", asked.command, Path.cwd(), voice)
+        rows = interleaved.time_pair(pair, policy.times, folder / "times", asked.command, voice)
         return found.model_copy(update={"sides": sides}).judged(rows)
-    root = checkouts.repository(Path.cwd())
-    if checkouts.is_dirty(root):
+    root = revisions.repository(Path.cwd())
+    if revisions.is_dirty(root):
         voice.say("the working tree has changes that are in no commit: they are not measured")
-    sides = {HEAD: checkouts.resolve(root, asked.head)}
+    sides = {HEAD: revisions.resolve(root, asked.head, voice.say)}
     stored = None
     if asked.baseline is not None:
         stored = gate.read_baseline(asked.baseline, found.machine_class)
     else:
-        sides = {BASE: checkouts.resolve(root, asked.base), **sides}
+        sides = {BASE: revisions.base_of(root, asked.base, sides[HEAD], voice.say), **sides}
     found = found.model_copy(
         update={
             "sides": {BASE: Side(name=str(asked.baseline)), **sides},
@@ -153,8 +154,7 @@ def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> Gat
         }
     )
     with checkouts.checked_out(root, sides, voice.say) as trees:
-        found = found.model_copy(update={"versions": machine.versions(trees[HEAD].path)})
-        rows, counts = measure_levels(asked, trees, folder, root, voice, stored)
+        rows, counts = measure_levels(asked, trees, folder, voice, stored)
     return found.model_copy(update={"counts": counts}).judged(rows)
 
 
@@ -162,7 +162,6 @@ def measure_levels(
     asked: Asked,
     trees: dict[str, Checkout],
     folder: Path,
-    root: Path,
     voice: levels.Voice,
     stored: dict[str, dict[str, float]] | None = None,
 ) -> tuple[list[GateRow], dict[str, dict[str, float]]]:
@@ -187,8 +186,8 @@ def measure_levels(
             pair = interleaved.engine_pair(engine, trees)
             place = folder / f"times-{engine}"
             try:
-                rows += interleaved.time_pair(pair, gate.policy().times, place, asked.command, root, voice)
-            except (checkouts.CannotMeasure, ChildError) as exc:  # what the other levels saw stays seen
+                rows += interleaved.time_pair(pair, gate.policy().times, place, asked.command, voice)
+            except (revisions.CannotMeasure, ChildError) as exc:  # what the other levels saw stays seen
                 row = GateRow(level="L2", subject=engine, metric="times", word="could-not-measure", reason=str(exc))
                 rows.append(row)
     return rows, counts

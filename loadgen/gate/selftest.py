@@ -23,8 +23,9 @@ from rich.text import Text
 
 from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
-from loadgen.gate import checkouts, interleaved, levels
-from loadgen.gate.checkouts import CannotMeasure, Checkout
+from loadgen.gate import checkouts, interleaved, levels, revisions
+from loadgen.gate.checkouts import Checkout
+from loadgen.gate.revisions import CannotMeasure
 from loadgen.gate.run import RUNS, Terminal, make_folder, screen, terminable
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow
@@ -153,8 +154,8 @@ def self_test(
     folder = (resume or out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate-selftest").absolute()
     with Terminal(console) as voice, terminable():
         try:
-            root = checkouts.repository(Path.cwd())
-            side = checkouts.resolve(root, revision)
+            root = revisions.repository(Path.cwd())
+            side = revisions.resolve(root, revision, voice.say)
             if resume is None:
                 make_folder(folder)
                 state = State(
@@ -205,7 +206,7 @@ def _try(root: Path, side: gate.Side, step: Step, folder: Path, command: str, vo
         with checkouts.checked_out(root, {BASE: side, HEAD: side}, voice.say) as trees:
             apply(seeds()[step.seed], trees[HEAD].path)
             _compile(trees[HEAD])
-            rows = _measure(step.level, trees, place, command, root, quiet)
+            rows = _measure(step.level, trees, place, command, quiet)
     except (CannotMeasure, ChildError) as exc:
         return found.model_copy(update={"why": str(exc)})
     words: dict[str, int] = {}
@@ -217,13 +218,11 @@ def _try(root: Path, side: gate.Side, step: Step, folder: Path, command: str, vo
     return found.model_copy(update={"caught": caught, "words": words, "why": why})
 
 
-def _measure(
-    level: Level, trees: dict[str, Checkout], place: Path, command: str, root: Path, voice: _Quiet
-) -> list[GateRow]:
+def _measure(level: Level, trees: dict[str, Checkout], place: Path, command: str, voice: _Quiet) -> list[GateRow]:
     if level == "L2":
         times = gate.policy().times
         one = times.model_copy(update={"scenarios": {_SCENARIO: times.scenarios[_SCENARIO]}})
-        return interleaved.time_pair(interleaved.engine_pair(ENGINE, trees), one, place, command, root, voice)
+        return interleaved.time_pair(interleaved.engine_pair(ENGINE, trees), one, place, command, voice)
     with levels.bench(trees, (ENGINE,), place, voice) as on:
         if level == "L0":
             return levels.check_promises(on, voice)

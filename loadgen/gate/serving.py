@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from loadgen.bench.child import Child, ChildError
-from loadgen.gate.checkouts import CannotMeasure, Checkout
+from loadgen.gate.checkouts import Checkout
+from loadgen.gate.revisions import CannotMeasure
 
 BAD_CONFIG = 65
 _READY_S = 120.0  # under valgrind on a busy machine

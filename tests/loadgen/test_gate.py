@@ -19,11 +19,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from loadgen.bench.git import environment
 from loadgen.errors import BadInput, Missing, UsageRefusal
-from loadgen.gate import checkouts, counts, given, levels, lockstep, run
-from loadgen.gate.checkouts import CannotMeasure, Checkout
+from loadgen.gate import checkouts, counts, given, levels, lockstep, revisions, run
+from loadgen.gate.checkouts import Checkout
 from loadgen.gate.cli import main, parser
 from loadgen.gate.lockstep import HeldBack, Lockstep, Recording, WrongAnswer, record
+from loadgen.gate.revisions import CannotMeasure
 from loadgen.gate.serving import common_config
 from loadgen.targets.direct import Given
 from loadgen.targets.process import ProcessTarget
@@ -333,7 +335,8 @@ def test_a_count_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch, tm
 # ----------------------------------------------------------------------------------------------------------- checkouts
 def git(root: Path, *words: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "-C", str(root), *identity, *words], check=True, capture_output=True)
+    command = ["git", "-C", str(root), *identity, *words]
+    subprocess.run(command, check=True, capture_output=True, env=environment())  # also where a hook runs the tests
 
 
 @pytest.fixture
@@ -353,11 +356,12 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sides(root: Path) -> dict[str, Side]:
-    return {"base": checkouts.resolve(root, "HEAD^"), "head": checkouts.resolve(root, "HEAD")}
+    return {"base": revisions.resolve(root, "HEAD^", print), "head": revisions.resolve(root, "HEAD", print)}
 
 
 def left(root: Path) -> list[str]:
-    listed = subprocess.run(["git", "-C", str(root), "worktree", "list"], capture_output=True, text=True, check=True)
+    command = ["git", "-C", str(root), "worktree", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     return [*listed.stdout.splitlines()[1:], *(path.name for path in root.parent.glob("proxy-engines-gate-*"))]
 
 
@@ -433,9 +437,9 @@ def test_an_unknown_section_is_left_out_for_both(repo: Path, tmp_path: Path) -> 
 
 
 def test_uncommitted_changes_are_noticed(repo: Path) -> None:
-    assert not checkouts.is_dirty(repo)
+    assert not revisions.is_dirty(repo)
     (repo / "proxy" / "__init__.py").write_text("NUMBER = 3\n")
-    assert checkouts.is_dirty(repo)
+    assert revisions.is_dirty(repo)
 
 
 # -------------------------------------------------------------------------------------------------- what cannot be done
@@ -449,7 +453,7 @@ def test_a_missing_revision_is_69(repo: Path, capsys: pytest.CaptureFixture[str]
     assert "nonsense: no such revision" in said(capsys)
     assert not (repo / "out").exists()
     with pytest.raises(Missing):
-        checkouts.resolve(repo, "--upload-pack=x")
+        revisions.resolve(repo, "--upload-pack=x", print)
 
 
 def test_a_first_commit_has_nothing_to_compare_with(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -523,7 +527,7 @@ def test_a_machine_where_nothing_can_be_timed_ends_in_2_and_keeps_what_the_other
     monkeypatch.setattr(run, "interleaved", SimpleNamespace(engine_pair=lambda *_: None, time_pair=refuse))
     for wanted, code in ((("L2",), 2), (("L1", "L2"), 1)):
         asked = run.Asked(levels=wanted, engines=("olla",))
-        rows, _ = run.measure_levels(asked, {}, tmp_path, tmp_path, run.Terminal(Console(quiet=True)))
+        rows, _ = run.measure_levels(asked, {}, tmp_path, run.Terminal(Console(quiet=True)))
         assert gate.exit_code(rows) == code
         assert (rows[-1].word, rows[-1].reason) == ("could-not-measure", "the mocks do not start")
 

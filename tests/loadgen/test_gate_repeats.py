@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.gate import checkouts, repeats
+from loadgen.gate import checkouts, repeats, revisions
 from loadgen.gate.cli import main
 from loadgen.gate.repeats import spreads, verdict
 from reports import gate
@@ -76,8 +76,8 @@ def test_the_command_measures_head_against_itself(
     def measure(*_: object) -> tuple[list[GateRow], dict[str, dict[str, float]]]:
         return [counted([1000], [1001])], {}
 
-    monkeypatch.setattr(checkouts, "repository", lambda start: start)
-    monkeypatch.setattr(checkouts, "resolve", lambda root, name: Side(name=name, revision="a" * 40))
+    monkeypatch.setattr(revisions, "repository", lambda start: start)
+    monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     monkeypatch.setattr(checkouts, "checked_out", checked_out)
     monkeypatch.setattr(repeats, "measure_levels", measure)
     assert main(["--repeat", "3", "--levels", "L1", "--out", str(tmp_path)]) == 0

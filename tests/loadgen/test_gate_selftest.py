@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadgen.errors import BadInput
-from loadgen.gate import checkouts, selftest
+from loadgen.gate import revisions, selftest
 from loadgen.gate.cli import main
 from loadgen.gate.selftest import NEEDED, TRIES, Level, Seed, State, Step, Try, page, score, seeds, steps, verdict
 from reports.gate import Side
@@ -148,8 +148,8 @@ def test_a_self_test_goes_on_only_with_the_same_commit_and_seeds(tmp_path: Path)
 def test_a_folder_without_a_self_test_is_bad_input(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(checkouts, "repository", lambda start: start)
-    monkeypatch.setattr(checkouts, "resolve", lambda root, name: Side(name=name, revision="a" * 40))
+    monkeypatch.setattr(revisions, "repository", lambda start: start)
+    monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     (tmp_path / "selftest.json").write_text(text)
     assert main(["--self-test", "--resume", str(tmp_path)]) == 65
     assert "selftest.json" in capsys.readouterr().out
@@ -166,8 +166,8 @@ def test_an_interrupted_self_test_keeps_its_tries_and_says_how_to_go_on(
         made.append(step)
         return Try(seed=step.seed, level=step.level, number=step.number, caught=("x",))
 
-    monkeypatch.setattr(checkouts, "repository", lambda start: start)
-    monkeypatch.setattr(checkouts, "resolve", lambda root, name: Side(name=name, revision="a" * 40))
+    monkeypatch.setattr(revisions, "repository", lambda start: start)
+    monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     monkeypatch.setattr(selftest, "_try", attempt)
     out = tmp_path / "out"
     assert main(["--self-test", "--out", str(out)]) == 130
@@ -183,8 +183,8 @@ def test_levels_can_be_tried_apart(
         caught = seeds()[step.seed].level == step.level
         return Try(seed=step.seed, level=step.level, number=step.number, caught=("x",) if caught else ())
 
-    monkeypatch.setattr(checkouts, "repository", lambda start: start)
-    monkeypatch.setattr(checkouts, "resolve", lambda root, name: Side(name=name, revision="a" * 40))
+    monkeypatch.setattr(revisions, "repository", lambda start: start)
+    monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     monkeypatch.setattr(selftest, "_try", attempt)
     out = tmp_path / "out"
     assert main(["--self-test", "--levels", "L0,L1", "--out", str(out)]) == 2
