@@ -76,7 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = loaded.config
     unused = UNUSED_KEYS[settings.proxy.engine]
     if args.check_config:
-        print(f"{args.config}: OK")
+        print(f"{args.config}: OK", *effective.asked(settings), sep="\n")
         return 0
     if args.print_config:
         print(effective.printed(loaded, unused), end="")

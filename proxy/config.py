@@ -261,7 +261,7 @@ class HealthConfig(_Section):
     """Active checks, for every endpoint that does not say otherwise."""
 
     enabled: Flag = True
-    path: HealthPath = "/health"
+    path: HealthPath | None = None
     interval: Wait = 5.0
     timeout: Wait = 2.0
     unhealthy_after: AtLeastOne = 3
@@ -287,7 +287,7 @@ class TlsConfig(_Section):
 
 
 class EndpointConfig(_Section):
-    """One LLM server. A path in its URL is a prefix of every forwarded path."""
+    """One LLM server. A path in its URL goes before every forwarded path that does not begin with it already."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     url: str

@@ -145,6 +145,7 @@ class Worker:
             "active": endpoint.active,
             "checks": {
                 "enabled": checked,
+                "path": endpoint.spec.health_path or health.path,
                 "failures_in_a_row": health.failures,
                 "successes_in_a_row": health.successes,
                 "next_in_seconds": round(max(health.due_at - now, 0), 3) if checked else None,

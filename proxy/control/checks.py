@@ -1,7 +1,8 @@
 """Active health checks: a GET to each endpoint on its own schedule, with a client small enough to read at a glance.
 
 One task keeps the schedule, one task runs each check; at most `CONCURRENT` at once, one at a time per endpoint, each
-with its own deadline. DiscoveryService decides when a check is due and what its result means.
+with its own deadline. DiscoveryService decides when a check is due and what its result means. Where the config names no
+path, a check tries those that servers for LLMs have, and goes on with the first that is there.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint, EndpointSpec
-from proxy.core.health import alive
+from proxy.core.health import MISSING_STATUSES, alive, paths_to_try
 from proxy.net.tls import tls_context
 
 log = logging.getLogger("proxy.health")
@@ -48,8 +50,7 @@ class HealthChecker:
         while True:
             self._wake.clear()
             for endpoint in self._discovery.due(time.monotonic()):
-                if endpoint not in self._in_flight:
-                    self._in_flight[endpoint] = asyncio.ensure_future(self._check(endpoint))
+                self._in_flight[endpoint] = asyncio.ensure_future(self._check(endpoint))
             due_at = self._discovery.next_due()
             wait = None if due_at is None else max(due_at - time.monotonic(), 0)
             try:
@@ -61,37 +62,64 @@ class HealthChecker:
     async def _check(self, endpoint: Endpoint) -> None:
         try:
             async with self._places:
-                problem = await check(endpoint.spec)
-            if self._discovery.record_check(endpoint, problem is None):
-                _say(endpoint, problem)
+                spec = endpoint.spec
+                found = await check(spec, self._discovery.health_path(endpoint))
+            # A reload may have changed meanwhile what is asked; then another check is due, and this one says nothing.
+            if endpoint.spec is spec:
+                self._take(endpoint, found)
+        except Exception:
+            log.exception("the health check of endpoint %s failed in the proxy", endpoint.name)
         finally:
             del self._in_flight[endpoint]
+            self._discovery.check_ended(endpoint)
+            self._wake.set()
+
+    def _take(self, endpoint: Endpoint, found: CheckResult) -> None:
+        if self._discovery.record_check(endpoint, found.problem is None):
+            _say(endpoint, found.problem)
+        if found.path is not None and self._discovery.record_health_path(endpoint, found.path):
+            log.info(
+                "endpoint %s: its health is asked at %s",
+                endpoint.name,
+                found.path,
+                extra={"fields": {"endpoint": endpoint.name}},
+            )
 
 
-async def check(spec: EndpointSpec) -> str | None:
-    """Ask one endpoint whether it lives: None if it does, else what is wrong, in a few words."""
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found: `problem` in a few words, None if the endpoint lives; `path`: where it was answered."""
+
+    problem: str | None
+    path: str | None = None
+
+
+async def check(spec: EndpointSpec, found: str | None = None) -> CheckResult:
+    """Ask one endpoint whether it lives, within `health_timeout`. `found`: the path that was there the last time."""
+    paths = paths_to_try(spec.health_path, found)
     try:
         async with asyncio.timeout(spec.health_timeout):
-            status = await _get_status(spec)
+            for path in paths:
+                status = await _get_status(spec, path)
+                if status not in MISSING_STATUSES:
+                    return CheckResult(None if alive(status) else f"status {status} at {path}", path)
     except TimeoutError:
-        return f"no answer within {spec.health_timeout:g}s"
+        return CheckResult(f"no answer within {spec.health_timeout:g}s")
     except OSError as exc:
-        return f"cannot connect: {exc.strerror or exc}"
+        return CheckResult(f"cannot connect: {exc.strerror or exc}")
     except (ValueError, EOFError, asyncio.LimitOverrunError):
-        return "the answer is not HTTP"
-    if alive(status):
-        return None
-    hint = "; set health.path to one that this server has" if status == 404 else ""
-    return f"status {status} at {spec.health_path}{hint}"
+        return CheckResult("the answer is not HTTP")
+    asked = f"{', '.join(paths[:-1])} and {paths[-1]}" if len(paths) > 1 else paths[0]
+    return CheckResult(f"status {status} at {asked}; set health.path to one that this server has")
 
 
-async def _get_status(spec: EndpointSpec) -> int:
+async def _get_status(spec: EndpointSpec, path: str) -> int:
     reader, writer = await asyncio.open_connection(
         spec.host, spec.port, ssl=tls_context(spec), limit=_LONGEST_STATUS_LINE
     )
     try:
         writer.write(
-            f"GET {spec.prefix}{spec.health_path} HTTP/1.1\r\nHost: {spec.authority}\r\n"
+            f"GET {spec.prefix_for(path)}{path} HTTP/1.1\r\nHost: {spec.authority}\r\n"
             "User-Agent: proxy-engines-health\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
         )
         line = await reader.readuntil(b"\n")

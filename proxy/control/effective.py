@@ -1,4 +1,4 @@
-"""What a config comes to: printed in full with where each value came from, and which written keys an engine ignores."""
+"""What a config comes to: every value with its origin, the keys an engine ignores, what endpoints will be asked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,30 @@ from typing import Any
 import yaml
 
 from proxy.config import Config, LoadedConfig, flatten, show_duration, show_size
+from proxy.core.endpoint import EndpointSpec
+from proxy.core.health import HEALTH_PATHS, paths_to_try
 
 
 def unused(loaded: LoadedConfig, patterns: Iterable[str]) -> list[str]:
     """The written keys that match `patterns`: a key, a section, or `endpoints[].key`."""
     return [key for key in loaded.origins if _matches(key, patterns)]
+
+
+def asked(config: Config) -> list[str]:
+    """For each endpoint what it will be asked: how a client's path is forwarded, and where its health is checked."""
+    return [f"{spec.name}: {_forwarded(spec)}; {_checked(spec)}" for spec in config.endpoint_specs()]
+
+
+def _forwarded(spec: EndpointSpec) -> str:
+    target = "/v1/models"
+    return f"{target} is asked at {spec.scheme}://{spec.authority}{spec.prefix_for(target)}{target}"
+
+
+def _checked(spec: EndpointSpec) -> str:
+    if not spec.health_enabled:
+        return "its health is not checked"
+    paths = paths_to_try(spec.health_path, None)
+    return f"its health at {', else '.join(spec.prefix_for(path) + path for path in paths)}"
 
 
 def printed(loaded: LoadedConfig, unused_patterns: Iterable[str]) -> str:
@@ -78,6 +97,8 @@ def _stands_for(config: Config, key: str) -> str:
             return "the interpreter's own"
         case ["canary", "engine"]:
             return "no canary"
+        case ["health", "path"] | ["endpoint", "health", "path"] if config.health.path is None:
+            return f"found by asking {', '.join(HEALTH_PATHS)}"
         case ["endpoint", "health", name]:
             return f"health.{name}, {_scalar(config.health.model_dump(mode='json')[name])}"
         case ["endpoint", "max_conns_per_host" | "max_idle_conns" as name]:

@@ -14,11 +14,15 @@ from proxy.core.endpoint import Endpoint
 
 SAMPLE_ABOVE = 16
 
+# A failure makes its endpoint count as busier for so many seconds. Without it an endpoint that fails at once is never
+# busy, and gets nearly all requests: 185 of 200 beside one that answered. nginx's `fail_timeout` is as long.
+FAILURE_MEMORY = 10.0
+
 
 class LoadBalancer(Protocol):
-    """Picks one endpoint. `candidates` is never empty."""
+    """Picks one endpoint. `candidates` is never empty; `now` is monotonic seconds."""
 
-    def pick(self, candidates: Sequence[Endpoint]) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], now: float) -> Endpoint:
         """Return one of `candidates`."""
         ...
 
@@ -29,7 +33,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turn = 0
 
-    def pick(self, candidates: Sequence[Endpoint]) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], now: float) -> Endpoint:
         """Return the next of `candidates` in turn."""
         turn = self._turn
         self._turn = turn + 1
@@ -42,37 +46,48 @@ class Priority:
     def __init__(self) -> None:
         self._rotate = RoundRobin()
 
-    def pick(self, candidates: Sequence[Endpoint]) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], now: float) -> Endpoint:
         """Return one of the candidates with the highest priority, in turn."""
         best = max(e.spec.priority for e in candidates)
-        return self._rotate.pick([e for e in candidates if e.spec.priority == best])
+        return self._rotate.pick([e for e in candidates if e.spec.priority == best], now)
+
+
+def load(endpoint: Endpoint, now: float) -> int:
+    """Its exchanges in flight, and one more for each failure of the last FAILURE_MEMORY seconds."""
+    failed_at = endpoint.failed_at
+    while failed_at and failed_at[0] <= now - FAILURE_MEMORY:
+        failed_at.popleft()
+    return endpoint.active + len(failed_at)
 
 
 class LeastConnections:
-    """The one with the fewest exchanges in flight; ties rotate."""
+    """The one with the least `load`; ties rotate."""
 
     def __init__(self, random: Random | None = None) -> None:
         self._turn = 0
         self._random = random or Random()
 
-    def pick(self, candidates: Sequence[Endpoint]) -> Endpoint:
-        """Return a candidate with the fewest active exchanges (of two random ones when there are many)."""
+    def pick(self, candidates: Sequence[Endpoint], now: float) -> Endpoint:
+        """Return a candidate with the least load (of two random ones when there are many)."""
         count = len(candidates)
         if count == 1:
             return candidates[0]
         if count > SAMPLE_ABOVE:
             a, b = self._random.sample(candidates, 2)
-            return a if a.active <= b.active else b
+            return a if load(a, now) <= load(b, now) else b
         turn = self._turn = (self._turn + 1) % count
         best = candidates[turn]  # starting elsewhere each time is what makes ties rotate
-        fewest = best.active
-        if fewest:
-            for i in range(turn + 1 - count, turn):
-                endpoint = candidates[i]
-                if endpoint.active < fewest:
-                    best, fewest = endpoint, endpoint.active
-                    if not fewest:
-                        break
+        if not best.active and not best.failed_at:
+            return best
+        least = load(best, now)
+        for i in range(turn + 1 - count, turn):
+            if not least:
+                break
+            endpoint = candidates[i]
+            # The call costs as much as the rest of the loop, and is needed for few.
+            busy = load(endpoint, now) if endpoint.failed_at else endpoint.active
+            if busy < least:
+                best, least = endpoint, busy
         return best
 
 

@@ -8,6 +8,7 @@ costs nothing to read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from proxy.core.endpoint import Endpoint, EndpointSpec
 from proxy.core.health import HealthState
@@ -33,29 +34,45 @@ class DiscoveryService:
         self._on_hurry.append(listener)
 
     def update(self, specs: Iterable[EndpointSpec], now: float) -> None:
-        """Take a new list. Endpoints whose spec did not change keep their object, health and counts."""
-        known = {endpoint.spec: endpoint for endpoint in self.endpoints}
-        endpoints = [known.get(spec) or Endpoint(spec) for spec in specs]
-        health = {}
-        for i, endpoint in enumerate(endpoints, start=1):
-            spec = endpoint.spec
-            health[endpoint] = self._health.get(endpoint) or HealthState(
-                spec.health_interval, spec.unhealthy_after, spec.healthy_after, now, phase=i / len(endpoints)
-            )
+        """Take a new list. An endpoint is its address: one that stays keeps its object, health and counts."""
+        specs = list(specs)
+        health: dict[Endpoint, HealthState] = {}
+        for i, (spec, known) in enumerate(zip(specs, _carried_over(specs, self.endpoints), strict=True), start=1):
+            endpoint = known or Endpoint(spec)
+            health[endpoint] = self._configured(endpoint, spec, now, phase=i / len(specs))
         self._health = health
-        self.endpoints = tuple(endpoints)
+        self.endpoints = tuple(health)
         self._rebuild()
 
+    def _configured(self, endpoint: Endpoint, spec: EndpointSpec, now: float, phase: float) -> HealthState:
+        """Give an endpoint its new spec. Returns the state of its checks."""
+        settings = spec.health_interval, spec.unhealthy_after, spec.healthy_after
+        state = self._health.get(endpoint)
+        if state is None or not spec.health_enabled:  # without checks nothing could make it healthy again
+            state = HealthState(*settings, now, phase)
+        elif endpoint.spec.checks != spec.checks:
+            state.configure(*settings, now, phase)
+        endpoint.configure(spec)
+        endpoint.healthy = state.healthy
+        return state
+
     def due(self, now: float) -> Sequence[Endpoint]:
-        """The endpoints whose check should start now; each is marked as started."""
+        """The endpoints whose check should start now; each is marked as started. Pair it with `check_ended`."""
         due = [e for e, state in self._health.items() if e.spec.health_enabled and state.due(now)]
         for endpoint in due:
             self._health[endpoint].started(now)
         return due
 
     def next_due(self) -> float | None:
-        """When the next check is due, None without checks."""
-        return min((s.due_at for e, s in self._health.items() if e.spec.health_enabled), default=None)
+        """When the next check is due, None without one to wait for."""
+        due_at = min((s.next_due() for e, s in self._health.items() if e.spec.health_enabled), default=inf)
+        return None if due_at == inf else due_at
+
+    def check_ended(self, endpoint: Endpoint) -> None:
+        """The check in flight is over, whether it had a result or was given up."""
+        state = self._health.get(endpoint)
+        if state is not None:
+            state.ended()
 
     def record_check(self, endpoint: Endpoint, ok: bool) -> bool:
         """Take one active check's result; True when the endpoint became healthy or unhealthy by it."""
@@ -73,6 +90,19 @@ class DiscoveryService:
             for listener in self._on_hurry:
                 listener()
 
+    def health_path(self, endpoint: Endpoint) -> str | None:
+        """Where a check was answered the last time; None before that, and where the config names the path."""
+        state = self._health.get(endpoint)
+        return None if state is None else state.path
+
+    def record_health_path(self, endpoint: Endpoint, path: str) -> bool:
+        """A check was answered at `path`; True when that was found out just now."""
+        state = self._health.get(endpoint)
+        if state is None or endpoint.spec.health_path is not None or state.path == path:
+            return False
+        state.path = path
+        return True
+
     def health_of(self, endpoint: Endpoint) -> HealthState:
         """The checks of an endpoint of `endpoints`, to look at."""
         return self._health[endpoint]
@@ -81,3 +111,14 @@ class DiscoveryService:
         self.routable = tuple(e for e in self.endpoints if e.healthy)
         for listener in self._on_change:
             listener()
+
+
+def _carried_over(specs: Sequence[EndpointSpec], endpoints: Iterable[Endpoint]) -> list[Endpoint | None]:
+    """For each spec the endpoint that has its address already, None if there is none.
+
+    Of several at one address the one of the same name; an endpoint that was renamed goes on, too.
+    """
+    same_name = {(endpoint.name, endpoint.spec.address): endpoint for endpoint in endpoints}
+    found = [same_name.pop((spec.name, spec.address), None) for spec in specs]
+    renamed = {endpoint.spec.address: endpoint for endpoint in same_name.values()}
+    return [endpoint or renamed.pop(spec.address, None) for spec, endpoint in zip(specs, found, strict=True)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+# More failures than these are not remembered one by one: the oldest are dropped.
+_MOST_FAILURES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +23,44 @@ class EndpointSpec:
     max_conns: int = 50
     max_idle: int = 100
     health_enabled: bool = True
-    health_path: str = "/health"
+    health_path: str | None = None
     health_interval: float = 5.0
     health_timeout: float = 2.0
     unhealthy_after: int = 3
     healthy_after: int = 1
     tls_verify: bool = True
     tls_ca_file: str | None = None
+
+    @property
+    def address(self) -> tuple[str, str, int, str]:
+        """What makes it this endpoint and no other: a reload may change all else."""
+        return self.scheme, self.host, self.port, self.prefix
+
+    @property
+    def checks(self) -> tuple[object, ...]:
+        """The settings of its health checks."""
+        return (
+            self.health_enabled,
+            self.health_path,
+            self.health_interval,
+            self.health_timeout,
+            self.unhealthy_after,
+            self.healthy_after,
+        )
+
+    @property
+    def tls(self) -> tuple[object, ...]:
+        """How a connection to it is trusted."""
+        return self.tls_verify, self.tls_ca_file
+
+    def prefix_for(self, target: str) -> str:
+        """What goes before a target: the URL's path, or nothing if the target begins with it already.
+
+        So `http://host/v1` serves clients that ask for `/v1/models` as well as those that ask for `/models`.
+        """
+        prefix = self.prefix
+        has_it = target.startswith(prefix) and target[len(prefix) : len(prefix) + 1] in ("", "/", "?")
+        return "" if has_it or target == "*" else prefix
 
     @property
     def authority(self) -> str:
@@ -67,9 +102,9 @@ def parse_url(url: str) -> tuple[str, str, int, str]:
 
 
 class Endpoint:
-    """One endpoint in use. DiscoveryService owns `healthy`; the engine's StatsCollector owns `active` and the counts.
+    """One endpoint in use. DiscoveryService owns `spec` and `healthy`; the engine owns the rest.
 
-    Engines compare endpoints by identity: an unchanged spec keeps its object over a reload.
+    Engines compare endpoints by identity: one whose address did not change keeps its object over a reload.
     """
 
     __slots__ = (
@@ -77,6 +112,7 @@ class Endpoint:
         "authority",
         "client_disconnected",
         "failed",
+        "failed_at",
         "healthy",
         "name",
         "requests",
@@ -86,9 +122,7 @@ class Endpoint:
     )
 
     def __init__(self, spec: EndpointSpec) -> None:
-        self.spec = spec
-        self.name = spec.name
-        self.authority = spec.authority
+        self.configure(spec)
         self.healthy = True
         self.active = 0
         self.requests = 0
@@ -96,6 +130,17 @@ class Endpoint:
         self.failed = 0
         self.client_disconnected = 0
         self.upstream_5xx = 0
+        self.failed_at: deque[float] = deque(maxlen=_MOST_FAILURES)  # oldest first; balancers drop what is too old
+
+    def configure(self, spec: EndpointSpec) -> None:
+        """Take a new spec of the same address."""
+        self.spec = spec
+        self.name = spec.name
+        self.authority = spec.authority
+
+    def record_failure(self, now: float) -> None:
+        """An attempt on it failed before an answer began, or its answer was an error. `now`: monotonic seconds."""
+        self.failed_at.append(now)
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "unhealthy"

@@ -35,7 +35,16 @@ class Route:
         self.heads = ResponseReader()  # one for all its connections: what they say is alike, and 1.5 KiB a stream less
         self.prefix = endpoint.spec.prefix.encode()
         self.host = b" HTTP/1.1\r\nHost: " + endpoint.authority.encode()
-        name = endpoint.name.encode()
+        self.configure()
+
+    def prefix_for(self, target: bytes) -> bytes:
+        """What goes before a target, for the few endpoints whose URL has a path."""
+        return self.endpoint.spec.prefix_for(target.decode("latin-1")).encode()
+
+    def configure(self) -> None:
+        """Take the endpoint's name and limits as they are now; its address never changes."""
+        self.pool.configure(self.endpoint.spec)
+        name = self.endpoint.name.encode()
         self.served_by = b"\r\nX-Olla-Endpoint: " + name + b"\r\nX-Served-By: " + name + b"\r\n"
 
 
@@ -144,7 +153,7 @@ class Engine:
             candidates = tuple(e for e in candidates if e not in tried and self.admits(e, now))
         if not candidates:
             return None
-        return self.routes[self.balancer.pick(candidates)]
+        return self.routes[self.balancer.pick(candidates, self.now)]
 
     def admits(self, endpoint: Endpoint, now: float) -> bool:
         """Whether the endpoint's breaker lets a request through."""

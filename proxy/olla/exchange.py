@@ -17,6 +17,7 @@ from httptools import HttpParserError
 
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
+from proxy.core.health import FAILING_STATUSES
 from proxy.olla import odd, retry
 from proxy.olla.breaker import CLOSED
 from proxy.olla.engine import NEVER, Client, Engine, Route
@@ -202,7 +203,7 @@ class Exchange:
             b"".join(
                 (
                     traits.method,
-                    route.prefix,
+                    route.prefix and route.prefix_for(request.target),
                     request.target,
                     route.host,
                     request.kept,
@@ -418,6 +419,8 @@ class Exchange:
         endpoint = route.endpoint
         endpoint.active -= 1
         engine.stats.record_success(perf_counter() - self.started, endpoint, response.status)
+        if response.status >= 500 and response.status in FAILING_STATUSES:
+            endpoint.record_failure(engine.now)
         breaker = route.breaker
         if breaker is not None and (breaker.failures or breaker.state != CLOSED or response.status >= 500):
             retry.report_status(self, route, breaker, response.status)

@@ -34,11 +34,12 @@ class Waiter(Protocol):
 class Budget:
     """Limits and counts of connections. `max_conns` 0 is no limit; `max_idle` 0 keeps none idle for reuse."""
 
-    __slots__ = ("idle", "max_conns", "max_idle", "open", "pools", "waiting")
+    __slots__ = ("idle", "max_conns", "max_idle", "open", "pools", "shared", "waiting")
 
-    def __init__(self, max_conns: int, max_idle: int) -> None:
+    def __init__(self, max_conns: int, max_idle: int, *, shared: bool = False) -> None:
         self.max_conns = max_conns
         self.max_idle = max_idle
+        self.shared = shared
         self.open = 0  # connecting ones included
         self.idle = 0
         self.waiting: deque[tuple[EndpointPool, Waiter]] = deque()
@@ -138,6 +139,14 @@ class EndpointPool:
                 break
             self._connect(_Prewarmer(self))
 
+    def configure(self, spec: EndpointSpec) -> None:
+        """Take new limits for the same address; they concern the pool's own budget only, not a shared one."""
+        self.spec = spec
+        budget = self.budget
+        if not budget.shared:
+            budget.max_conns, budget.max_idle = spec.max_conns, spec.max_idle
+            self._admit()
+
     def expire(self, before: float) -> None:
         """Close connections idle since before that time. The list is in order of last use."""
         while self.idle and self.idle[0].idle_since < before:
@@ -219,9 +228,13 @@ class EndpointPool:
         connection.transport.close()
 
     def _slot_freed(self) -> None:
-        budget = self.budget
-        budget.open -= 1
+        self.budget.open -= 1
         self.open -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        """Connect for those that wait, as far as the limit allows."""
+        budget = self.budget
         while budget.waiting and not budget.full():
             pool, waiter = budget.waiting.popleft()
             pool._connect(waiter)

@@ -48,6 +48,7 @@ def attempt_failed(
     endpoint, breaker = route.endpoint, route.breaker
     endpoint.active -= 1
     if not stale:
+        endpoint.record_failure(engine.now)
         blame(exchange, route)
     else:
         if breaker is not None:

@@ -181,23 +181,39 @@ class OllaProxy:
         state = self._state
         known = state.routes
         wanted = self._discovery.endpoints
-        state.routes = {endpoint: known.get(endpoint) or self._make_route(endpoint) for endpoint in wanted}
+        state.routes = {endpoint: self._route_for(endpoint, known.get(endpoint)) for endpoint in wanted}
         for endpoint, route in known.items():
             if endpoint not in state.routes:
                 route.pool.close()
         state.settle()
 
-    def _make_route(self, endpoint: Endpoint) -> Route:
+    def _route_for(self, endpoint: Endpoint, known: Route | None) -> Route:
+        """The route of an endpoint: its pool and breaker live on while its address stays."""
+        spec = endpoint.spec
+        if known is None:
+            return self._make_route(endpoint, self._make_breaker())
+        if known.pool.spec.tls != spec.tls:
+            known.pool.close()  # what was trusted under other rules is not used again
+            return self._make_route(endpoint, known.breaker)
+        if known.pool.spec is not spec:
+            known.configure()
+        return known
+
+    def _make_route(self, endpoint: Endpoint, breaker: CircuitBreaker | None) -> Route:
         proxy = self._config.proxy
         if proxy.pools.per_endpoint:
             budget = Budget(endpoint.spec.max_conns, endpoint.spec.max_idle)
         else:
-            budget = self._shared_budget = self._shared_budget or Budget(proxy.max_conns_per_host, proxy.max_idle_conns)
+            if self._shared_budget is None:
+                self._shared_budget = Budget(proxy.max_conns_per_host, proxy.max_idle_conns, shared=True)
+            budget = self._shared_budget
         pool = EndpointPool(endpoint.spec, budget, self._state.loop, self._make_connection)
-        return Route(endpoint, pool, self._make_breaker() if proxy.circuit_breaker.enabled else None)
+        return Route(endpoint, pool, breaker)
 
-    def _make_breaker(self) -> CircuitBreaker:
+    def _make_breaker(self) -> CircuitBreaker | None:
         breaker = self._config.proxy.circuit_breaker
+        if not breaker.enabled:
+            return None
         return CircuitBreaker(breaker.failure_threshold, breaker.timeout, breaker.half_open_requests)
 
     def _make_connection(self, keeper: Keeper) -> UpstreamConnection:

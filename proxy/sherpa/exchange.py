@@ -12,6 +12,7 @@ from proxy.control.access import AccessLog
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
 from proxy.core.headers import sane_request_id
+from proxy.core.health import FAILING_STATUSES
 from proxy.core.stats import StatsCollector
 
 
@@ -57,6 +58,8 @@ def count(exchange: Exchange, outcome: str, stats: StatsCollector, access: Acces
     status = response.status if response is not None and response.prepared else 0
     if outcome == "success" and endpoint is not None:
         stats.record_success(seconds, endpoint, status)
+        if status in FAILING_STATUSES:
+            endpoint.record_failure(monotonic())
     elif outcome == "failed":
         blameless = exchange.error is None or exchange.error.kind.blame == "client"
         stats.record_failure(seconds, None if blameless else endpoint)

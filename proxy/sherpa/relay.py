@@ -65,7 +65,7 @@ class Relay:
             self._stats.record_endpoint_request(endpoint)
             try:
                 # 2. Clone request with new URL: byte for byte; parsed as a URL, `/path?` would lose its `?` (yarl#293)
-                spec, path = endpoint.spec, endpoint.spec.prefix + target
+                spec, path = endpoint.spec, endpoint.spec.prefix_for(target) + target
                 url = URL.build(scheme=spec.scheme, authority=endpoint.authority, path=path, encoded=True)
                 # 3. Copy headers (with sanitisation)
                 headers = request_headers(
@@ -93,6 +93,8 @@ class Relay:
                     endpoint.requests -= 1
                     stale = endpoint
                     continue
+                if exchange.response is None:
+                    endpoint.record_failure(monotonic())
                 self._discovery.report_failure(endpoint, monotonic())
                 if not repeat:
                     raise
@@ -108,7 +110,7 @@ class Relay:
             candidates = tuple(endpoint for endpoint in candidates if endpoint not in tried)
         if not candidates:
             raise failure
-        return self._balancer.pick(candidates)
+        return self._balancer.pick(candidates, monotonic())
 
     def _may_repeat(self, method: str, body: RequestBody, failure: guard.UpstreamFailed) -> bool:
         """Never a request that its upstream may have acted on, unless acting on it twice does no harm."""

@@ -475,6 +475,19 @@ def test_a_path_in_the_endpoint_s_url_is_a_prefix(start, endpoint):
         client.response()
 
 
+@pytest.mark.promise("LINE-PREFIX")
+@pytest.mark.parametrize("target", ["/v1/models?x=1", "/models?x=1"])
+def test_a_prefix_is_not_doubled_when_the_client_s_path_has_it_already(start, endpoint, target):
+    """`http://host/v1` is what OpenAI's clients call a base URL: users write it here, too."""
+    proxy = start({"name": "a", "url": endpoint.url + "/v1"})
+    with proxy.client() as client:
+        client.get(target)
+        peer = endpoint.accept()
+        assert peer.request().target == "/v1/models?x=1"
+        peer.respond()
+        client.response()
+
+
 @pytest.mark.promise("LINE-PIPELINE")
 @pytest.mark.parametrize("split", SPLITS)
 def test_pipelined_requests_are_answered_one_after_the_other(start, endpoint, split):

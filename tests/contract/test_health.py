@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -148,3 +149,59 @@ def test_checks_can_be_switched_off(start, endpoint):
     start(endpoint)
     time.sleep(0.2)
     assert endpoint.accepted == 0
+
+
+@pytest.mark.promise("HEALTH-PATH")
+@pytest.mark.parametrize("there", ["/health", "/v1/models", "/api/version"])
+def test_without_a_path_the_check_finds_one_that_the_server_has(start, endpoint, there):
+    """llama.cpp and vLLM, an OpenAI look-alike, Ollama: each has another one."""
+    asked = []
+
+    def play(peer: Peer) -> None:
+        asked.append(peer.request().target)
+        peer.respond(b"", status="200 OK" if asked[-1] == there else "404 Not Found")
+
+    endpoint.serve(play)
+    proxy = start(endpoint, **{**QUICK, "health__path": None})
+    until(lambda: asked.count(there) >= 4 * WORKERS, "the path is asked again and again")
+    assert proxy.healthy() == {"a": True}
+    if WORKERS == 1:
+        assert asked[-3:] == [there] * 3, "the others are not asked again"
+
+
+@pytest.mark.promise("HEALTH-PASSIVE")
+@pytest.mark.one_worker
+def test_a_failure_in_traffic_during_a_check_is_checked_on_its_own(start, endpoint):
+    """The check in flight may have asked before the failure; the next one by the schedule is a minute away."""
+    checks = []
+
+    def play(peer: Peer) -> None:
+        if peer.request().target != "/alive":
+            peer.close()
+            return
+        checks.append(time.monotonic())
+        if len(checks) == 1:
+            until(failed.is_set, "the failure in traffic")
+        peer.respond()
+
+    failed = threading.Event()
+    endpoint.serve(play)
+    proxy = start(endpoint, **{**QUICK, "health__interval": "60s", "health__timeout": "20s"})
+    until(lambda: checks, "the first check")
+    with proxy.client() as client:
+        assert client.post(b"x").response().status == 502
+    failed.set()
+    until(lambda: len(checks) == 2, "another check")
+
+
+@pytest.mark.promise("LIFE-SAME-ENDPOINT")
+def test_a_reload_that_leaves_an_endpoint_leaves_its_health(start):
+    with Checked("a", "500 Sick") as a, Checked("b") as b:
+        proxy = start(a, b, **QUICK)
+        until(lambda: proxy.healthy() == {"a": False, "b": True}, "a is unhealthy")
+        asked = b"".join(sorted(work(proxy, 8)))
+        changed = [{"name": e.name, "url": e.url, "priority": 7} for e in (a, b)]
+        settings = {key.replace("__", "."): value for key, value in QUICK.items()}
+        proxy.reload(changed, {**settings, "health.interval": "30s", "health.unhealthy_after": 50})
+        assert proxy.healthy() == {"a": False, "b": True}
+        assert asked == b"b" == b"".join(sorted(work(proxy, 8)))

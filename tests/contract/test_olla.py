@@ -67,7 +67,9 @@ def test_a_complete_exchange_resets_the_count(start_olla, endpoint):
 def test_an_endpoint_with_an_open_breaker_is_no_candidate(start_olla, endpoint):
     endpoint.serve(answering())
     dead = {"name": "dead", "url": f"http://127.0.0.1:{free_port()}"}
-    proxy = start_olla(endpoint, dead, proxy__circuit_breaker={**BREAKER, "timeout": "30s"})
+    proxy = start_olla(
+        endpoint, dead, proxy__load_balancer="round-robin", proxy__circuit_breaker={**BREAKER, "timeout": "30s"}
+    )
     with proxy.client() as client:
         for _ in range(20):
             assert client.get().response().status == 200
@@ -315,3 +317,46 @@ def test_the_pool_uses_the_connection_that_was_used_last(start_olla, endpoint):
             two.request()
             two.respond()
             assert third.response().status == 200
+
+
+@pytest.mark.promise("LIFE-SAME-ENDPOINT")
+@pytest.mark.one_worker
+def test_a_reload_that_leaves_an_endpoint_leaves_its_breaker_and_its_idle_connections(start_olla, endpoint):
+    dead = {"name": "dead", "url": f"http://127.0.0.1:{free_port()}"}
+    endpoint.serve(answering())
+    proxy = start_olla(
+        endpoint, dead, proxy__load_balancer="round-robin", proxy__circuit_breaker={**BREAKER, "timeout": "30s"}
+    )
+    with proxy.client() as client:
+        for _ in range(12):
+            client.get().response()
+    assert breaker(proxy, "dead")["state"] == "open"
+    proxy.reload(
+        [{"name": "a", "url": endpoint.url, "priority": 3, "max_conns_per_host": 7}, {**dead, "priority": 3}],
+        {
+            "proxy.load_balancer": "round-robin",
+            "proxy.circuit_breaker": {**BREAKER, "timeout": "30s"},
+            "health.unhealthy_after": 2,
+        },
+    )
+    assert breaker(proxy, "dead")["state"] == "open"
+    assert proxy.status()["endpoints"]["a"]["pool"]["max_conns"] == 7
+    with proxy.client() as client:
+        client.get().response()
+    assert endpoint.accepted == 1
+
+
+@pytest.mark.promise("POOL-LIMIT")
+@pytest.mark.one_worker
+def test_a_limit_that_a_reload_lifts_lets_those_in_that_wait(start_olla, endpoint):
+    proxy = start_olla(endpoint, proxy__max_conns_per_host=1, proxy__pool_wait_timeout="8s")
+    with proxy.client() as first, proxy.client() as second:
+        first.get()
+        endpoint.accept().request()
+        second.get()
+        assert endpoint.untouched(0.2)
+        proxy.reload([endpoint], {"proxy.max_conns_per_host": 2, "proxy.pool_wait_timeout": "8s"})
+        peer = endpoint.accept()
+        peer.request()
+        peer.respond(b"second")
+        assert second.response().body == b"second"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.contract.peers import Endpoint, answering
+from tests.contract.peers import Endpoint, Peer, answering
 from tests.contract.running import ThreadProxy
 
 
@@ -112,3 +114,40 @@ def test_an_unhealthy_endpoint_is_left_out_until_it_is_healthy_again(start, endp
     assert visits(proxy, 4) == "bbbb"
     proxy.do(lambda: proxy.discovery.record_check(sick, ok=True))
     assert Counter(visits(proxy, 4)) == {"a": 2, "b": 2}
+
+
+@pytest.mark.promise("SEL-FAILED-LATELY")
+@pytest.mark.one_worker
+@pytest.mark.parametrize("failure", ["status", "close"])
+def test_least_connections_does_not_prefer_the_endpoint_that_fails_at_once(start, endpoints, failure):
+    """By connections alone it is never busy, and would get nearly everything."""
+    bad, good = endpoints(2)
+    served = Counter()
+
+    def fail(peer: Peer) -> None:
+        peer.request()
+        served["bad"] += 1
+        if failure == "status":
+            peer.respond(b"", status="500 Internal Server Error")
+        else:
+            peer.close()
+
+    def work(peer: Peer) -> None:
+        peer.request()
+        served["good"] += 1
+        time.sleep(0.1)
+        peer.respond()
+
+    bad.serve(fail)
+    good.serve(work)
+    proxy = start(bad, good, proxy__circuit_breaker={"enabled": False})
+
+    def ask(_: int) -> None:
+        with proxy.client() as client:
+            for _ in range(10):
+                client.post(b"x").response()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert sum(served.values()) == 80
+    assert served["bad"] < 40

@@ -59,9 +59,26 @@ def test_a_missing_config_is_65(capsys):
     assert capsys.readouterr().err == "/no/such.yaml: cannot be read: No such file or directory\n"
 
 
-def test_check_config_says_ok_in_one_line(file, capsys):
+def test_check_config_says_ok_and_what_each_endpoint_will_be_asked(file, capsys):
+    file.write_text(
+        "endpoints:\n"
+        "  - {name: a, url: 'http://127.0.0.1:9001'}\n"
+        "  - {name: b, url: 'http://h:8000/v1/'}\n"
+        "  - {name: c, url: 'https://h/ollama', health: {path: /up}}\n"
+        "  - {name: d, url: 'http://h', health: {enabled: false}}\n"
+    )
     assert cli.main(["serve", "--config", str(file), "--check-config"]) == 0
-    assert capsys.readouterr() == (f"{file}: OK\n", "")
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines() == [
+        f"{file}: OK",
+        "a: /v1/models is asked at http://127.0.0.1:9001/v1/models; "
+        "its health at /health, else /v1/models, else /api/version",
+        "b: /v1/models is asked at http://h:8000/v1/models; "
+        "its health at /v1/health, else /v1/models, else /v1/api/version",
+        "c: /v1/models is asked at https://h/ollama/v1/models; its health at /ollama/up",
+        "d: /v1/models is asked at http://h/v1/models; its health is not checked",
+    ]
 
 
 def test_print_config_is_a_config_with_origins(file, capsys):

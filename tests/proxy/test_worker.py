@@ -100,6 +100,7 @@ def test_status_joins_what_the_engine_and_the_health_checks_know():
     assert (endpoint["healthy"], endpoint["active"], endpoint["url"]) == (True, 0, "http://127.0.0.1:9001")
     assert endpoint["checks"] == {
         "enabled": False,
+        "path": None,
         "failures_in_a_row": 0,
         "successes_in_a_row": 0,
         "next_in_seconds": None,

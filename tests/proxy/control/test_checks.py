@@ -1,6 +1,7 @@
 """Active health checks against scripted servers on loopback."""
 
 import asyncio
+import logging
 import socket
 import ssl
 import subprocess
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.control import checks
-from proxy.control.checks import HealthChecker, check
+from proxy.control.checks import CheckResult, HealthChecker, check
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import EndpointSpec
 from proxy.net.tls import tls_context
@@ -63,6 +64,7 @@ def status_line(status):
         (status_line(429), None),
         (status_line(500), "status 500 at /health"),
         (status_line(404), "status 404 at /health; set health.path to one that this server has"),
+        (status_line(405), "status 405 at /health; set health.path to one that this server has"),
         (b"HTTP/1.0 200\r\n\r\n", None),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is not HTTP"),
         (b"HTTP/1.1 2x0 OK\r\n", "the answer is not HTTP"),
@@ -73,9 +75,9 @@ def status_line(status):
 def test_a_check_judges_the_status_and_says_what_is_wrong(answer, problem):
     async def main():
         async with server(answer) as (spec, _):
-            return await check(spec)
+            return await check(replace(spec, health_path="/health"))
 
-    assert asyncio.run(main()) == problem
+    assert asyncio.run(main()).problem == problem
 
 
 def test_a_check_asks_for_the_health_path_below_the_prefix_with_the_endpoints_own_host():
@@ -88,12 +90,158 @@ def test_a_check_asks_for_the_health_path_below_the_prefix_with_the_endpoints_ow
     assert head.startswith(b"GET /ollama/up?x=1 HTTP/1.1\r\nHost: " + authority.encode() + b"\r\n")
 
 
+def only(*paths, otherwise=404):
+    """Answers 200 at these paths."""
+    return lambda head: status_line(200 if head.split()[1].decode() in paths else otherwise)
+
+
+@pytest.mark.parametrize(
+    ("answer", "prefix", "asked", "path"),
+    [
+        (only("/health"), "", ["/health"], "/health"),  # vLLM, llama.cpp
+        (only("/v1/models", "/api/version"), "", ["/health", "/v1/models"], "/v1/models"),
+        (only("/api/version", otherwise=405), "", ["/health", "/v1/models", "/api/version"], "/api/version"),
+        (only("/v1/models"), "/v1", ["/v1/health", "/v1/models"], "/v1/models"),  # not /v1/v1/models
+    ],
+)
+def test_without_a_path_the_first_that_is_there_is_found(answer, prefix, asked, path):
+    async def main():
+        async with server(answer) as (spec, heads):
+            result = await check(replace(spec, prefix=prefix))
+            return result, [head.split()[1].decode() for head in heads]
+
+    assert asyncio.run(main()) == (CheckResult(None, path), asked)
+
+
+def test_a_server_that_is_there_and_not_well_is_not_asked_elsewhere():
+    async def main():
+        async with server(only("/v1/models", otherwise=503)) as (spec, heads):
+            return await check(spec), len(heads)
+
+    assert asyncio.run(main()) == (CheckResult("status 503 at /health", "/health"), 1)
+
+
+def test_the_path_that_was_found_is_asked_first_and_the_others_when_it_is_gone():
+    async def main():
+        async with server(only("/health")) as (spec, heads):
+            result = await check(spec, "/api/version")
+            return result, [head.split()[1].decode() for head in heads]
+
+    assert asyncio.run(main()) == (CheckResult(None, "/health"), ["/api/version", "/health"])
+
+
+def test_a_server_that_has_none_of_the_paths_is_unhealthy_and_the_sentence_says_what_to_do():
+    async def main():
+        async with server(status_line(404)) as (spec, _):
+            return await check(spec)
+
+    assert asyncio.run(main()) == CheckResult(
+        "status 404 at /health, /v1/models and /api/version; set health.path to one that this server has"
+    )
+
+
+def test_the_path_that_was_found_is_logged_once_and_kept(caplog):
+    caplog.set_level(logging.INFO, "proxy.health")
+
+    async def main():
+        async with server(only("/v1/models")) as (spec, heads):
+            discovery = DiscoveryService([replace(spec, **FAST)], time.monotonic())
+            checker = HealthChecker(discovery)
+            checker.start()
+            await until(lambda: len(heads) >= 5)
+            await checker.stop()
+            return [head.split()[1].decode() for head in heads], discovery.health_path(discovery.endpoints[0])
+
+    asked, path = asyncio.run(main())
+    assert asked == ["/health"] + ["/v1/models"] * (len(asked) - 1)
+    assert path == "/v1/models"
+    assert caplog.messages == ["endpoint a: its health is asked at /v1/models"]
+
+
+def test_a_failure_during_a_check_has_a_check_of_its_own():
+    async def main():
+        held, release = asyncio.Event(), asyncio.Event()
+        checks_made = []
+
+        async def hanging(spec, found):
+            checks_made.append(spec.name)
+            held.set()
+            await release.wait()
+            return CheckResult(None)
+
+        checks.check = hanging
+        discovery = DiscoveryService([EndpointSpec("a", "http", "h", 80, **SLOW)], time.monotonic())
+        checker = HealthChecker(discovery)
+        checker.start()
+        await held.wait()
+        discovery.report_failure(discovery.endpoints[0], time.monotonic())
+        await asyncio.sleep(0.2)
+        assert len(checks_made) == 1
+        release.set()
+        await until(lambda: len(checks_made) == 2)  # the schedule's own next check is an hour away
+        await checker.stop()
+
+    usual = checks.check
+    try:
+        asyncio.run(main())
+    finally:
+        checks.check = usual
+
+
+def test_a_check_whose_settings_were_changed_meanwhile_says_nothing():
+    async def main():
+        async with server(lambda head: status_line(200 if b"/new" in head else 500)) as (spec, heads):
+            release = asyncio.Event()
+            usual = checks.check
+
+            async def late(spec, found):
+                result = await usual(spec, found)
+                if spec.health_path == "/old":
+                    await release.wait()
+                return result
+
+            checks.check = late
+            try:
+                discovery = DiscoveryService([replace(spec, health_path="/old", **SLOW)], time.monotonic())
+                checker = HealthChecker(discovery)
+                checker.start()
+                await until(lambda: heads)
+                discovery.update([replace(spec, health_path="/new", **SLOW)], time.monotonic())
+                release.set()
+                await until(lambda: len(heads) == 2)
+                await until(lambda: discovery.health_of(discovery.endpoints[0]).successes)
+                await checker.stop()
+                return discovery.routable
+            finally:
+                checks.check = usual
+
+    assert len(asyncio.run(main())) == 1
+
+
+def test_a_check_that_raises_what_nobody_foresaw_is_logged_and_the_next_one_comes(monkeypatch, caplog):
+    calls = []
+
+    async def broken(spec, found):
+        calls.append(spec)
+        raise ZeroDivisionError
+
+    async def main():
+        checker = HealthChecker(DiscoveryService([EndpointSpec("a", "http", "h", 80, **FAST)], time.monotonic()))
+        checker.start()
+        await until(lambda: len(calls) >= 3)
+        await checker.stop()
+
+    monkeypatch.setattr(checks, "check", broken)
+    asyncio.run(main())
+    assert "the health check of endpoint a failed in the proxy" in caplog.messages
+
+
 def test_a_server_that_says_nothing_is_given_up_after_the_timeout():
     async def main():
         async with server(b"") as (spec, _):
             return await check(replace(spec, health_timeout=0.05))
 
-    assert asyncio.run(main()) == "no answer within 0.05s"
+    assert asyncio.run(main()).problem == "no answer within 0.05s"
 
 
 def test_a_server_that_hangs_up_unanswered_is_not_http():
@@ -102,13 +250,13 @@ def test_a_server_that_hangs_up_unanswered_is_not_http():
         async with listening:
             return await check(EndpointSpec("a", "http", "127.0.0.1", listening.sockets[0].getsockname()[1]))
 
-    assert asyncio.run(main()) in ("the answer is not HTTP", "cannot connect: Connection reset by peer")
+    assert asyncio.run(main()).problem in ("the answer is not HTTP", "cannot connect: Connection reset by peer")
 
 
 def test_a_port_where_nobody_listens_cannot_be_connected_to():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        problem = asyncio.run(check(EndpointSpec("a", "http", "127.0.0.1", unused.getsockname()[1])))
+        problem = asyncio.run(check(EndpointSpec("a", "http", "127.0.0.1", unused.getsockname()[1]))).problem
     assert problem.startswith("cannot connect")
 
 
@@ -162,12 +310,13 @@ def test_one_endpoint_never_has_two_checks_at_once_and_all_together_no_more_than
     running, most, per_endpoint = {}, [0], [0]
     release = asyncio.Event()
 
-    async def hanging(spec):
+    async def hanging(spec, found):
         running[spec.name] = running.get(spec.name, 0) + 1
         most[0] = max(most[0], sum(running.values()))
         per_endpoint[0] = max(per_endpoint[0], running[spec.name])
         await release.wait()
         running[spec.name] -= 1
+        return CheckResult(None)
 
     async def main():
         specs = [EndpointSpec(f"e{i}", "http", "h", 80, **FAST) for i in range(checks.CONCURRENT + 8)]
@@ -238,7 +387,7 @@ def test_https_endpoints_are_trusted_as_the_config_says(certificate, trust, word
         async with server(status_line(200), ssl=context) as (spec, _):
             return await check(replace(spec, scheme="https", **trust))
 
-    problem = asyncio.run(main())
+    problem = asyncio.run(main()).problem
     assert problem is None if word is None else word in problem
 
 

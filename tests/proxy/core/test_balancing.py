@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.balancing import BALANCERS, SAMPLE_ABOVE, LeastConnections, Priority, RoundRobin, make_balancer
+from proxy.core.balancing import (
+    BALANCERS,
+    FAILURE_MEMORY,
+    SAMPLE_ABOVE,
+    LeastConnections,
+    Priority,
+    RoundRobin,
+    load,
+    make_balancer,
+)
 from proxy.core.endpoint import Endpoint, EndpointSpec
+
+NOW = 1000.0
 
 
 def endpoints(*active, priorities=None):
@@ -32,14 +43,14 @@ def test_the_seeds_names_are_the_known_balancers():
 def test_round_robin_gives_everyone_the_same_share_to_within_one(count, picks):
     candidates = endpoints(*[0] * count)
     balancer = RoundRobin()
-    shares = Counter(balancer.pick(candidates).name for _ in range(picks))
+    shares = Counter(balancer.pick(candidates, NOW).name for _ in range(picks))
     assert max(shares.values()) - min(shares.get(e.name, 0) for e in candidates) <= 1
 
 
 def test_round_robin_goes_in_configured_order_from_the_first():
     candidates = endpoints(0, 0, 0)
     balancer = RoundRobin()
-    assert [balancer.pick(candidates).name for _ in range(5)] == ["e0", "e1", "e2", "e0", "e1"]
+    assert [balancer.pick(candidates, NOW).name for _ in range(5)] == ["e0", "e1", "e2", "e0", "e1"]
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
@@ -47,7 +58,7 @@ def test_priority_picks_only_the_highest_and_rotates_among_equals(priorities):
     candidates = endpoints(*[0] * len(priorities), priorities=priorities)
     best = {e.name for e in candidates if e.spec.priority == max(priorities)}
     balancer = Priority()
-    picked = [balancer.pick(candidates).name for _ in range(len(best) * 3)]
+    picked = [balancer.pick(candidates, NOW).name for _ in range(len(best) * 3)]
     assert Counter(picked) == Counter(dict.fromkeys(best, 3))
 
 
@@ -56,8 +67,8 @@ def test_least_connections_picks_one_with_the_fewest_wherever_its_turn_is(active
     candidates = endpoints(*active)
     balancer = LeastConnections()
     for _ in range(before):
-        balancer.pick(candidates)
-    assert balancer.pick(candidates).active == min(active)
+        balancer.pick(candidates, NOW)
+    assert balancer.pick(candidates, NOW).active == min(active)
 
 
 @pytest.mark.parametrize("active", [0, 3])
@@ -65,14 +76,16 @@ def test_least_connections_picks_one_with_the_fewest_wherever_its_turn_is(active
 def test_least_connections_rotates_ties(active, count):
     candidates = endpoints(*[active] * count)
     balancer = LeastConnections()
-    assert Counter(balancer.pick(candidates).name for _ in range(count * 4)) == Counter({e.name: 4 for e in candidates})
+    assert Counter(balancer.pick(candidates, NOW).name for _ in range(count * 4)) == Counter(
+        {e.name: 4 for e in candidates}
+    )
 
 
 def test_least_connections_fills_all_endpoints_evenly():
     candidates = endpoints(*[0] * 5)
     balancer = LeastConnections()
     for _ in range(53):
-        balancer.pick(candidates).active += 1
+        balancer.pick(candidates, NOW).active += 1
     assert sorted(e.active for e in candidates) == [10, 10, 11, 11, 11]
 
 
@@ -80,20 +93,22 @@ def test_least_connections_fills_all_endpoints_evenly():
 def test_above_the_sampling_limit_the_better_of_two_is_picked_and_never_the_single_worst(seed):
     candidates = endpoints(*range(SAMPLE_ABOVE + 1))
     balancer = LeastConnections(Random(seed))
-    assert all(balancer.pick(candidates) is not candidates[-1] for _ in range(20))
+    assert all(balancer.pick(candidates, NOW) is not candidates[-1] for _ in range(20))
 
 
 def test_above_the_sampling_limit_a_pick_looks_at_two_and_not_at_all():
     candidates = endpoints(*range(SAMPLE_ABOVE + 1))
     balancer = LeastConnections(Random(1))
-    assert len({balancer.pick(candidates).name for _ in range(50)}) > 5  # a scan would find the idle one every time
+    assert (
+        len({balancer.pick(candidates, NOW).name for _ in range(50)}) > 5
+    )  # a scan would find the idle one every time
 
 
 def test_above_the_sampling_limit_load_stays_close_to_even():
     candidates = endpoints(*[0] * 40)
     balancer = LeastConnections(Random(7))
     for _ in range(4000):
-        balancer.pick(candidates).active += 1
+        balancer.pick(candidates, NOW).active += 1
     loads = [e.active for e in candidates]
     assert max(loads) - min(loads) <= 8  # one random choice would spread by about 60
 
@@ -103,4 +118,55 @@ def test_every_balancer_follows_a_list_that_changes_between_picks(name):
     balancer = make_balancer(name)
     everyone = endpoints(*[1] * 20)
     for count in (20, 3, 1, 17, 2, 16):
-        assert balancer.pick(everyone[:count]) in everyone[:count]
+        assert balancer.pick(everyone[:count], NOW) in everyone[:count]
+
+
+# -- failures count as load
+
+
+def test_an_endpoint_that_failed_is_left_alone_until_the_others_are_as_busy():
+    failed, other = endpoints(0, 0)
+    failed.record_failure(NOW)
+    balancer = LeastConnections()
+    assert [balancer.pick([failed, other], NOW).name for _ in range(4)] == ["e1"] * 4
+    other.active = 2
+    assert balancer.pick([failed, other], NOW) is failed
+
+
+def test_a_failure_is_forgotten_when_its_time_is_over_and_not_before():
+    (endpoint,) = endpoints(3)
+    endpoint.record_failure(NOW)
+    endpoint.record_failure(NOW + 1)
+    assert load(endpoint, NOW + FAILURE_MEMORY - 0.01) == 5
+    assert load(endpoint, NOW + FAILURE_MEMORY) == 4
+    assert load(endpoint, NOW + FAILURE_MEMORY + 1) == 3
+
+
+@given(st.lists(st.floats(0, 30), max_size=30), st.floats(0, 60))
+def test_load_is_what_is_in_flight_and_what_failed_lately(failures, now):
+    (endpoint,) = endpoints(2)
+    for at in sorted(failures):
+        endpoint.record_failure(at)
+    assert load(endpoint, now) == 2 + sum(at > now - FAILURE_MEMORY for at in failures)
+
+
+@pytest.mark.parametrize("others", [1, SAMPLE_ABOVE])
+def test_the_endpoint_that_fails_at_once_gets_few_of_many_requests(others):
+    """An endpoint that fails is never in flight for long: by connections alone it would look idle for ever."""
+    failing, *good = candidates = endpoints(*[0] * (1 + others))
+    balancer = LeastConnections(Random(3))
+    running = []
+    failed = 0
+    for request in range(400):
+        now = NOW + request * 0.05
+        while running and running[0][0] <= now:
+            running.pop(0)[1].active -= 1
+        picked = balancer.pick(candidates, now)
+        if picked is failing:
+            failed += 1
+            failing.record_failure(now)
+        else:
+            picked.active += 1
+            running.append((now + 0.5, picked))  # ten in flight at any time
+    assert failed <= 400 / (1 + others) / 2, "less than half of its share"
+    assert all(e.active for e in good[:1])

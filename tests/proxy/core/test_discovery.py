@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,8 @@ def test_a_passive_failure_decides_nothing_but_brings_the_check_forward():
     heard = []
     discovery.on_hurry(lambda: heard.append(True))
     assert names(discovery.due(0)) == ["a", "b"]
+    for endpoint in discovery.endpoints:
+        discovery.check_ended(endpoint)
     assert discovery.next_due() == 2.5
     discovery.report_failure(discovery.endpoints[0], now=1)
     assert discovery.endpoints[0] in discovery.routable
@@ -52,18 +55,64 @@ def test_endpoints_without_checks_are_never_due_and_stay_in():
     assert names(discovery.routable) == ["a"]
 
 
-def test_a_reload_keeps_the_object_health_and_counts_of_what_did_not_change():
+def test_an_endpoint_is_its_address_a_reload_that_leaves_it_keeps_object_health_and_counts():
     discovery = DiscoveryService([A, B], now=0)
     a, b = discovery.endpoints
     a.requests = 7
     for _ in range(2):
-        discovery.record_check(b, False)
-    discovery.update([B, replace(A, priority=5), C], now=1)
+        discovery.record_check(a, False)
+    changed = replace(A, priority=5, health_interval=60, max_conns=3, tls_verify=False)
+    discovery.update([B, changed, C], now=1)
     assert names(discovery.endpoints) == ["b", "a", "c"]
-    assert discovery.endpoints[0] is b
-    assert not b.healthy
-    assert discovery.endpoints[1] is not a
-    assert names(discovery.routable) == ["a", "c"]
+    assert discovery.endpoints[:2] == (b, a)
+    assert (a.requests, a.healthy, a.spec) == (7, False, changed)
+    assert names(discovery.routable) == ["b", "c"]
+
+
+@pytest.mark.parametrize("other", [{"scheme": "https"}, {"host": "z"}, {"port": 81}, {"prefix": "/v1"}])
+def test_another_address_is_another_endpoint(other):
+    discovery = DiscoveryService([A], now=0)
+    (a,) = discovery.endpoints
+    discovery.update([replace(A, **other)], now=1)
+    assert discovery.endpoints[0] is not a
+
+
+def test_a_renamed_endpoint_goes_on_and_two_at_one_address_stay_apart():
+    twin = replace(A, name="twin")
+    discovery = DiscoveryService([A, twin], now=0)
+    first, second = discovery.endpoints
+    discovery.update([replace(A, name="new"), twin], now=1)
+    assert discovery.endpoints == (first, second)
+    assert names(discovery.endpoints) == ["new", "twin"]
+    discovery.update([twin, replace(A, name="new"), replace(A, name="third")], now=2)
+    assert discovery.endpoints[:2] == (second, first)
+    assert discovery.endpoints[2] not in (first, second)
+
+
+def test_an_unhealthy_endpoint_whose_checks_are_switched_off_may_be_asked_again():
+    discovery = DiscoveryService([A], now=0)
+    for _ in range(2):
+        discovery.record_check(discovery.endpoints[0], False)
+    discovery.update([replace(A, health_enabled=False)], now=1)
+    assert names(discovery.routable) == ["a"]
+
+
+def test_new_settings_of_checks_are_tried_at_once_and_other_changes_leave_the_schedule():
+    discovery = DiscoveryService([A, B], now=0)
+    for endpoint in discovery.due(0):
+        discovery.check_ended(endpoint)
+    discovery.update([replace(A, priority=1), replace(B, health_interval=7)], now=1)
+    assert names(discovery.due(1)) == ["b"]
+
+
+def test_a_failure_during_a_check_has_its_own_check_when_that_one_ends():
+    discovery = DiscoveryService([A], now=0)
+    (a,) = discovery.due(0)
+    discovery.report_failure(a, now=1)
+    assert not discovery.due(1)
+    assert discovery.next_due() is None
+    discovery.check_ended(a)
+    assert discovery.due(1) == [a]
 
 
 def test_a_check_that_ends_after_its_endpoint_was_removed_changes_nothing():

@@ -67,3 +67,24 @@ def test_the_authority_names_the_port_only_where_it_is_not_the_schemes_own(spec,
 def test_an_endpoint_shows_itself_for_assertions():
     endpoint = Endpoint(EndpointSpec("a", "http", "h", 80, prefix="/x"))
     assert repr(endpoint) == "<Endpoint a http://h/x healthy active=0>"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "target", "asked"),
+    [
+        ("", "/v1/models", "/v1/models"),
+        ("/v1", "/models", "/v1/models"),
+        ("/v1", "/v1/models", "/v1/models"),
+        ("/v1", "/v1", "/v1"),
+        ("/v1", "/v1?x", "/v1?x"),
+        ("/v1", "/v10/models", "/v1/v10/models"),
+        ("/v1", "/V1/models", "/v1/V1/models"),
+        ("/v1", "/", "/v1/"),
+        ("/v1", "/?x", "/v1/?x"),
+        ("/a/b", "/a/c", "/a/b/a/c"),
+        ("/v1", "*", "*"),
+    ],
+)
+def test_the_prefix_goes_before_a_target_that_does_not_begin_with_it(prefix, target, asked):
+    spec = EndpointSpec("a", "http", "h", 80, prefix=prefix)
+    assert spec.prefix_for(target) + target == asked

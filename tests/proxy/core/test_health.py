@@ -37,6 +37,7 @@ def test_the_first_check_is_due_at_once_and_the_next_an_interval_after_the_last_
     state = HealthState(interval=5, unhealthy_after=3, healthy_after=1, now=100)
     assert state.due(100)
     state.started(100)
+    state.ended()
     assert not state.due(104.999)
     assert state.due(105)
 
@@ -67,3 +68,34 @@ def test_an_interval_shorter_than_the_gap_is_not_made_longer_by_a_failure():
     state.started(0)
     assert not state.hurry(0.01)
     assert state.due_at == 0.05
+
+
+def test_no_check_is_due_while_one_is_in_flight():
+    state = HealthState(interval=1, unhealthy_after=3, healthy_after=1, now=0)
+    state.started(0)
+    assert not state.due(50)
+    state.ended()
+    assert state.due(50)
+
+
+def test_a_failure_during_a_check_makes_another_one_due_when_that_ends():
+    state = HealthState(interval=3600, unhealthy_after=3, healthy_after=1, now=0)
+    state.started(0)
+    assert state.hurry(0.5)
+    assert not state.due(1)
+    state.ended()
+    assert state.due(1)
+
+
+def test_new_settings_are_tried_at_once_and_what_is_known_stays():
+    state = HealthState(interval=3600, unhealthy_after=2, healthy_after=1, now=0)
+    state.started(0)
+    state.record(False)
+    state.record(False)
+    state.ended()
+    state.configure(interval=5, unhealthy_after=2, healthy_after=2, now=100)
+    assert (state.healthy, state.failures, state.due(100)) == (False, 2, True)
+    state.started(100)
+    state.ended()
+    assert state.next_due() == 105
+    assert [state.record(True), state.record(True)] == [False, True]
