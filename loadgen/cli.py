@@ -19,7 +19,6 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...], str]] = {
     "mock": ("mock_backends", (), "Run mock LLM servers with known bytes, times and faults."),
     "report": ("reports", ("report",), "Build the report of a campaign from its files."),
     "choose": ("reports", ("choose",), "Advice which engine to use, from stored campaigns."),
-    "baseline": ("reports", ("baseline",), "Store counts of a gate run as the baseline."),
 }
 
 app = typer.Typer(

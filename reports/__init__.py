@@ -6,7 +6,7 @@ A campaign's folder goes in, a report comes out, and nothing is measured again::
     store      reading and writing them      decide     which engine, and for whom
     summarise  one run's rows to metrics     figures    what it looks like
     compare    two targets, round by round   render     report.html, report.md, verdict.json
-    claims     what has been said, tested    cli        report, choose, baseline
+    claims     what has been said, tested    cli        report, choose
 
 `reports.render.build_report(folder)` is the whole of it in one call; `reports.load(folder)` gives the measured facts
 and verdict rows without drawing anything, for notebooks.

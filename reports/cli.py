@@ -1,4 +1,4 @@
-"""`python -m reports`: report, choose, baseline. `proxy-engines` hands these verbs over.
+"""`python -m reports`: report, choose. `proxy-engines` hands these verbs over.
 
 Exit codes: 0 done, 3 `choose` outside the measured range, 64 usage, 65 a file that cannot be used, 69 something is
 missing, 70 internal error, 130 interrupted. Words like `too-noisy` are in verdict.json, never in the exit code.
@@ -25,18 +25,15 @@ INTERRUPTED: Final = 130
 
 RUNS: Final = Path("reports/runs")
 LATEST: Final = RUNS / "latest"
-BASELINE: Final = Path("reports/baselines/counts.json")
 
 app = typer.Typer(
     name="python -m reports",
-    help="Everything that reads result files: the report of a campaign, advice from stored campaigns, stored counts.",
+    help="Everything that reads result files: the report of a campaign, advice from stored campaigns.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-baseline_app = typer.Typer(help="Counts of a gate run, kept as the baseline.", no_args_is_help=True)
-app.add_typer(baseline_app, name="baseline")
 
 
 class _Missing(Exception):
@@ -121,47 +118,6 @@ def _limits(given: Sequence[str]) -> dict[str, float]:
         except ValueError as exc:
             raise typer.BadParameter(f"--slo {text}: {value!r} is not a number") from exc
     return limits
-
-
-@baseline_app.command()
-def update(
-    reason: Annotated[str, typer.Option(help="Why the counts are meant to change; kept beside them.")],
-    source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="A gate run; default the newest.")
-    ] = None,
-) -> None:
-    """Store the counts of a gate run as the baseline. Measures nothing itself."""
-    from reports.schema import SCHEMA_VERSION, GateRecord
-    from reports.store import dump_json, read_record, write_atomically
-
-    if not reason.strip():
-        raise typer.BadParameter("--reason must say why")
-    folder = source or _newest_gate()
-    record = read_record(folder / "gate.json", GateRecord)
-    if not record.counts:
-        raise ReportError(
-            f"{folder / 'gate.json'}: counts: the gate run counted nothing; run `proxy-engines gate` again"
-        )
-    BASELINE.parent.mkdir(parents=True, exist_ok=True)
-    kept = {
-        "schema": SCHEMA_VERSION,
-        "reason": reason.strip(),
-        "from": record.id,
-        "started": record.started,
-        "head": record.head,
-        "versions": record.versions,
-        "machine": record.machine,
-        "counts": record.counts,
-    }
-    write_atomically(BASELINE, dump_json(kept))
-    typer.echo(f"{BASELINE}: {sum(map(len, record.counts.values()))} counts of {record.id}")
-
-
-def _newest_gate() -> Path:
-    found = sorted((path.parent for path in RUNS.glob("*/gate.json")), key=lambda folder: folder.name)
-    if not found:
-        raise _Missing(f"no gate run under {RUNS}; run `proxy-engines gate` first, or name one with --from DIR")
-    return found[-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

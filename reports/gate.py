@@ -38,7 +38,6 @@ HEAD: Final = "head"
 RECORD: Final = "gate.json"
 SUMMARY: Final = "summary.md"
 JUNIT: Final = "junit.xml"
-BASELINES: Final = Path("reports/baselines/counts.json")
 
 Level = Literal["L0", "L1", "L2"]
 Word = Literal["pass", "improvement", "not-measured", "regression", "could-not-measure", "void"]
@@ -147,7 +146,7 @@ class Side(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """What was typed: a revision, a target, a baseline file."""
+    """What was typed: a revision or a target."""
     revision: str = ""
     """The commit, in full."""
     subject: str = ""
@@ -335,61 +334,6 @@ def _not_judged(seen: Comparison, row: Row) -> dict[str, Any]:
     if of_head and not seen.valid.get((row.scenario, HEAD)) and all(len(runs) >= len(of_head) for runs in bases):
         return {"word": "regression", "reason": f"head fails where base does not: {of_head[0].void_reason}"}
     return {"word": "could-not-measure", "reason": row.reason or "too few valid rounds"}
-
-
-# --------------------------------------------------------------------------------------------------------- baselines
-def update_baseline(folder: Path, reason: str, file: Path = BASELINES) -> str:
-    """Keep the counts of the gate run in `folder`, under its machine class and Python. Returns a sentence.
-
-    Earlier reasons are kept. Raises ReportError: no counts, no reason, not a gate run.
-    """
-    run = load_run(folder)
-    if not reason.strip():
-        raise ReportError("--reason: must say why the counts are meant to change")
-    if not run.counts:
-        raise ReportError(f"{folder / RECORD}: counts: the run counted nothing (without valgrind, memray and strace)")
-    stored: dict[str, Any] = {"schema": SCHEMA_VERSION, "classes": {}}
-    if file.exists():
-        stored = _read_baselines(file)
-    key = run.machine_class
-    earlier = stored["classes"].get(key, {})
-    said = {"reason": reason.strip(), "from": run.id, "started": run.started, "head": run.head}
-    stored["classes"][key] = {
-        "counts": run.counts,
-        "versions": run.versions,
-        "machine": run.machine,
-        "history": [*earlier.get("history", []), said],
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, dump_json(stored))
-    return f"{file}: {sum(map(len, run.counts.values()))} counts of {run.id} kept for {key}"
-
-
-def read_baseline(file: Path, machine_class: str) -> dict[str, dict[str, float]]:
-    """The stored counts for machines of this class: subject -> metric -> count. Raises ReportError, NotComparable."""
-    classes = _read_baselines(file)["classes"]
-    if machine_class not in classes:
-        raise NotComparable(
-            f"{file}: holds counts for {', '.join(sorted(classes)) or 'no machine'}, and this one is {machine_class}: "
-            "counts of another processor, C library or Python say nothing here"
-        )
-    counts: dict[str, dict[str, float]] = classes[machine_class]["counts"]
-    return counts
-
-
-class NotComparable(ReportError):
-    """Base and head cannot be compared."""
-
-    exit_code = VOID
-
-
-def _read_baselines(file: Path) -> dict[str, Any]:
-    data = read_json(file)
-    if not isinstance(data, dict) or not isinstance(data.get("classes"), dict):
-        raise ReportError(f'{file}: not a file of `baseline update`: it has no "classes"')
-    if not isinstance(data.get("schema"), int) or data["schema"] > SCHEMA_VERSION:
-        raise ReportError(f"{file}: written by a newer version; this one reads schema {SCHEMA_VERSION}")
-    return data
 
 
 # -------------------------------------------------------------------------------------------------------------- files

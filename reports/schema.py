@@ -437,7 +437,7 @@ class RunRecord(_Record):
 
 
 class GateRecord(_Record):
-    """gate.json: what a regression check counted. `baseline update` keeps its counts."""
+    """gate.json: what a regression check counted."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
     id: Name

@@ -38,7 +38,6 @@ def parser() -> argparse.ArgumentParser:
         help="what head is compared with; auto: the merge base with the branch it is meant for",
     )
     gate.add_argument("--head", default="HEAD", metavar="REV", help="what is judged")
-    gate.add_argument("--against-baseline", type=Path, metavar="FILE", help="stored counts instead of a base; L1 only")
     gate.add_argument("--target-base", metavar="NAME=WHAT", help="compare proxies of your own: URL, config or command")
     gate.add_argument("--target-head", metavar="NAME=WHAT", help="the other one")
     gate.add_argument("--levels", type=_some_of(LEVELS), default=LEVELS, metavar="L0,L1,L2", help="which levels")
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             options.error("--target-base and --target-head go together")
         if args.resume is not None and not args.self_test:
             options.error("--resume belongs to --self-test")
-        if args.repeat is not None and (args.self_test or args.against_baseline or args.target_base):
+        if args.repeat is not None and (args.self_test or args.target_base):
             options.error("--repeat measures --head against itself: it goes with --levels and --engines only")
     except SystemExit as exc:  # argparse ends the process by itself, also for --help
         return exc.code if isinstance(exc.code, int) else USAGE
@@ -67,7 +66,6 @@ def main(arguments: Sequence[str]) -> int:
     asked = Asked(
         base=args.base,
         head=args.head,
-        baseline=args.against_baseline,
         targets=None if args.target_base is None else (args.target_base, args.target_head),
         levels=args.levels,
         engines=args.engines,

@@ -88,7 +88,7 @@ def check_promises(on: Bench, voice: Voice) -> list[GateRow]:
         gate.judge_promise(
             engine,
             promise.name,
-            tried.get((engine, promise.name, BASE), Tried(None, "a baseline file promises nothing")),
+            tried.get((engine, promise.name, BASE), Tried(None, "only head was tried")),
             tried[engine, promise.name, HEAD],
             grave=promise.grave,
         )
@@ -113,7 +113,7 @@ def _attempt(on: Bench, engine: str, promise: promising.Promise, name: str, chec
 # ------------------------------------------------------------------------------------------------------------------ L1
 @dataclass(slots=True)
 class Counted:
-    """What L1 found: rows, and head's medians for a baseline."""
+    """What L1 found: rows, and head's medians for the history."""
 
     rows: list[GateRow] = field(default_factory=list)
     counts: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -123,10 +123,8 @@ _Key = tuple[str, str, str]
 """(engine, tool, side)."""
 
 
-def count_work(
-    on: Bench, policy: Policy, voice: Voice, stored: Mapping[str, Mapping[str, float]] | None = None
-) -> Counted:
-    """A row for each metric of each engine. `stored`: a baseline's counts in place of a base that is counted.
+def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
+    """A row for each metric of each engine.
 
     A count that looks like a regression, or does not hold still, is taken once more on both sides before it is judged.
     """
@@ -139,7 +137,7 @@ def count_work(
     found: dict[tuple[str, str, str], list[float]] = {}
     why_not: dict[tuple[str, str], str] = {}
     _count(on, [(engine, tool) for engine in on.configs for tool in tools.values()], found, why_not, voice)
-    rows = _rows(on, policy, found, why_not, stored)
+    rows = _rows(on, policy, found, why_not)
     doubtful = {(row.subject, row.metric) for row in rows if row.word in ("regression", "could-not-measure")}
     again = [
         (engine, tool)
@@ -150,7 +148,7 @@ def count_work(
     if again:
         voice.step("L1 · counting once more what looks like a regression")
         _count(on, again, found, why_not, voice)
-        rows = _rows(on, policy, found, why_not, stored)
+        rows = _rows(on, policy, found, why_not)
     medians: dict[str, dict[str, float]] = {engine: {} for engine in on.configs}
     for row in rows:
         if row.head is not None:
@@ -196,15 +194,11 @@ def _rows(
     policy: Policy,
     found: Mapping[tuple[str, str, str], list[float]],
     why_not: Mapping[tuple[str, str], str],
-    stored: Mapping[str, Mapping[str, float]] | None,
 ) -> list[GateRow]:
     rows = []
     for engine in on.configs:
         for metric, limit in policy.counts.items():
             base = found.get((engine, metric, BASE), [])
-            if stored is not None:
-                kept = stored.get(engine, {}).get(metric)
-                base = [] if kept is None else [kept]
             head = found.get((engine, metric, HEAD), [])
             missing = why_not.get((engine, metric), "" if base or head else "no tool here counts it")
             rows.append(gate.judge_count(engine, metric, base, head, limit, missing))

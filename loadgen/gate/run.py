@@ -36,7 +36,6 @@ class Asked:
 
     base: str = "HEAD^"
     head: str = "HEAD"
-    baseline: Path | None = None
     targets: tuple[str, str] | None = None
     """NAME=... of base and head, in place of revisions."""
     levels: tuple[str, ...] = LEVELS
@@ -140,21 +139,11 @@ def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> Gat
     root = revisions.repository(Path.cwd())
     if revisions.is_dirty(root):
         voice.say("the working tree has changes that are in no commit: they are not measured")
-    sides = {HEAD: revisions.resolve(root, asked.head, voice.say)}
-    stored = None
-    if asked.baseline is not None:
-        stored = gate.read_baseline(asked.baseline, found.machine_class)
-    else:
-        sides = {BASE: revisions.base_of(root, asked.base, sides[HEAD], voice.say), **sides}
-    found = found.model_copy(
-        update={
-            "sides": {BASE: Side(name=str(asked.baseline)), **sides},
-            "base": "" if BASE not in sides else sides[BASE].revision,
-            "head": sides[HEAD].revision,
-        }
-    )
+    head = revisions.resolve(root, asked.head, voice.say)
+    sides = {BASE: revisions.base_of(root, asked.base, head, voice.say), HEAD: head}
+    found = found.model_copy(update={"sides": sides, "base": sides[BASE].revision, "head": head.revision})
     with checkouts.checked_out(root, sides, voice.say) as trees:
-        rows, counts = measure_levels(asked, trees, folder, voice, stored)
+        rows, counts = measure_levels(asked, trees, folder, voice)
     return found.model_copy(update={"counts": counts}).judged(rows)
 
 
@@ -163,18 +152,17 @@ def measure_levels(
     trees: dict[str, Checkout],
     folder: Path,
     voice: levels.Voice,
-    stored: dict[str, dict[str, float]] | None = None,
 ) -> tuple[list[GateRow], dict[str, dict[str, float]]]:
     """The levels asked for, cheapest first: rows, and head's counts. Wrong answers end it: no count means anything."""
     rows: list[GateRow] = []
     counts: dict[str, dict[str, float]] = {}
-    wanted = asked.levels if stored is None else tuple(level for level in asked.levels if level == "L1")
+    wanted = asked.levels
     if "L0" in wanted or "L1" in wanted:
         with levels.bench(trees, asked.engines, folder / "work", voice) as on:
             if "L0" in wanted:
                 rows += levels.check_promises(on, voice)
             if not wrong(rows) and "L1" in wanted:
-                counted = levels.count_work(on, gate.policy(), voice, stored)
+                counted = levels.count_work(on, gate.policy(), voice)
                 rows += counted.rows
                 counts = counted.counts
     if wrong(rows):

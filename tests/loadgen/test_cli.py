@@ -46,7 +46,6 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
         ("mock", "mock_backends", []),
         ("report", "reports", ["report"]),
         ("choose", "reports", ["choose"]),
-        ("baseline", "reports", ["baseline"]),
     ],
 )
 def test_verbs_of_other_packages_replace_the_process_and_pass_everything_on(

@@ -287,16 +287,13 @@ class FakeTool:
         return {"instructions_per_request": found}
 
 
-def counted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: FakeTool, stored: Mapping[str, Mapping[str, float]] | None
-) -> tuple[levels.Counted, Silent]:
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: FakeTool) -> tuple[levels.Counted, Silent]:
     monkeypatch.setattr(counts, "TOOLS", (tool,))
-    sides = ("head",) if stored is not None else ("base", "head")
-    trees = {name: Checkout(name, tmp_path, sys.executable, Side(name=name)) for name in sides}
+    trees = {name: Checkout(name, tmp_path, sys.executable, Side(name=name)) for name in ("base", "head")}
     empty = Recording(b"", (), (), b"")
     on = levels.Bench(levels.Servers(), trees, {"olla": {}}, None, empty, empty, tmp_path)  # type: ignore[arg-type]
     voice = Silent()
-    return levels.count_work(on, gate.policy(), voice, stored), voice
+    return levels.count_work(on, gate.policy(), voice), voice
 
 
 def first(found: levels.Counted) -> gate.GateRow:
@@ -305,30 +302,24 @@ def first(found: levels.Counted) -> gate.GateRow:
 
 def test_a_count_that_looks_red_is_taken_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     flake = FakeTool({"base": [[100.0], [100.0]], "head": [[110.0], [100.0]]})
-    assert first(counted(monkeypatch, tmp_path, flake, None)[0]).word == "could-not-measure"
+    assert first(counted(monkeypatch, tmp_path, flake)[0]).word == "could-not-measure"
     real = FakeTool({"base": [[100.0], [100.0]], "head": [[110.0], [110.0]]})
-    assert first(counted(monkeypatch, tmp_path, real, None)[0]).word == "regression"
+    assert first(counted(monkeypatch, tmp_path, real)[0]).word == "regression"
 
 
-def test_heads_counts_are_kept_for_a_baseline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found, _ = counted(monkeypatch, tmp_path, FakeTool({"base": [[100.0]], "head": [[100.5, 100.7, 101.0]]}), None)
+def test_heads_counts_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found, _ = counted(monkeypatch, tmp_path, FakeTool({"base": [[100.0]], "head": [[100.5, 100.7, 101.0]]}))
     assert found.counts == {"olla": {"instructions_per_request": 100.7}}
 
 
-def test_a_stored_baseline_takes_the_place_of_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stored = {"olla": {"instructions_per_request": 90.0}}
-    found, _ = counted(monkeypatch, tmp_path, FakeTool({"head": [[100.0], [100.0]]}), stored)
-    assert (first(found).word, first(found).base) == ("regression", 90.0)
-
-
 def test_without_a_tool_the_rest_goes_on_and_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found, voice = counted(monkeypatch, tmp_path, FakeTool({}, missing="valgrind is not installed"), None)
+    found, voice = counted(monkeypatch, tmp_path, FakeTool({}, missing="valgrind is not installed"))
     assert {row.word for row in found.rows} == {"not-measured"}
     assert voice.said == ["not counted: valgrind is not installed"]
 
 
 def test_a_count_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found, _ = counted(monkeypatch, tmp_path, FakeTool({"base": [[]], "head": [[1.0]]}), None)
+    found, _ = counted(monkeypatch, tmp_path, FakeTool({"base": [[]], "head": [[1.0]]}))
     assert first(found).reason == "base: it broke"
 
 
@@ -485,20 +476,13 @@ def test_what_makes_no_sense_is_64(words: list[str], capsys: pytest.CaptureFixtu
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "--against-baseline" in said(capsys)
+    assert "--target-base" in said(capsys)
 
 
 def test_a_folder_with_a_run_is_not_written_over(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (repo / "gate.json").write_text("{}")
     assert main(["--out", str(repo)]) == 65
     assert "choose another folder" in said(capsys)
-
-
-def test_a_baseline_of_another_machine_is_void(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = repo / "counts.json"
-    file.write_text('{"schema": 1, "classes": {"vax": {"counts": {}}}}')
-    assert main(["--against-baseline", str(file), "--out", str(repo / "out")]) == 3
-    assert "vax" in said(capsys)
 
 
 def test_an_interrupted_gate_ends_with_130_and_leaves_nothing(repo: Path) -> None:

@@ -10,8 +10,6 @@ import pytest
 
 from reports import cli, render
 from reports.cli import main
-from reports.schema import GateRecord
-from reports.store import dump_json
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +40,12 @@ def test_report_prints_the_verdicts_and_where_the_page_is(
         (["nonsense"], 64, "No such command 'nonsense'"),
         (["report", "--nonsense"], 64, "--nonsense"),
         ([], 64, "Usage:"),
-        (["baseline"], 64, "Usage:"),
         (["choose"], 64, "Missing option '--rate'"),
         (["choose", "--rate", "many", "--endpoints", "2"], 64, "--rate"),
         (["choose", "--rate", "0", "--endpoints", "2"], 64, "--rate"),
         (["choose", "--rate", "1", "--endpoints", "2"], 69, "no stored campaign"),
         (["choose", "--rate", "1", "--endpoints", "2", "--slo", "speed=1"], 64, "'speed' is not a metric"),
         (["choose", "--rate", "1", "--endpoints", "2", "--slo", "gc_count=few"], 64, "'few' is not a number"),
-        (["baseline", "update"], 64, "Missing option '--reason'"),
-        (["baseline", "update", "--reason", " "], 64, "--reason must say why"),
-        (["baseline", "update", "--reason", "x"], 69, "no gate run under reports/runs"),
-        (["baseline", "update", "--reason", "x", "--from", "absent"], 65, "no such file"),
     ],
 )
 def test_an_error_is_one_sentence_on_stderr_with_its_exit_code(
@@ -81,7 +74,7 @@ def test_what_nobody_foresaw_has_no_traceback_unless_asked_for(
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert {"report", "choose", "baseline"} <= set(capsys.readouterr().out.split())
+    assert {"report", "choose"} <= set(capsys.readouterr().out.split())
 
 
 def test_choose_answers_in_words_and_in_json(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,26 +96,6 @@ def test_choose_answers_in_words_and_in_json(small: Path, capsys: pytest.Capture
 def test_choose_refuses_outside_the_measured_range(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["choose", "--rate", "100000", "--endpoints", "2", "--from", str(small)]) == cli.OUTSIDE
     assert "outside the measured range" in capsys.readouterr().err
-
-
-def test_the_counts_of_the_newest_gate_run_become_the_baseline(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, count in (("20260801T120000Z-gate", 100.0), ("20260802T120000Z-gate", 90.0)):
-        folder = elsewhere / "reports" / "runs" / name
-        folder.mkdir(parents=True)
-        record = GateRecord(id=name, started="2026", counts={"olla": {"instructions": count}})
-        (folder / "gate.json").write_bytes(dump_json(record.model_dump(mode="json")))
-    assert main(["baseline", "update", "--reason", "fewer copies"]) == 0
-    kept = json.loads((elsewhere / "reports" / "baselines" / "counts.json").read_text())
-    assert (kept["reason"], kept["from"]) == ("fewer copies", "20260802T120000Z-gate")
-    assert kept["counts"] == {"olla": {"instructions": 90.0}}
-
-
-def test_a_gate_run_that_counted_nothing_is_no_baseline(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (elsewhere / "gate.json").write_bytes(dump_json({"schema": 1, "id": "x", "started": "y"}))
-    assert main(["baseline", "update", "--reason", "x", "--from", "."]) == 65
-    assert "counted nothing" in capsys.readouterr().err
 
 
 def test_the_package_answers_as_a_module() -> None:

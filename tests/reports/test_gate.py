@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import xml.etree.ElementTree as ET
@@ -307,47 +306,3 @@ def test_a_file_that_is_no_gate_run_is_refused(tmp_path: Path, text: str, says: 
     (tmp_path / "gate.json").write_text(text)
     with pytest.raises(ReportError, match=says):
         gate.load_run(tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------------------- baselines
-COUNTED = run_of(counts={"olla": {"instructions_per_request": 60000.0}}, machine_class="linux-a-py3.11.7", head="abc")
-
-
-def test_a_baseline_keeps_counts_by_machine_class_and_every_reason(tmp_path: Path) -> None:
-    file = tmp_path / "baselines" / "counts.json"
-    gate.write_run(tmp_path, COUNTED)
-    gate.update_baseline(tmp_path, "first", file)
-    elsewhere = COUNTED.model_copy(update={"machine_class": "linux-b-py3.12.1"})
-    gate.write_run(tmp_path, elsewhere)
-    gate.update_baseline(tmp_path, "another machine", file)
-    gate.write_run(tmp_path, COUNTED.model_copy(update={"counts": {"olla": {"instructions_per_request": 61000.0}}}))
-    said = gate.update_baseline(tmp_path, "a header more", file)
-    assert "1 counts" in said
-    assert gate.read_baseline(file, "linux-a-py3.11.7") == {"olla": {"instructions_per_request": 61000.0}}
-    assert gate.read_baseline(file, "linux-b-py3.12.1") == {"olla": {"instructions_per_request": 60000.0}}
-    history = json.loads(file.read_text())["classes"]["linux-a-py3.11.7"]["history"]
-    assert [entry["reason"] for entry in history] == ["first", "a header more"]
-
-
-def test_counts_of_another_machine_are_not_comparable(tmp_path: Path) -> None:
-    file = tmp_path / "counts.json"
-    gate.write_run(tmp_path, COUNTED)
-    gate.update_baseline(tmp_path, "first", file)
-    with pytest.raises(gate.NotComparable, match=r"linux-a-py3\.11\.7") as refused:
-        gate.read_baseline(file, "linux-c-py3.11.7")
-    assert refused.value.exit_code == 3
-
-
-@pytest.mark.parametrize(("reason", "counts"), [("  ", {"olla": {"x": 1.0}}), ("a reason", {})])
-def test_a_baseline_needs_a_reason_and_counts(tmp_path: Path, reason: str, counts: dict[str, dict[str, float]]) -> None:
-    gate.write_run(tmp_path, COUNTED.model_copy(update={"counts": counts}))
-    with pytest.raises(ReportError):
-        gate.update_baseline(tmp_path, reason, tmp_path / "counts.json")
-    assert not (tmp_path / "counts.json").exists()
-
-
-def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "counts.json"
-    file.write_text('{"schema": 1, "counts": {}}')
-    with pytest.raises(ReportError, match="classes"):
-        gate.read_baseline(file, "x")

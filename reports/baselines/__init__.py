@@ -1,1 +1,0 @@
-"""Stored counts of the gate's L1, small and committed."""
