@@ -110,11 +110,17 @@ def compare(
 
 
 @app.command()
-def micro(out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None) -> None:
+def micro(
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Compare with an earlier run: its folder.")] = None,
+    only: Annotated[str | None, typer.Option(help="Benchmarks by name, by comma: wire.*,flush.token.")] = None,
+    rigorous: Annotated[bool, typer.Option("--rigorous", help="Four times the processes: half the interval.")] = False,
+) -> None:
     """Run the pyperf suite: parts of the engines in memory, without sockets."""
+    from loadgen.micro.run import RIGOROUS
     from loadgen.micro.run import main as run
 
-    raise typer.Exit(run(out))
+    raise typer.Exit(run(out, only=_list(only) or (), against=against, options=RIGOROUS if rigorous else ()))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -7,7 +7,7 @@ pools all values as if they were independent; it is shown beside as a cross-chec
 `micro.json`, schema 1:
 
     {"schema": 1, "started": ISO 8601 UTC, "machine": {...}, "versions": {...}, "command": [...],
-     "benchmarks": [{"name", "does", "unit": "ns", "file": pyperf's own JSON beside it,
+     "benchmarks": [{"name", "does", "unit": "ns", "file": pyperf's own JSON below the folder,
                      "process_medians_ns": [..], "median_ns", "ci_ns": [low, high] | null,
                      "gc_per_1000": [gen 0, gen 1, gen 2], "peak_bytes"}],
      "comparisons": [{"name", "against", "ratio", "ci_low", "ci_high", "word"}]}
@@ -33,6 +33,8 @@ from loadgen.errors import BadInput
 
 SCHEMA = 1
 FILE = "micro.json"
+PYPERF = "pyperf.json"
+"""All benchmarks of a run as pyperf keeps them: `pyperf compare_to A/pyperf.json B/pyperf.json`."""
 MARGIN = 0.05
 LEVEL = 0.95
 Word = Literal["faster", "slower", "equivalent", "too-noisy"]

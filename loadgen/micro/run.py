@@ -100,6 +100,7 @@ def _main(console: Console, out: Path | None, only: Sequence[str], against: Path
     started = datetime.now(UTC)
     folder = out or Path("reports/runs") / started.strftime("%Y%m%dT%H%M%SZ-micro")
     _make(folder)
+    (folder / "passes").mkdir(exist_ok=True)
     passes = 1 if set(QUICKEST) & set(options) else PASSES
     counted: dict[str, dict[str, Any]] = {}
     results: list[Result] = []
@@ -123,13 +124,14 @@ def _main(console: Console, out: Path | None, only: Sequence[str], against: Path
             inside = result.compare_within(results, pairs)
             since = [] if before is None else result.compare_suites(results, before)
             _write(folder, started, results, [*inside, *since])
+            _gather(folder, results)
     console.print(_table(results))
     if inside:
         console.print(_comparisons("against each other", inside))
     if before is not None and against is not None:
         console.print(_comparisons(f"against {against}", since))
-        _cross_check(console, results, folder, against)
-    console.print(f"pyperf's own files and {result.FILE}: {folder}", highlight=False)
+        _cross_check(console, folder, against)
+    console.print(f"{folder / result.FILE}; the same as pyperf writes it: {folder / result.PYPERF}", highlight=False)
     return 0
 
 
@@ -143,7 +145,8 @@ def _make(folder: Path) -> None:
 
 
 def _file(entry: Entry) -> str:
-    return f"{entry.benchmark.name}.json"
+    """Relative to the run's folder: the passes of one benchmark."""
+    return f"passes/{entry.benchmark.name}.json"
 
 
 def _time(entry: Entry, folder: Path, options: Sequence[str], *, first: bool) -> None:
@@ -176,6 +179,12 @@ def _result(entry: Entry, folder: Path, counted: Mapping[str, Any]) -> Result:
         gc_per_1000=tuple(counted["gc_per_1000"]),
         peak_bytes=counted["peak_bytes"],
     )
+
+
+def _gather(folder: Path, results: Sequence[Result]) -> None:
+    """One file of pyperf for all benchmarks, which its commands take."""
+    together = [pyperf.Benchmark.load(str(folder / found.file)) for found in results]
+    pyperf.BenchmarkSuite(together).dump(str(folder / result.PYPERF), replace=True)
 
 
 def _run(name: str, command: Sequence[str]) -> str:
@@ -242,11 +251,12 @@ def _comparisons(title: str, comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def _cross_check(console: Console, results: Sequence[Result], folder: Path, against: Path) -> None:
+def _cross_check(console: Console, folder: Path, against: Path) -> None:
     """pyperf's own comparison, which pools the values of all processes: shown, and decides nothing."""
+    if not (against / result.PYPERF).exists():
+        return
     console.print("cross-check: pyperf compare_to (pools the values of all processes; decides nothing)")
-    for r in results:
-        if (against / r.file).exists():
-            command = [sys.executable, "-m", "pyperf", "compare_to", str(against / r.file), str(folder / r.file)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            console.print(f"  {r.name}: {' '.join(done.stdout.split())}", highlight=False, markup=False)
+    command = [sys.executable, "-m", "pyperf", "compare_to", "--table"]
+    command += [str(against / result.PYPERF), str(folder / result.PYPERF)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    console.print(done.stdout or done.stderr, highlight=False, markup=False)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyperf
 import pytest
+import typer
 
+from loadgen import cli
 from loadgen.errors import BadInput, UsageRefusal
 from loadgen.micro import run, samples
 from loadgen.micro.exchange import Rig, WrongReply, exchanges
@@ -114,7 +118,7 @@ def test_counts_tell_garbage_from_none() -> None:
 def test_a_benchmark_by_pyperf_leaves_files_that_pyperf_reads(tmp_path: Path) -> None:
     out = tmp_path / "micro"
     assert run.main(out, only=["flush.token"], options=("-p", "2", "-n", "2", "-l", "1000", "-w", "1")) == 0
-    bench = pyperf.Benchmark.load(str(out / "flush.token.json"))
+    bench = pyperf.Benchmark.load(str(out / "pyperf.json"))
     assert bench.get_name() == "flush.token"
     data = json.loads((out / "micro.json").read_text())
     (row,) = data["benchmarks"]
@@ -122,6 +126,24 @@ def test_a_benchmark_by_pyperf_leaves_files_that_pyperf_reads(tmp_path: Path) ->
     assert len(row["process_medians_ns"]) == 2 * run.PASSES
     assert row["median_ns"] > 10
     assert load(out)[0].name == "flush.token"
+
+
+def test_u16_two_runs_are_compared_by_micro_and_by_pyperf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "RIGOROUS", ("-p", "2", "-n", "2", "-l", "500", "-w", "1"))  # as --rigorous, but quick
+    monkeypatch.setattr(run, "PASSES", 1)
+    before, after = str(tmp_path / "a"), str(tmp_path / "b")
+    command = typer.main.get_command(cli.app)
+    for words in (["--out", before], ["--out", after, "--against", before]):
+        with pytest.raises(SystemExit) as ended:
+            command(["micro", "--only", "flush.token", "--rigorous", *words])
+        assert ended.value.code == 0
+    assert "flush.token before" in capsys.readouterr().out
+    pyperf_itself = [sys.executable, "-m", "pyperf", "compare_to", f"{before}/pyperf.json", f"{after}/pyperf.json"]
+    done = subprocess.run(pyperf_itself, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "flush.token" in done.stdout
 
 
 def _medians(bench: pyperf.Benchmark) -> list[float]:
@@ -155,6 +177,7 @@ def test_ctrl_c_keeps_what_had_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run, "_time", time)
     monkeypatch.setattr(run, "_count", lambda entry: {"gc_per_1000": [0, 0, 0]})
     monkeypatch.setattr(run, "_result", lambda entry, folder, counted: result(entry.benchmark.name))
+    monkeypatch.setattr(run, "_gather", lambda folder, results: None)
     assert run.main(tmp_path / "x", only=["flush.*"]) == 130
     assert [r.name for r in load(tmp_path / "x")] == ["flush.token"]
 
