@@ -27,7 +27,8 @@ from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.engines import ENGINES, fixed_keys
-from proxy.net.tls import tls_context
+from proxy.net.dial import Dialer
+from proxy.net.tls import CannotTrust, read_authorities
 
 log = logging.getLogger("proxy.serve")
 
@@ -60,8 +61,9 @@ class Worker:
         self.digest = self.config.digest()
         self._started_at = time.monotonic()
         self.discovery = DiscoveryService(self.config.endpoint_specs(), self._started_at)
-        self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance)
-        self._checker = HealthChecker(self.discovery)
+        dialer = Dialer()
+        self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance, dialer)
+        self._checker = HealthChecker(self.discovery, dialer)
         self._recorders = Recorders(self.config.runtime.recorders)
         self._heap: heap.Heap | None = None
         self.started = asyncio.Event()
@@ -188,12 +190,11 @@ class Alone:
 
 
 def load_certificates(config: Config) -> None:
-    """Make the TLS contexts of all endpoints now, not while requests wait. Raises MissingPart."""
-    for spec in config.endpoint_specs():
-        try:
-            tls_context(spec)
-        except OSError as exc:
-            raise MissingPart(f"endpoint {spec.name}: tls.ca_file: {spec.tls_ca_file} cannot be used: {exc}") from exc
+    """Read the authorities of all endpoints (again) now, not while requests wait. Raises MissingPart."""
+    try:
+        read_authorities(config.endpoint_specs())
+    except CannotTrust as exc:
+        raise MissingPart(str(exc)) from exc
 
 
 def run_on_loop(main: Callable[[], Coroutine[Any, Any, int]], loop: str) -> int:

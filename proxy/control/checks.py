@@ -11,10 +11,12 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from typing import cast
 
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint, EndpointSpec
 from proxy.core.health import MISSING_STATUSES, alive, paths_to_try
+from proxy.core.service import Dialer
 from proxy.net.tls import tls_context
 
 log = logging.getLogger("proxy.health")
@@ -26,8 +28,9 @@ _LONGEST_STATUS_LINE = 1024
 class HealthChecker:
     """Owner of the checks in flight. Start it on the loop; it follows every change of the discovery by itself."""
 
-    def __init__(self, discovery: DiscoveryService) -> None:
+    def __init__(self, discovery: DiscoveryService, dialer: Dialer) -> None:
         self._discovery = discovery
+        self._dialer = dialer
         self._wake = asyncio.Event()
         self._places = asyncio.Semaphore(CONCURRENT)
         self._in_flight: dict[Endpoint, asyncio.Task[None]] = {}
@@ -63,7 +66,7 @@ class HealthChecker:
         try:
             async with self._places:
                 spec = endpoint.spec
-                found = await check(spec, self._discovery.health_path(endpoint))
+                found = await check(spec, self._dialer, self._discovery.health_path(endpoint))
             # A reload may have changed meanwhile what is asked; then another check is due, and this one says nothing.
             if endpoint.spec is spec:
                 self._take(endpoint, found)
@@ -94,13 +97,13 @@ class CheckResult:
     path: str | None = None
 
 
-async def check(spec: EndpointSpec, found: str | None = None) -> CheckResult:
+async def check(spec: EndpointSpec, dialer: Dialer, found: str | None = None) -> CheckResult:
     """Ask one endpoint whether it lives, within `health_timeout`. `found`: the path that was there the last time."""
     paths = paths_to_try(spec.health_path, found)
     try:
         async with asyncio.timeout(spec.health_timeout):
             for path in paths:
-                status = await _get_status(spec, path)
+                status = await _get_status(spec, dialer, path)
                 if status not in MISSING_STATUSES:
                     return CheckResult(None if alive(status) else f"status {status} at {path}", path)
     except TimeoutError:
@@ -113,12 +116,12 @@ async def check(spec: EndpointSpec, found: str | None = None) -> CheckResult:
     return CheckResult(f"status {status} at {asked}; set health.path to one that this server has")
 
 
-async def _get_status(spec: EndpointSpec, path: str) -> int:
-    reader, writer = await asyncio.open_connection(
-        spec.host, spec.port, ssl=tls_context(spec), limit=_LONGEST_STATUS_LINE
-    )
+async def _get_status(spec: EndpointSpec, dialer: Dialer, path: str) -> int:
+    reader = asyncio.StreamReader(_LONGEST_STATUS_LINE)
+    protocol = _Answer(reader)
+    await dialer.connect(spec.host, spec.port, tls_context(spec), lambda: protocol)
     try:
-        writer.write(
+        protocol.transport.write(
             f"GET {spec.prefix_for(path)}{path} HTTP/1.1\r\nHost: {spec.authority}\r\n"
             "User-Agent: proxy-engines-health\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
         )
@@ -128,7 +131,18 @@ async def _get_status(spec: EndpointSpec, path: str) -> int:
             raise ValueError("not a status line")
         return int(status)
     finally:
-        writer.transport.abort()  # nothing more is of interest, and a graceful TLS end could wait for a dead peer
+        protocol.transport.abort()  # nothing more is of interest, and a graceful TLS end could wait for a dead peer
+
+
+class _Answer(asyncio.StreamReaderProtocol):
+    """Feeds a StreamReader, and knows its transport."""
+
+    transport: asyncio.WriteTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast("asyncio.WriteTransport", transport)
+        super().connection_made(transport)
 
 
 def _say(endpoint: Endpoint, problem: str | None) -> None:

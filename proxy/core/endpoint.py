@@ -49,8 +49,8 @@ class EndpointSpec:
         )
 
     @property
-    def tls(self) -> tuple[object, ...]:
-        """How a connection to it is trusted."""
+    def tls(self) -> tuple[bool, str | None]:
+        """How a connection to it is trusted: `tls_verify` and `tls_ca_file`."""
         return self.tls_verify, self.tls_ca_file
 
     def prefix_for(self, target: str) -> str:

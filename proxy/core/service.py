@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from proxy.core.discovery import DiscoveryService
 from proxy.core.stats import Snapshot, StatsCollector
 
+if TYPE_CHECKING:
+    import ssl
+
+ProtocolT = TypeVar("ProtocolT")
 ConfigT_contra = TypeVar("ConfigT_contra", contravariant=True)
 
 
@@ -19,13 +24,28 @@ class Instance:
     via: str
 
 
+class Dialer(Protocol):
+    """Opens connections to endpoints; `proxy.net.dial` does. A worker's engine and health checks share one."""
+
+    async def connect(
+        self, host: str, port: int, context: ssl.SSLContext | None, make: Callable[[], ProtocolT]
+    ) -> ProtocolT:
+        """Connect what `make` makes, behind TLS if there is a context. Raises OSError."""
+        ...
+
+
 class ProxyService(Protocol[ConfigT_contra]):
-    """One engine in one worker. Constructed as `Service(config, discovery, stats, instance)`."""
+    """One engine in one worker. Constructed as `Service(config, discovery, stats, instance, dialer)`."""
 
     engine: ClassVar[str]
 
     def __init__(
-        self, config: ConfigT_contra, discovery: DiscoveryService, stats: StatsCollector, instance: Instance
+        self,
+        config: ConfigT_contra,
+        discovery: DiscoveryService,
+        stats: StatsCollector,
+        instance: Instance,
+        dialer: Dialer,
     ) -> None: ...
 
     async def start(self, sock: socket.socket) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from proxy.core.endpoint import EndpointSpec
+from proxy.core.service import Dialer
 from proxy.net.tls import tls_context
 from proxy.olla.upstream import Keeper, UpstreamConnection
 
@@ -53,7 +54,19 @@ class Budget:
 class EndpointPool:
     """The connections to one endpoint."""
 
-    __slots__ = ("_connecting", "_loop", "_make", "_tls", "budget", "closed", "created", "idle", "open", "spec")
+    __slots__ = (
+        "_connecting",
+        "_dialer",
+        "_loop",
+        "_make",
+        "budget",
+        "closed",
+        "context",
+        "created",
+        "idle",
+        "open",
+        "spec",
+    )
 
     def __init__(
         self,
@@ -61,6 +74,7 @@ class EndpointPool:
         budget: Budget,
         loop: asyncio.AbstractEventLoop,
         make: Callable[[Keeper], UpstreamConnection],
+        dialer: Dialer,
     ) -> None:
         self.spec = spec
         self.budget = budget
@@ -68,9 +82,10 @@ class EndpointPool:
         self.open = 0
         self.created = 0
         self.closed = False
+        self.context = tls_context(spec)
         self._loop = loop
         self._make = make
-        self._tls = tls_context(spec)
+        self._dialer = dialer
         self._connecting: dict[Waiter, asyncio.Task[UpstreamConnection]] = {}
         budget.pools.append(self)
 
@@ -197,10 +212,8 @@ class EndpointPool:
 
     async def _open(self) -> UpstreamConnection:
         spec = self.spec
-        _, connection = await self._loop.create_connection(
-            lambda: self._make(_NOBODY), spec.host, spec.port, ssl=self._tls
-        )
-        return connection
+        # Not `self.context`: of a pool that was replaced, those who still wait must not connect under the old one.
+        return await self._dialer.connect(spec.host, spec.port, tls_context(spec), lambda: self._make(_NOBODY))
 
     def _hand_over(self, connection: UpstreamConnection) -> None:
         """Give a connection to whoever waits longest, if it is for this endpoint; else only its slot is of use."""

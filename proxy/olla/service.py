@@ -21,9 +21,10 @@ from proxy.control.access import AccessLog
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
-from proxy.core.service import Instance
+from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.net.listen import accept_on, set_user_timeout
+from proxy.net.tls import tls_context
 from proxy.olla import retry
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
@@ -50,8 +51,16 @@ class OllaProxy:
 
     engine: ClassVar[str] = "olla"
 
-    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance) -> None:
+    def __init__(
+        self,
+        config: Config,
+        discovery: DiscoveryService,
+        stats: StatsCollector,
+        instance: Instance,
+        dialer: Dialer,
+    ) -> None:
         self._config = config
+        self._dialer = dialer
         self._discovery = discovery
         self._clients: set[ClientConnection] = set()
         self._server: asyncio.AbstractServer | None = None
@@ -192,7 +201,7 @@ class OllaProxy:
         spec = endpoint.spec
         if known is None:
             return self._make_route(endpoint, self._make_breaker())
-        if known.pool.spec.tls != spec.tls:
+        if known.pool.context is not tls_context(spec):
             known.pool.close()  # what was trusted under other rules is not used again
             return self._make_route(endpoint, known.breaker)
         if known.pool.spec is not spec:
@@ -207,7 +216,7 @@ class OllaProxy:
             if self._shared_budget is None:
                 self._shared_budget = Budget(proxy.max_conns_per_host, proxy.max_idle_conns, shared=True)
             budget = self._shared_budget
-        pool = EndpointPool(endpoint.spec, budget, self._state.loop, self._make_connection)
+        pool = EndpointPool(endpoint.spec, budget, self._state.loop, self._make_connection, self._dialer)
         return Route(endpoint, pool, breaker)
 
     def _make_breaker(self) -> CircuitBreaker | None:

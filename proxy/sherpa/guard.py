@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from logging import Logger
 from time import monotonic
 from typing import Any, cast
 
 from aiohttp import (
+    ClientConnectorError,
     ClientError,
     ClientHandlerType,
     ClientMiddlewareType,
@@ -42,7 +44,9 @@ from proxy.config import Config
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError, error_body
 from proxy.core.headers import Pairs
+from proxy.core.service import Dialer
 from proxy.net.listen import accept_on, bound_window, set_user_timeout
+from proxy.net.tls import tls_context
 from proxy.net.write_stall import STEP, WriteStall, unacked
 from proxy.sherpa.heads import refusal
 
@@ -532,26 +536,46 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
 class Connector(TCPConnector):
     """The one pool of connections to all endpoints."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, dialer: Dialer) -> None:
+        self._dialer = dialer
         proxy = config.proxy
         # Sherpa has no limit for one endpoint, unless the file asks for one.
         per_host = proxy.max_conns_per_host if "max_conns_per_host" in proxy.model_fields_set else 0
         super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
-        self._factory = functools.partial(UpstreamConnection, self, self._loop)  # type: ignore[assignment]  # a subclass
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Take the time limits of `config`, from the next exchange on."""
         self.config = config
         proxy = config.proxy
-        connect = proxy.connect_timeout
-        whole = connect and connect + (
-            proxy.pool_wait_timeout if self.limit_per_host else 0
-        )  # bounds name look-ups too
         # No total: a generation may run for an hour. The connection goes on from head_wait to idle_wait by itself.
         self.timeout = ClientTimeout(
-            total=None, connect=whole or None, sock_connect=connect or None, sock_read=proxy.head_wait or None
+            total=None, sock_connect=proxy.connect_timeout or None, sock_read=proxy.head_wait or None
         )
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Any],
+        timeout: ClientTimeout,  # noqa: ASYNC109  # aiohttp calls it so
+    ) -> UpstreamConnection:
+        # aiohttp keeps using addresses that it cannot connect to, and its TLS is the loop's: see proxy/net.
+        make = functools.partial(UpstreamConnection, self, self._loop)
+        host, context = req.url.raw_host or "", self._get_ssl_context(req)
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                return await self._dialer.connect(host, req.port or 0, context, make)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise ClientConnectorError(req.connection_key, exc) from exc
+
+    def distrust(self, specs: Iterable[EndpointSpec]) -> None:
+        """Close the idle connections that were made under other contexts than those of `specs`: nobody uses them."""
+        trusted = {tls_context(spec) for spec in specs}
+        for key in [key for key in self._conns if isinstance(key.ssl, ssl.SSLContext) and key.ssl not in trusted]:
+            for protocol, _ in self._conns.pop(key):
+                protocol.close()
 
     def forget_idle(self, spec: EndpointSpec) -> None:
         """Close the idle connections to an endpoint: one of them was found dead, and the retry wants a fresh one."""

@@ -14,7 +14,7 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs, passed_through, request_headers, response_headers
-from proxy.core.service import Instance
+from proxy.core.service import Dialer, Instance
 from proxy.core.stats import StatsCollector
 from proxy.net.tls import tls_context
 from proxy.sherpa import guard
@@ -28,13 +28,20 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # 
 class Relay:
     """Serves exchanges through one session, which all endpoints share. Made on the loop that it works on."""
 
-    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance) -> None:
+    def __init__(
+        self,
+        config: Config,
+        discovery: DiscoveryService,
+        stats: StatsCollector,
+        instance: Instance,
+        dialer: Dialer,
+    ) -> None:
         self._config = config
         self._discovery = discovery
         self._stats = stats
         self._via = instance.via
         self._balancer = make_balancer(config.proxy.load_balancer)
-        self.connector = guard.Connector(config)
+        self.connector = guard.Connector(config, dialer)
         self._session = guard.new_session(self.connector)
 
     def configure(self, config: Config) -> None:
@@ -43,6 +50,7 @@ class Relay:
             self._balancer = make_balancer(config.proxy.load_balancer)
         self._config = config
         self.connector.configure(config)
+        self.connector.distrust([endpoint.spec for endpoint in self._discovery.endpoints])
 
     async def close(self) -> None:
         """Close the session and its connections."""

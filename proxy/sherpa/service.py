@@ -20,7 +20,7 @@ from proxy.control.access import AccessLog
 from proxy.core.discovery import DiscoveryService
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError
 from proxy.core.headers import Pairs
-from proxy.core.service import Instance
+from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.exchange import Exchange, count, new_id, request_id
@@ -37,8 +37,16 @@ class SherpaProxy:
 
     engine: ClassVar[str] = "sherpa"
 
-    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance) -> None:
+    def __init__(
+        self,
+        config: Config,
+        discovery: DiscoveryService,
+        stats: StatsCollector,
+        instance: Instance,
+        dialer: Dialer,
+    ) -> None:
         self._config = config
+        self._dialer = dialer
         self._discovery = discovery
         self._stats = stats
         self._instance = instance
@@ -48,7 +56,7 @@ class SherpaProxy:
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, bound and listening. Raises RuntimeError when aiohttp lacks its C parser."""
         guard.require_c_parser()
-        self._relay = Relay(self._config, self._discovery, self._stats, self._instance)
+        self._relay = Relay(self._config, self._discovery, self._stats, self._instance, self._dialer)
         self._server = guard.Server(self._handle, self._config, self._refuse, log)
         self._listener = await self._server.listen(sock)
 

@@ -32,6 +32,7 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
 from proxy.engines import ENGINES
+from proxy.net.dial import Dialer
 from tests.contract.peers import PATIENCE, Client, Endpoint
 
 LOOP = os.environ.get("PROXY_ENGINES_TEST_LOOP", "uvloop")
@@ -157,9 +158,10 @@ class ThreadProxy:
     async def _start(self, sock: socket.socket) -> None:
         self.discovery = DiscoveryService(self.config.endpoint_specs(), time.monotonic())
         instance = Instance(via=f"test-{self.port}")
-        self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance)
+        dialer = Dialer()
+        self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance, dialer)
         await self.service.start(sock)
-        self._checker = HealthChecker(self.discovery)
+        self._checker = HealthChecker(self.discovery, dialer)
         if self.config.health.enabled:
             self._checker.start()
 

@@ -23,7 +23,7 @@ class FakeEngine:
 
     engine = "fake"
 
-    def __init__(self, config, discovery, stats, instance):
+    def __init__(self, config, discovery, stats, instance, dialer):
         self.config, self.discovery, self.collector, self.instance = config, discovery, stats, instance
         self.told = []
 

@@ -15,6 +15,7 @@ from proxy.control import checks
 from proxy.control.checks import CheckResult, HealthChecker, check
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import EndpointSpec
+from proxy.net.dial import Dialer
 from proxy.net.tls import tls_context
 
 FAST = {"health_interval": 0.02, "health_timeout": 5.0, "unhealthy_after": 2}
@@ -75,7 +76,7 @@ def status_line(status):
 def test_a_check_judges_the_status_and_says_what_is_wrong(answer, problem):
     async def main():
         async with server(answer) as (spec, _):
-            return await check(replace(spec, health_path="/health"))
+            return await check(replace(spec, health_path="/health"), Dialer())
 
     assert asyncio.run(main()).problem == problem
 
@@ -83,7 +84,7 @@ def test_a_check_judges_the_status_and_says_what_is_wrong(answer, problem):
 def test_a_check_asks_for_the_health_path_below_the_prefix_with_the_endpoints_own_host():
     async def main():
         async with server(status_line(200)) as (spec, heads):
-            await check(replace(spec, prefix="/ollama", health_path="/up?x=1"))
+            await check(replace(spec, prefix="/ollama", health_path="/up?x=1"), Dialer())
             return spec.authority, heads
 
     authority, (head,) = asyncio.run(main())
@@ -107,7 +108,7 @@ def only(*paths, otherwise=404):
 def test_without_a_path_the_first_that_is_there_is_found(answer, prefix, asked, path):
     async def main():
         async with server(answer) as (spec, heads):
-            result = await check(replace(spec, prefix=prefix))
+            result = await check(replace(spec, prefix=prefix), Dialer())
             return result, [head.split()[1].decode() for head in heads]
 
     assert asyncio.run(main()) == (CheckResult(None, path), asked)
@@ -116,7 +117,7 @@ def test_without_a_path_the_first_that_is_there_is_found(answer, prefix, asked, 
 def test_a_server_that_is_there_and_not_well_is_not_asked_elsewhere():
     async def main():
         async with server(only("/v1/models", otherwise=503)) as (spec, heads):
-            return await check(spec), len(heads)
+            return await check(spec, Dialer()), len(heads)
 
     assert asyncio.run(main()) == (CheckResult("status 503 at /health", "/health"), 1)
 
@@ -124,7 +125,7 @@ def test_a_server_that_is_there_and_not_well_is_not_asked_elsewhere():
 def test_the_path_that_was_found_is_asked_first_and_the_others_when_it_is_gone():
     async def main():
         async with server(only("/health")) as (spec, heads):
-            result = await check(spec, "/api/version")
+            result = await check(spec, Dialer(), "/api/version")
             return result, [head.split()[1].decode() for head in heads]
 
     assert asyncio.run(main()) == (CheckResult(None, "/health"), ["/api/version", "/health"])
@@ -133,7 +134,7 @@ def test_the_path_that_was_found_is_asked_first_and_the_others_when_it_is_gone()
 def test_a_server_that_has_none_of_the_paths_is_unhealthy_and_the_sentence_says_what_to_do():
     async def main():
         async with server(status_line(404)) as (spec, _):
-            return await check(spec)
+            return await check(spec, Dialer())
 
     assert asyncio.run(main()) == CheckResult(
         "status 404 at /health, /v1/models and /api/version; set health.path to one that this server has"
@@ -146,7 +147,7 @@ def test_the_path_that_was_found_is_logged_once_and_kept(caplog):
     async def main():
         async with server(only("/v1/models")) as (spec, heads):
             discovery = DiscoveryService([replace(spec, **FAST)], time.monotonic())
-            checker = HealthChecker(discovery)
+            checker = HealthChecker(discovery, Dialer())
             checker.start()
             await until(lambda: len(heads) >= 5)
             await checker.stop()
@@ -163,7 +164,7 @@ def test_a_failure_during_a_check_has_a_check_of_its_own():
         held, release = asyncio.Event(), asyncio.Event()
         checks_made = []
 
-        async def hanging(spec, found):
+        async def hanging(spec, dialer, found):
             checks_made.append(spec.name)
             held.set()
             await release.wait()
@@ -171,7 +172,7 @@ def test_a_failure_during_a_check_has_a_check_of_its_own():
 
         checks.check = hanging
         discovery = DiscoveryService([EndpointSpec("a", "http", "h", 80, **SLOW)], time.monotonic())
-        checker = HealthChecker(discovery)
+        checker = HealthChecker(discovery, Dialer())
         checker.start()
         await held.wait()
         discovery.report_failure(discovery.endpoints[0], time.monotonic())
@@ -194,8 +195,8 @@ def test_a_check_whose_settings_were_changed_meanwhile_says_nothing():
             release = asyncio.Event()
             usual = checks.check
 
-            async def late(spec, found):
-                result = await usual(spec, found)
+            async def late(spec, dialer, found):
+                result = await usual(spec, dialer, found)
                 if spec.health_path == "/old":
                     await release.wait()
                 return result
@@ -203,7 +204,7 @@ def test_a_check_whose_settings_were_changed_meanwhile_says_nothing():
             checks.check = late
             try:
                 discovery = DiscoveryService([replace(spec, health_path="/old", **SLOW)], time.monotonic())
-                checker = HealthChecker(discovery)
+                checker = HealthChecker(discovery, Dialer())
                 checker.start()
                 await until(lambda: heads)
                 discovery.update([replace(spec, health_path="/new", **SLOW)], time.monotonic())
@@ -221,12 +222,14 @@ def test_a_check_whose_settings_were_changed_meanwhile_says_nothing():
 def test_a_check_that_raises_what_nobody_foresaw_is_logged_and_the_next_one_comes(monkeypatch, caplog):
     calls = []
 
-    async def broken(spec, found):
+    async def broken(spec, dialer, found):
         calls.append(spec)
         raise ZeroDivisionError
 
     async def main():
-        checker = HealthChecker(DiscoveryService([EndpointSpec("a", "http", "h", 80, **FAST)], time.monotonic()))
+        checker = HealthChecker(
+            DiscoveryService([EndpointSpec("a", "http", "h", 80, **FAST)], time.monotonic()), Dialer()
+        )
         checker.start()
         await until(lambda: len(calls) >= 3)
         await checker.stop()
@@ -239,7 +242,7 @@ def test_a_check_that_raises_what_nobody_foresaw_is_logged_and_the_next_one_come
 def test_a_server_that_says_nothing_is_given_up_after_the_timeout():
     async def main():
         async with server(b"") as (spec, _):
-            return await check(replace(spec, health_timeout=0.05))
+            return await check(replace(spec, health_timeout=0.05), Dialer())
 
     assert asyncio.run(main()).problem == "no answer within 0.05s"
 
@@ -248,7 +251,7 @@ def test_a_server_that_hangs_up_unanswered_is_not_http():
     async def main():
         listening = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
         async with listening:
-            return await check(EndpointSpec("a", "http", "127.0.0.1", listening.sockets[0].getsockname()[1]))
+            return await check(EndpointSpec("a", "http", "127.0.0.1", listening.sockets[0].getsockname()[1]), Dialer())
 
     assert asyncio.run(main()).problem in ("the answer is not HTTP", "cannot connect: Connection reset by peer")
 
@@ -256,7 +259,7 @@ def test_a_server_that_hangs_up_unanswered_is_not_http():
 def test_a_port_where_nobody_listens_cannot_be_connected_to():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        problem = asyncio.run(check(EndpointSpec("a", "http", "127.0.0.1", unused.getsockname()[1]))).problem
+        problem = asyncio.run(check(EndpointSpec("a", "http", "127.0.0.1", unused.getsockname()[1]), Dialer())).problem
     assert problem.startswith("cannot connect")
 
 
@@ -265,7 +268,7 @@ def test_an_endpoint_goes_out_after_failed_checks_and_comes_back_by_a_good_one()
         status = [500]
         async with server(lambda head: status_line(status[0])) as (spec, _):
             discovery = DiscoveryService([replace(spec, **FAST)], time.monotonic())
-            checker = HealthChecker(discovery)
+            checker = HealthChecker(discovery, Dialer())
             checker.start()
             await until(lambda: not discovery.routable)
             status[0] = 200
@@ -280,7 +283,7 @@ def test_a_passive_failure_is_checked_at_once_and_not_at_the_next_tick():
         status = [200]
         async with server(lambda head: status_line(status[0])) as (spec, heads):
             discovery = DiscoveryService([replace(spec, **SLOW)], time.monotonic())
-            checker = HealthChecker(discovery)
+            checker = HealthChecker(discovery, Dialer())
             checker.start()
             await until(lambda: len(heads) == 1)
             status[0] = 500
@@ -295,7 +298,7 @@ def test_an_endpoint_added_by_a_reload_is_checked_at_once():
     async def main():
         async with server(status_line(500)) as (bad, _), server(status_line(200)) as (good, heads):
             discovery = DiscoveryService([replace(good, **SLOW)], time.monotonic())
-            checker = HealthChecker(discovery)
+            checker = HealthChecker(discovery, Dialer())
             checker.start()
             await until(lambda: heads)
             discovery.update([replace(good, **SLOW), replace(bad, name="b", **SLOW)], time.monotonic())
@@ -310,7 +313,7 @@ def test_one_endpoint_never_has_two_checks_at_once_and_all_together_no_more_than
     running, most, per_endpoint = {}, [0], [0]
     release = asyncio.Event()
 
-    async def hanging(spec, found):
+    async def hanging(spec, dialer, found):
         running[spec.name] = running.get(spec.name, 0) + 1
         most[0] = max(most[0], sum(running.values()))
         per_endpoint[0] = max(per_endpoint[0], running[spec.name])
@@ -321,7 +324,7 @@ def test_one_endpoint_never_has_two_checks_at_once_and_all_together_no_more_than
     async def main():
         specs = [EndpointSpec(f"e{i}", "http", "h", 80, **FAST) for i in range(checks.CONCURRENT + 8)]
         discovery = DiscoveryService(specs, time.monotonic())
-        checker = HealthChecker(discovery)
+        checker = HealthChecker(discovery, Dialer())
         checker.start()
         await until(lambda: sum(running.values()) == checks.CONCURRENT)
         await asyncio.sleep(0.1)  # several intervals: time for a second check to be wrongly started
@@ -337,7 +340,7 @@ def test_one_endpoint_never_has_two_checks_at_once_and_all_together_no_more_than
 def test_stopping_gives_up_checks_in_flight():
     async def main():
         async with server(b"") as (spec, heads):
-            checker = HealthChecker(DiscoveryService([replace(spec, **SLOW)], time.monotonic()))
+            checker = HealthChecker(DiscoveryService([replace(spec, **SLOW)], time.monotonic()), Dialer())
             checker.start()
             await until(lambda: heads)
             await asyncio.wait_for(checker.stop(), 5)
@@ -348,7 +351,7 @@ def test_stopping_gives_up_checks_in_flight():
 def test_without_checks_nothing_is_asked():
     async def main():
         async with server(status_line(200)) as (spec, heads):
-            checker = HealthChecker(DiscoveryService([replace(spec, health_enabled=False)], time.monotonic()))
+            checker = HealthChecker(DiscoveryService([replace(spec, health_enabled=False)], time.monotonic()), Dialer())
             checker.start()
             await asyncio.sleep(0.02)
             await checker.stop()
@@ -385,7 +388,7 @@ def test_https_endpoints_are_trusted_as_the_config_says(certificate, trust, word
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cert, key)
         async with server(status_line(200), ssl=context) as (spec, _):
-            return await check(replace(spec, scheme="https", **trust))
+            return await check(replace(spec, scheme="https", **trust), Dialer())
 
     problem = asyncio.run(main()).problem
     assert problem is None if word is None else word in problem

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.core.endpoint import EndpointSpec
+from proxy.net.dial import Dialer
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.upstream import PlainUpstreamConnection
 
@@ -80,6 +81,8 @@ class FakeTask:
 
 
 class FakeLoop:
+    """The loop, and the Dialer, that a pool is given."""
+
     def __init__(self) -> None:
         self.tasks: list[FakeTask] = []
         self.fail = False
@@ -90,15 +93,13 @@ class FakeLoop:
         self.tasks.append(FakeTask(coro))
         return self.tasks[-1]
 
-    async def create_connection(
-        self, make: Callable[[], PlainUpstreamConnection], host: str, port: int, *, ssl: object
-    ) -> Any:
-        self.asked.append((host, port, ssl))
+    async def connect(self, host: str, port: int, context: object, make: Callable[[], PlainUpstreamConnection]) -> Any:
+        self.asked.append((host, port, context))
         if self.fail:
             raise ConnectionRefusedError("refused")
         connection = make()
         connection.connection_made(FakeTransport())  # type: ignore[arg-type]  # all the pool asks of a transport
-        return connection.transport, connection
+        return connection
 
     def time(self) -> float:
         return self.now
@@ -128,7 +129,7 @@ class FakeExchange:
 
 def make_pool(loop: FakeLoop, budget: Budget, name: str = "a") -> EndpointPool:
     spec = EndpointSpec(name=name, scheme="http", host="127.0.0.1", port=1)
-    return EndpointPool(spec, budget, loop, PlainUpstreamConnection)  # type: ignore[arg-type]
+    return EndpointPool(spec, budget, loop, PlainUpstreamConnection, loop)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -343,7 +344,7 @@ def test_it_counts_how_often_a_connection_served(loop: FakeLoop) -> None:
 def test_it_connects_to_its_endpoint_and_to_one_with_tls_by_tls(loop: FakeLoop) -> None:
     connect(make_pool(loop, Budget(1, 1)), loop)
     secret = EndpointSpec(name="s", scheme="https", host="model.example", port=8443, tls_verify=False)
-    connect(EndpointPool(secret, Budget(1, 1), loop, PlainUpstreamConnection), loop)  # type: ignore[arg-type]  # as above
+    connect(EndpointPool(secret, Budget(1, 1), loop, PlainUpstreamConnection, loop), loop)  # type: ignore[arg-type]  # as above
     plain, (host, port, context) = loop.asked
     assert plain == ("127.0.0.1", 1, None)
     assert (host, port) == ("model.example", 8443)
@@ -478,6 +479,7 @@ def test_a_task_cancelled_before_its_first_step_returns_its_slot_on_a_real_loop(
             Budget(1, 1),
             asyncio.get_running_loop(),
             PlainUpstreamConnection,
+            Dialer(),
         )
         exchange = FakeExchange()
         pool.request(exchange)
