@@ -22,22 +22,25 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
+from proxy.config_go import called_here
 from proxy.core.balancing import BALANCERS
 from proxy.core.endpoint import EndpointSpec, parse_url
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
-_SIZE_UNITS = {None: 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
+_SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 _LONGEST = 7 * 24 * 3600.0  # a longer wait than a week is a typing error
 _LARGEST = 2**40
 _LARGEST_FILE = 2**20
@@ -65,16 +68,14 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes of `64KiB`, `100MiB` or a plain number of bytes. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        size = value
-    elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        size = int(match[1]) * _SIZE_UNITS[match[2]]
-    else:
-        raise ValueError("not a size; write it like 64KiB, 100MiB or a number of bytes")
+    """Bytes of `64KiB`, `1.5MiB` or a plain number of bytes. Raises ValueError."""
+    try:
+        size = _SIZE.validate_python(None if isinstance(value, bool) else value)
+    except ValidationError:
+        raise ValueError("not a size; write it like 64KiB, 100MiB or a number of bytes") from None
     if size > _LARGEST:
         raise ValueError("more than 1 TiB; write 0 for no limit")
-    return size
+    return int(size)
 
 
 def show_duration(seconds: float) -> str | int:
@@ -88,9 +89,9 @@ def show_duration(seconds: float) -> str | int:
 
 def show_size(size: int) -> str | int:
     """How a config writes it: `64KiB`, `100MiB`, or bytes."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _SIZE_UNITS[unit] == 0:
-            return f"{size // _SIZE_UNITS[unit]}{unit}"
+    for unit, bytes_each in _SIZE_UNITS.items():
+        if size and size % bytes_each == 0:
+            return f"{size // bytes_each}{unit}"
     return size
 
 
@@ -180,7 +181,7 @@ class FlushConfig(_Section):
     """When Olla passes on what it read."""
 
     policy: Literal["adaptive", "every-read"] = "adaptive"
-    interval: Duration = 0.05
+    interval: Duration | None = None  # without effect: nothing waits so long. Accepted, as files may have it
     small: Size = 1024
 
 
@@ -209,7 +210,7 @@ class ProxyConfig(_Section):
     max_duration: Duration | None = None
     buffer_size: Size | None = None
     max_idle_conns: Count = 100
-    max_conns_per_host: Count = 50
+    max_conns_per_host: Count | None = None
     idle_conn_timeout: Duration = 90.0
     pool_wait_timeout: Duration = 5.0
     circuit_breaker: BreakerConfig = BreakerConfig()
@@ -251,10 +252,10 @@ class ProxyConfig(_Section):
         return 8 * 2**10 if engine == "sherpa" else 64 * 2**10
 
     def connection_limit(self, engine: str) -> int:
-        """Connections at once to one endpoint, 0 without limit. Sherpa has a limit only if the file asks for one."""
-        if engine == "sherpa" and "max_conns_per_host" not in self.model_fields_set:
-            return 0
-        return self.max_conns_per_host
+        """Connections at once to one endpoint, 0 without limit: the seed's 50 for Olla, unless the file says so."""
+        if self.max_conns_per_host is not None:
+            return self.max_conns_per_host
+        return 0 if engine == "sherpa" else 50
 
 
 class HealthConfig(_Section):
@@ -354,8 +355,8 @@ class Config(_Section):
         return self
 
     def as_written(self) -> str:
-        """YAML from which `parse` makes an equal config, with the same keys written and the same left to defaults."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        """YAML from which `parse` makes an equal config."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
         return text
 
     def digest(self) -> str:
@@ -385,7 +386,7 @@ class Config(_Section):
             port=port,
             prefix=prefix,
             priority=e.priority,
-            max_conns=own(e.max_conns_per_host, self.proxy.max_conns_per_host),
+            max_conns=own(e.max_conns_per_host, self.proxy.connection_limit(self.proxy.engine)),
             max_idle=own(e.max_idle_conns, self.proxy.max_idle_conns),
             health_enabled=own(e.health.enabled, self.health.enabled),
             health_path=own(e.health.path, self.health.path),
@@ -430,11 +431,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def _with_value_of(old: ModelT, new: ModelT, path: list[str]) -> ModelT:
-    """`new` with one value, however deep, as it is in `old`. Equal values stay written or unwritten as they are."""
+    """`new` with one value, however deep, as it is in `old`."""
     name, *rest = path
     value, other = getattr(old, name), getattr(new, name)
-    if value == other:
-        return new
     return new.model_copy(update={name: _with_value_of(value, other, rest) if rest else value})
 
 
@@ -470,6 +469,7 @@ def parse(text: str, source: str = "config", overrides: Mapping[str, Any] | None
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: a config is a mapping of sections like `proxy:` and `endpoints:`")
     _check_extent(source, data)
+    _check_filled(source, data)
     origins = {key: source for key, value in flatten(data) if value is not None}
     for key, value in (overrides or {}).items():
         if _override(data, key.split("."), value):
@@ -526,6 +526,21 @@ def _check_extent(source: str, data: object) -> None:
             places.extend((inner, depth + 1) for inner in value.values())
         elif isinstance(value, list):
             places.extend((inner, depth + 1) for inner in value)
+
+
+def _check_filled(source: str, data: Any) -> None:
+    """Refuse `${NAME}` in any value: a template that was never filled in."""
+    sentences = [
+        f"{source}: {key}: {_shown(value)} holds {found[0]}, which nobody filled in; variables are not replaced here: "
+        f"write the value, or make the file from a template (envsubst)"
+        for key, value in flatten(data)
+        if isinstance(value, str) and (found := _PLACEHOLDER.search(value))
+    ]
+    if sentences:
+        raise ConfigError("\n".join(sentences))
+
+
+_PLACEHOLDER = re.compile(r"\$\{[^}]*\}")
 
 
 def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -601,6 +616,8 @@ def _problem(error: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "unset"
     if isinstance(value, bool):
         return str(value).lower()
     text = _USERINFO.sub("//***@", repr(value))
@@ -638,6 +655,8 @@ def _choices(loc: tuple[int | str, ...]) -> list[object]:
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
+    if here := called_here(loc):
+        return f"; {here}"
     known, key = _keys_at(loc[:-1]), str(loc[-1])
     if close := difflib.get_close_matches(key, known, n=1):
         return f"; did you mean {close[0]}?"

@@ -1,11 +1,11 @@
-"""The two engines by name. The only file that knows both, and it imports neither until it is asked.
+"""The two engines by name. The only file that knows both; it imports one only when that is asked for.
 
 Each engine brings its own HTTP stack (aiohttp, httptools); a process that runs one does not carry the other in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 from proxy.config import Config
 from proxy.core.service import ProxyService
@@ -13,35 +13,22 @@ from proxy.core.service import ProxyService
 Engine = type[ProxyService[Config]]
 
 
-def _sherpa() -> Engine:
-    from proxy.sherpa.service import SherpaProxy
-
-    return SherpaProxy
+ENGINES = ("sherpa", "olla")
 
 
-def _olla() -> Engine:
-    from proxy.olla.service import OllaProxy
+def engine_class(name: str) -> Engine:
+    """The service of that name, imported now. Raises ValueError for a name that is not in ENGINES."""
+    match name:
+        case "sherpa":
+            from proxy.sherpa.service import SherpaProxy
 
-    return OllaProxy
+            return SherpaProxy
+        case "olla":
+            from proxy.olla.service import OllaProxy
 
+            return OllaProxy
+    raise ValueError(f"{name!r} is not one of {', '.join(ENGINES)}")
 
-class _Engines(Mapping[str, Engine]):
-    """Name -> service class. Looking one up imports it; listing the names does not."""
-
-    def __init__(self, load: dict[str, Callable[[], Engine]]) -> None:
-        self._load = load
-
-    def __getitem__(self, name: str) -> Engine:
-        return self._load[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._load)
-
-    def __len__(self) -> int:
-        return len(self._load)
-
-
-ENGINES: Mapping[str, Engine] = _Engines({"sherpa": _sherpa, "olla": _olla})
 
 # Config keys, or whole sections, that an engine has no use for. Written in a file, they are announced at start; they
 # stay legal, so that switching engines changes one line.

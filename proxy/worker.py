@@ -26,7 +26,7 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Instance
 from proxy.core.stats import Snapshot, StatsCollector
-from proxy.engines import ENGINES, fixed_keys
+from proxy.engines import engine_class, fixed_keys
 from proxy.net.dial import Dialer
 from proxy.net.tls import CannotTrust, read_authorities
 
@@ -62,7 +62,7 @@ class Worker:
         self._started_at = time.monotonic()
         self.discovery = DiscoveryService(self.config.endpoint_specs(), self._started_at)
         dialer = Dialer()
-        self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance, dialer)
+        self.service = engine_class(self.engine)(self.config, self.discovery, StatsCollector(), instance, dialer)
         self._checker = HealthChecker(self.discovery, dialer)
         self._recorders = Recorders(self.config.runtime.recorders)
         self._heap: heap.Heap | None = None

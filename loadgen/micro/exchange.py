@@ -17,7 +17,7 @@ from proxy.config import parse
 from proxy.core.discovery import DiscoveryService
 from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
-from proxy.engines import ENGINES
+from proxy.engines import engine_class
 from proxy.net.dial import Dialer
 
 _LONGEST = 0.05  # seconds an exchange may take before the engine counts as silent; real ones take 0.002
@@ -54,7 +54,7 @@ class Rig:
         config = parse(text, "benchmark", {"proxy.engine": engine, "health.enabled": False, **(settings or {})}).config
         self.stats = StatsCollector()
         discovery = DiscoveryService(config.endpoint_specs(), time.monotonic())
-        self.service = ENGINES[engine](config, discovery, self.stats, Instance(via="benchmark"), Dialer())
+        self.service = engine_class(engine)(config, discovery, self.stats, Instance(via="benchmark"), Dialer())
         asyncio.set_event_loop(self._loop)
         sock = socket.socket()
         try:

@@ -40,7 +40,6 @@ def printed(loaded: LoadedConfig, unused_patterns: Iterable[str]) -> str:
     engine = loaded.config.proxy.engine
     patterns = tuple(unused_patterns)
     data = loaded.config.model_dump(mode="json")
-    data["proxy"]["max_conns_per_host"] = loaded.config.proxy.connection_limit(engine)
     notes = {}
     for key, value in flatten(data):
         words = [loaded.origins.get(key, "default")]
@@ -91,6 +90,10 @@ def _stands_for(config: Config, key: str) -> str:
             return "no limit"
         case ["proxy", "buffer_size"]:
             return f"{engine}'s own, {show_size(proxy.read_buffer(engine))}"
+        case ["proxy", "max_conns_per_host"]:
+            return f"{engine}'s own, {proxy.connection_limit(engine)}"
+        case ["proxy", "flush", "interval"]:
+            return "without effect"
         case ["runtime", "gc", "freeze_after_start"]:
             return f"{engine}'s own, {str(config.runtime.gc.freezes(engine)).lower()}"
         case ["runtime", "gc", "thresholds"]:
@@ -101,8 +104,10 @@ def _stands_for(config: Config, key: str) -> str:
             return f"found by asking {', '.join(HEALTH_PATHS)}"
         case ["endpoint", "health", name]:
             return f"health.{name}, {_scalar(config.health.model_dump(mode='json')[name])}"
-        case ["endpoint", "max_conns_per_host" | "max_idle_conns" as name]:
-            return f"proxy.{name}, {getattr(proxy, name)}"
+        case ["endpoint", "max_conns_per_host"]:
+            return f"proxy.max_conns_per_host, {proxy.connection_limit(engine)}"
+        case ["endpoint", "max_idle_conns"]:
+            return f"proxy.max_idle_conns, {proxy.max_idle_conns}"
         case ["endpoint", "tls", "ca_file"]:
             return "the system's certificates"
         case _:

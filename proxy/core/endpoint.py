@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
+
+_LONGEST_LABEL, _LONGEST_HOST = 63, 253  # RFC 1035 2.3.4
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 
 # More failures than these are not remembered one by one: the oldest are dropped.
 _MOST_FAILURES = 1024
@@ -95,10 +100,28 @@ def parse_url(url: str) -> tuple[str, str, int, str]:
         raise ValueError("an endpoint's URL holds no blanks or control characters")
     if not url.isascii():
         raise ValueError("an endpoint's URL is written in ASCII (punycode, percent-encoding)")
+    _check_host(parts.hostname)
     if port == 0:
         raise ValueError("port 0 cannot be connected to")
     default = 443 if parts.scheme == "https" else 80
     return parts.scheme, parts.hostname, port or default, parts.path.rstrip("/")
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError unless a resolver may be asked for `host`: Python's own answers some names with a traceback."""
+    if ":" in host:
+        try:
+            ip_address(host)
+        except ValueError as exc:
+            raise ValueError("what stands in brackets is not an IPv6 address") from exc
+        return
+    labels = host.removesuffix(".").split(".")
+    if "" in labels:
+        raise ValueError("its host has an empty part: a dot too many")
+    if max(map(len, labels)) > _LONGEST_LABEL or len(host) > _LONGEST_HOST:
+        raise ValueError(f"a host has at most {_LONGEST_LABEL} characters between dots and {_LONGEST_HOST} in all")
+    if not _HOST.fullmatch(host):
+        raise ValueError("a host is letters, digits, dots, - and _")
 
 
 class Endpoint:

@@ -180,7 +180,7 @@ class OllaProxy:
             else:
                 route.breaker.configure(breaker.failure_threshold, breaker.timeout, breaker.half_open_requests)
         if self._shared_budget is not None:
-            self._shared_budget.max_conns = config.proxy.max_conns_per_host
+            self._shared_budget.max_conns = config.proxy.connection_limit(self.engine)
             self._shared_budget.max_idle = config.proxy.max_idle_conns
         self._rebuild_routes()
 
@@ -214,7 +214,7 @@ class OllaProxy:
             budget = Budget(endpoint.spec.max_conns, endpoint.spec.max_idle)
         else:
             if self._shared_budget is None:
-                self._shared_budget = Budget(proxy.max_conns_per_host, proxy.max_idle_conns, shared=True)
+                self._shared_budget = Budget(proxy.connection_limit(self.engine), proxy.max_idle_conns, shared=True)
             budget = self._shared_budget
         pool = EndpointPool(endpoint.spec, budget, self._state.loop, self._make_connection, self._dialer)
         return Route(endpoint, pool, breaker)

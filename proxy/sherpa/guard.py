@@ -539,8 +539,7 @@ class Connector(TCPConnector):
     def __init__(self, config: Config, dialer: Dialer) -> None:
         self._dialer = dialer
         proxy = config.proxy
-        # Sherpa has no limit for one endpoint, unless the file asks for one.
-        per_host = proxy.max_conns_per_host if "max_conns_per_host" in proxy.model_fields_set else 0
+        per_host = proxy.connection_limit("sherpa")
         super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
         self.configure(config)
 

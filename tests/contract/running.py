@@ -31,7 +31,7 @@ from proxy.control.checks import HealthChecker
 from proxy.core.discovery import DiscoveryService
 from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
-from proxy.engines import ENGINES
+from proxy.engines import engine_class
 from proxy.net.dial import Dialer
 from tests.contract.peers import PATIENCE, Client, Endpoint
 
@@ -159,7 +159,7 @@ class ThreadProxy:
         self.discovery = DiscoveryService(self.config.endpoint_specs(), time.monotonic())
         instance = Instance(via=f"test-{self.port}")
         dialer = Dialer()
-        self.service = ENGINES[self.engine](self.config, self.discovery, StatsCollector(), instance, dialer)
+        self.service = engine_class(self.engine)(self.config, self.discovery, StatsCollector(), instance, dialer)
         await self.service.start(sock)
         self._checker = HealthChecker(self.discovery, dialer)
         if self.config.health.enabled:

@@ -21,6 +21,7 @@ from proxy.config import (
     show_size,
     taken_over,
 )
+from proxy.config_go import _CALLED_HERE
 
 ENDPOINTS = 'endpoints: [{name: a, url: "http://127.0.0.1:9001"}]\n'
 
@@ -109,7 +110,12 @@ def test_a_duration_is_a_number_and_a_unit(text, seconds):
         (512, 512),
         ("512", 512),
         (0, 0),
+        ("1.5MiB", 3 * 2**19),
+        ("64kib", 65536),
         (-1, None),
+        ("-1", None),
+        (True, None),
+        ("64 apples", None),
         (1.5, None),
     ],
 )
@@ -155,6 +161,29 @@ SENTENCES = [
     (
         "endpoints: [{name: a, url: 'http://user:secret@h'}]",
         "endpoints[0].url: 'http://***@h' is refused: credentials do not belong in an endpoint's URL",
+    ),
+    (
+        "endpoints: [{name: a, url: 'http://gpu..local:1'}]",
+        "endpoints[0].url: 'http://gpu..local:1' is refused: its host has an empty part: a dot too many",
+    ),
+    (
+        f"endpoints: [{{name: a, url: 'http://{'x' * 64}.local'}}]",
+        f"endpoints[0].url: 'http://{'x' * 49}... is refused: "
+        "a host has at most 63 characters between dots and 253 in all",
+    ),
+    (
+        "endpoints: [{name: a, url: 'http://$HOST:1'}]",
+        "endpoints[0].url: 'http://$HOST:1' is refused: a host is letters, digits, dots, - and _",
+    ),
+    (
+        "endpoints: [{name: a, url: 'http://${GPU_HOST}:1'}]",
+        "endpoints[0].url: 'http://${GPU_HOST}:1' holds ${GPU_HOST}, which nobody filled in; variables are not "
+        "replaced here: write the value, or make the file from a template (envsubst)",
+    ),
+    (
+        ENDPOINTS + "server: {host: '${HOST}'}",
+        "server.host: '${HOST}' holds ${HOST}, which nobody filled in; variables are not replaced here: "
+        "write the value, or make the file from a template (envsubst)",
     ),
     (
         "endpoints: [{name: a, url: 'http://h'}, {name: a, url: 'http://i'}]",
@@ -383,6 +412,21 @@ def test_the_engines_own_defaults_apply_where_the_file_says_null():
     assert (written.read_buffer("olla"), written.head_wait, written.idle_wait) == (16384, 1.0, 0.0)
 
 
+def test_a_reload_that_cannot_change_sherpas_limit_leaves_it_without_one():
+    """A value kept through a reload was kept as if it were written: a restarted worker then had a limit of 50."""
+    old = parse("proxy: {engine: sherpa}\n" + ENDPOINTS).config
+    new = parse("proxy: {engine: sherpa, max_conns_per_host: 7}\n" + ENDPOINTS).config
+    merged, refused_ = taken_over(old, new, ("proxy.max_conns_per_host",))
+    assert refused_ == ["proxy.max_conns_per_host: 7 needs a restart; until then it stays unset"]
+    assert parse(merged.as_written()).config.proxy.connection_limit("sherpa") == 0
+
+
+def test_an_endpoint_inherits_its_engines_own_limit():
+    assert [
+        parse(f"proxy: {{engine: {e}}}\n" + ENDPOINTS).config.endpoint_specs()[0].max_conns for e in ("sherpa", "olla")
+    ] == [0, 50]
+
+
 def test_sherpa_limits_connections_only_if_the_file_asks_for_it():
     assert parse(ENDPOINTS).config.proxy.connection_limit("sherpa") == 0
     assert parse(ENDPOINTS).config.proxy.connection_limit("olla") == 50
@@ -410,11 +454,56 @@ canary: {engine: olla, workers: 1}
 
 
 @pytest.mark.parametrize("text", [ENDPOINTS, SEED_OLLA + ENDPOINTS, WHOLE + ENDPOINTS])
-def test_a_config_as_written_reads_back_equal_with_the_same_keys_written(text):
+def test_a_config_as_written_reads_back_equal(text):
     before = parse(text).config
-    after = parse(before.as_written()).config
-    assert after == before
-    assert after.proxy.model_fields_set == before.proxy.model_fields_set
+    assert parse(before.as_written()).config == before
+
+
+# The shape of the Go product's own file, shortened.
+GO_PRODUCT = """
+server: {host: localhost, port: 40114, read_timeout: 20s, write_timeout: 0s, request_logging: true,
+         request_limits: {max_body_size: 52428800}, rate_limits: {burst_size: 50}}
+proxy: {engine: sherpa, connection_timeout: 40s, response_timeout: 900s, read_timeout: 300s, max_retries: 3,
+        load_balancer: least-connections, stream_buffer_size: 8192}
+discovery:
+  type: static
+  static:
+    endpoints: [{url: "http://localhost:11434", name: local-ollama, type: ollama, priority: 100}]
+logging: {level: info}
+engineering: {show_nerdstats: false}
+"""
+
+
+def test_a_file_of_the_go_product_is_refused_with_what_each_key_is_called_here():
+    said = refused(GO_PRODUCT).splitlines()
+    assert "f.yaml: endpoints: is missing" in said
+    unknown = dict(line.removeprefix("f.yaml: ").split(": unknown key; ") for line in said if "unknown key" in line)
+    assert unknown["discovery"] == "discovery.static.endpoints is `endpoints` here, a list at the top of the file"
+    assert unknown["proxy.connection_timeout"] == "proxy.connect_timeout here"
+    assert unknown["proxy.stream_buffer_size"] == "proxy.buffer_size here"
+    assert unknown["server.request_logging"] == "server.access_log here"
+    assert not [line for line in unknown.values() if line.startswith(("did you mean", "known here"))]
+
+
+def test_the_go_products_keys_of_an_endpoint_have_their_names_here():
+    said = refused(
+        "endpoints: [{name: a, url: 'http://h', type: ollama, health_check_url: /, check_interval: 2s, zzz: 1}]"
+    ).splitlines()
+    assert said[:3] == [
+        "f.yaml: endpoints[0].type: unknown key; leave it out: requests are passed on as they are",
+        "f.yaml: endpoints[0].health_check_url: unknown key; "
+        "endpoints[].health.path here; left out, the check finds its own",
+        "f.yaml: endpoints[0].check_interval: unknown key; endpoints[].health.interval here",
+    ]
+    assert "known here are name" in said[3]
+
+
+def test_every_key_that_a_hint_for_the_go_product_names_exists_here_and_its_own_does_not():
+    known = {re.sub(r"\[0\]", "", key) for key, _ in config.flatten(parse(ENDPOINTS).config.model_dump(mode="json"))}
+    for theirs, hint in _CALLED_HERE.items():
+        assert theirs not in known
+        for ours in re.findall(r"\b(?:server|proxy)\.[a-z_.]+[a-z]|endpoints\[\]\.[a-z.]+[a-z]", hint):
+            assert ours.replace("[]", "") in known, hint
 
 
 def test_a_reload_takes_what_a_running_proxy_can_change_and_says_the_rest():

@@ -46,7 +46,7 @@ class FakeEngine:
 
 @pytest.fixture(autouse=True)
 def fake_engines(monkeypatch):
-    monkeypatch.setattr(worker, "ENGINES", {"sherpa": FakeEngine, "olla": FakeEngine})
+    monkeypatch.setattr(worker, "engine_class", lambda name: FakeEngine)
 
 
 def make(text="", index=0):

@@ -33,7 +33,18 @@ def test_a_null_says_what_it_stands_for():
     assert "freeze_after_start: null  # default; olla's own, true" in shown
     assert "interval: null  # default; health.interval, 1s" in shown
     assert "max_conns_per_host: null  # default; proxy.max_conns_per_host, 50" in shown
+    assert "max_conns_per_host: null  # default; olla's own, 50" in shown
+    assert "interval: null  # default; without effect; not used by olla" in shown
+    assert "path: null  # default; found by asking /health, /v1/models, /api/version" in shown
     assert "max_duration: null  # default; no limit" in shown
+
+
+def test_a_path_that_endpoints_inherit_is_shown_under_each():
+    assert "path: null  # default; health.path, /up" in lines("health: {path: /up}\n" + ENDPOINTS)
+
+
+def test_sherpas_limit_of_connections_is_its_own():
+    assert "max_conns_per_host: null  # default; sherpa's own, 0" in lines("proxy: {engine: sherpa}\n" + ENDPOINTS)
 
 
 def test_what_the_engine_does_not_use_says_so():
@@ -56,11 +67,7 @@ def test_what_is_printed_is_a_config_that_means_the_same(text):
     before = parse(text)
     out = printed(before, ())
     after = parse(out).config
-    limit = before.config.proxy.connection_limit(before.config.proxy.engine)
-    assert after.proxy.connection_limit(after.proxy.engine) == limit
-    assert after.model_copy(update={"proxy": None}) == before.config.model_copy(update={"proxy": None})
-    without = {"max_conns_per_host": 0}
-    assert after.proxy.model_copy(update=without) == before.config.proxy.model_copy(update=without)
+    assert after == before.config
 
 
 def test_a_file_name_cannot_break_out_of_its_comment():
