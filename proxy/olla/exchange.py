@@ -91,7 +91,7 @@ class Exchange:
         self.kept_body: list[bytes] | None = None  # instead of `body`, for one that is passed on while it arrives
         self.replayable = True  # the body can be sent again
         self.partial = b""  # a response head that has not arrived whole
-        self.interims = 0
+        self.interims = 0  # bytes of 1xx answers
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
         self.ends_at = NEVER
@@ -261,7 +261,7 @@ class Exchange:
                 odd.wait_for_head(self, data)
                 return
             limit = self.engine.settings.limits.head
-            if limit and end + 4 > limit:
+            if limit and end + 4 + self.interims > limit:
                 odd.wait_for_head(self, data)  # which refuses it
                 return
             try:
@@ -270,7 +270,7 @@ class Exchange:
                 retry.attempt_failed(self, error, sent=True, answered=True)
                 return
             if response.interim:
-                odd.skip_interim(self, data[end + 4 :])
+                odd.skip_interim(self, data, end + 4)
                 return
         body = data[response.size :]
         self.response = response

@@ -10,13 +10,11 @@ from httptools import HttpParserError
 from proxy.core.errors import ProxyError
 from proxy.olla import retry
 from proxy.olla.engine import NEVER
-from proxy.olla.wire import CHUNKED, UNTIL_CLOSE, BodyReader, Response
+from proxy.olla.wire import CHUNKED, HEAD_END, UNTIL_CLOSE, BodyReader, Response
 
 if TYPE_CHECKING:
     from proxy.olla.exchange import Exchange
     from proxy.olla.upstream import UpstreamConnection
-
-MAX_INTERIM = 16  # interim (1xx) answers before a final one must come
 
 
 def take_times(exchange: Exchange) -> None:
@@ -88,22 +86,40 @@ def upload_paused(exchange: Exchange, paused: bool) -> None:
 def wait_for_head(exchange: Exchange, data: bytes) -> None:
     """A response head that has not arrived whole."""
     limit = exchange.engine.settings.limits.head
-    if limit and len(data) > limit:
-        error = ProxyError("upstream_invalid", "the head is too large")
+    if limit and len(data) + exchange.interims > limit:
+        error = ProxyError("upstream_invalid", "its heads are too large")
         retry.attempt_failed(exchange, error, sent=True, answered=True)
     else:
         exchange.partial = data
 
 
-def skip_interim(exchange: Exchange, rest: bytes) -> None:
-    """An interim answer (1xx) is not the answer. A flood of them ends."""
-    exchange.interims += 1
+def skip_interim(exchange: Exchange, data: bytes, size: int) -> None:
+    """Interim answers (1xx) are not the answer; the first of them in `data` is `size` bytes long.
+
+    They renew no deadline, and share the limit of heads with the final one: as many may come as fit in.
+    """
+    route = exchange.route
+    assert route is not None
+    limit = exchange.engine.settings.limits.head
     exchange.partial = b""
-    if exchange.interims > MAX_INTERIM:
-        error = ProxyError("upstream_invalid", "a flood of 1xx")
+    exchange.interims += size
+    while not limit or exchange.interims <= limit:
+        end = data.find(HEAD_END, size)
+        if end < 0 or data[size + 9 : size + 10] != b"1":  # the first digit of a status
+            break
+        try:
+            interim = route.heads.read(data[size : end + 4], exchange.request.traits.is_head).interim
+        except ProxyError:
+            break  # it is found again below
+        if not interim:
+            break
+        exchange.interims += end + 4 - size
+        size = end + 4
+    if limit and exchange.interims > limit:
+        error = ProxyError("upstream_invalid", "its heads are too large")
         retry.attempt_failed(exchange, error, sent=True, answered=True)
-    elif rest:
-        exchange.received(rest)
+    elif size < len(data):
+        exchange.received(data[size:])
 
 
 def send_head(exchange: Exchange, response: Response, body: bytes) -> None:

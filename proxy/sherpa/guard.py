@@ -53,7 +53,6 @@ from proxy.sherpa.heads import refusal
 READ_BUFFER = 64 * 2**10  # of one stream, each side; aiohttp's 256 KiB let a slow one hold a megabyte
 WRITE_BUFFER = 64 * 2**10  # a paused writer goes on when STEP of it was taken
 LINGER = 2.0  # how long the rest of a refused request is read, so that its client sees the answer and not a reset
-MAX_INTERIM = 16  # interim responses (RFC 9110 15.2) before the final one
 MAX_FRAMING = (
     16  # bytes of a chunked body for each byte of content (chunks of one byte need six), beyond one head's limit
 )
@@ -440,7 +439,8 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
         self._exchanges = 0
         self._heard = False
         self._answered = False
-        self._interim = 0
+        self._head_due: float | None = None  # by the loop's clock, from the end of the request on
+        self._interim_bytes = 0
         self._head_bytes = 0
         self._max_head = connector.config.server.max_header_size or NO_LIMIT
         self._stall_limit = connector.config.proxy.idle_wait
@@ -454,7 +454,8 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
         """A new exchange begins."""
         self.idle = self._heard = self._answered = False
         self._exchanges += 1
-        self._interim = self._head_bytes = 0
+        self._interim_bytes = self._head_bytes = 0
+        self._head_due = None
         super().set_response_params(**params)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -477,19 +478,26 @@ class UpstreamConnection(_StallWatch, ResponseHandler):
             if not self._answered:
                 self._head_bytes += len(data)
         super().data_received(data)
-        if not self._answered and self._head_bytes > self._max_head:
-            self._fail(UpstreamFailed("upstream_invalid", "its head is too large"))
+        if not self._answered:
+            if self._head_bytes > self._max_head:
+                self._fail(UpstreamFailed("upstream_invalid", "its heads are too large"))
+            elif self._head_due is not None and self._read_timeout_handle is None and self._exception is None:
+                # aiohttp gave it up at an interim response: silence after it would last for ever.
+                self._read_timeout_handle = self._loop.call_at(self._head_due, self._on_read_timeout)
+
+    def start_timeout(self) -> None:
+        """The request is sent: from now on the endpoint has `response_header_timeout`."""
+        if self._read_timeout:
+            self._head_due = self._loop.time() + self._read_timeout
+        super().start_timeout()
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head is complete. From the final one on, silence is measured by the idle timeout."""
         message = data[0]
         if message.code < 200 and message.code != 101:
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
-                self._fail(UpstreamFailed("upstream_invalid", "a flood of interim responses"))
-                return
-        elif self._head_bytes > self._max_head and _field_bytes(message) > self._max_head:
-            self._fail(UpstreamFailed("upstream_invalid", "its head is too large"))
+            self._interim_bytes += len("HTTP/1.1 100 ") + len(message.reason) + 4 + _field_bytes(message)
+        elif self._head_bytes > self._max_head and self._interim_bytes + _field_bytes(message) > self._max_head:
+            self._fail(UpstreamFailed("upstream_invalid", "its heads are too large"))
             return
         else:
             self._answered = True
@@ -604,7 +612,6 @@ class Connector(TCPConnector):
 def new_session(connector: Connector) -> ClientSession:
     """The one session for all endpoints. What it would add, follow, keep or decode by itself is switched off."""
     config = connector.config
-    limits = config.server
     return ClientSession(
         connector=connector,
         cookie_jar=DummyCookieJar(),  # a real one would hand a client's cookies to the next client
@@ -612,9 +619,10 @@ def new_session(connector: Connector) -> ClientSession:
         skip_auto_headers=("Content-Type",),
         trust_env=False,
         read_bufsize=READ_BUFFER,
-        max_line_size=limits.max_target_size or NO_LIMIT,
-        max_field_size=limits.max_field_size or NO_LIMIT,
-        max_headers=limits.max_headers or NO_LIMIT,
+        # UpstreamConnection bounds heads as a whole, as Olla does.
+        max_line_size=NO_LIMIT,
+        max_field_size=NO_LIMIT,
+        max_headers=NO_LIMIT,
         trace_configs=[_connect_times()] if config.proxy.server_timing else None,
     )
 

@@ -208,6 +208,44 @@ def test_a_flood_of_interim_responses_ends(start, endpoint):
         assert client.response().status == 502
 
 
+@pytest.mark.promise("RESP-INTERIM")
+@pytest.mark.parametrize("split", ["whole", "lines"])
+def test_as_many_interim_responses_pass_as_fit_into_the_limit_of_heads(start, endpoint, split):
+    """A heartbeat by 102, while a long prompt is worked on."""
+    data = b"HTTP/1.1 102 Processing\r\n\r\n" * 1000 + OK + b"Content-Length: 5\r\n\r\nfinal"
+    _, answer = answered(start, endpoint, data, split=split)
+    assert (answer.status, answer.body) == (200, b"final")
+
+
+@pytest.mark.promise("RESP-LIMITS")
+@pytest.mark.parametrize("split", ["whole", "lines"])
+def test_all_heads_of_a_response_share_one_limit(start, endpoint, split):
+    field = b"X: " + b"a" * 3000 + b"\r\n"
+    data = (b"HTTP/1.1 103 Early Hints\r\n" + field * 6 + b"\r\n") * 3 + OK + field * 5 + b"Content-Length: 0\r\n\r\n"
+    _, answer = answered(start, endpoint, data, split=split, close=False)
+    assert answer.status == 502
+
+
+@pytest.mark.promise("RESP-LIMITS")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(b"X: " + b"a" * 40_000 + b"\r\n", id="one field"),
+        pytest.param(b"".join(b"X-%d: a\r\n" % i for i in range(500)), id="their number"),
+    ],
+)
+def test_a_head_within_the_limit_passes_whatever_it_is_made_of(start, endpoint, fields):
+    """`max_field_size` and `max_headers` are for clients: an endpoint's head has one limit, `max_header_size`."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        peer.send(OK + b"Content-Length: 2\r\n" + fields + b"\r\nok")
+        head = client.receive(len(fields))
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.promise("RESP-101")
 @pytest.mark.parametrize("asked", [False, True])
 def test_switching_protocols_is_502(start, endpoint, asked):

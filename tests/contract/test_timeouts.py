@@ -70,6 +70,40 @@ def test_a_response_head_that_dribbles_does_not_renew_its_timeout(start, endpoin
         assert took(began) < 3
 
 
+@pytest.mark.promise("TIME-HEAD")
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * 100_000])
+def test_silence_after_an_interim_response_is_504(start, endpoint, status, body):
+    proxy = start(endpoint, proxy__response_header_timeout=SHORT)
+    with proxy.client() as client:
+        began = time.monotonic()
+        client.post(body)
+        peer = endpoint.accept()
+        peer.request()
+        peer.send(f"HTTP/1.1 {status}\r\n\r\n".encode())
+        assert client.response().status == 504
+        assert 0.15 < took(began) < 3
+        assert peer.ended() in ("closed", "reset"), "its work is cancelled"
+    settled(proxy.stats, failed=1)
+
+
+@pytest.mark.promise("TIME-HEAD")
+@pytest.mark.promise("TIME-DRIBBLE")
+def test_interim_responses_do_not_renew_the_timeout_of_the_head(start, endpoint):
+    proxy = start(endpoint, proxy__response_header_timeout=SHORT)
+    with proxy.client() as client:
+        client.post(b"x")
+        peer = endpoint.accept()
+        peer.request()
+        began = time.monotonic()
+        with pytest.raises((OSError, Cut)):
+            for _ in range(100):
+                peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+                time.sleep(0.03)
+        assert client.response().status == 504
+        assert took(began) < 3
+
+
 @pytest.mark.promise("TIME-DEFAULT")
 def test_timeout_is_the_default_of_the_response_head_and_idle_timeouts(start, endpoint):
     proxy = start(endpoint, proxy__timeout=SHORT)
