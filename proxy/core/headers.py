@@ -1,8 +1,8 @@
 """Which headers cross the proxy, in both directions, and which it adds. One home for the names; both engines use them.
 
 The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). Sherpa
-uses the functions here on lists of pairs, in one pass (3 us for an SDK's request; a pass for each rule took 8); Olla
-compiles the same names into expressions over bytes (`olla/wire.py`).
+uses the functions here on lists of pairs, in one pass (3 us for an SDK's request; a pass for each rule took 8); the
+codec compiles the same names into expressions over bytes (`http1/heads.py`).
 """
 
 from __future__ import annotations

@@ -22,20 +22,12 @@ from typing import cast
 from httptools import HttpParserError
 
 from proxy.core.errors import ErrorKind, ProxyError, error_body
+from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
+from proxy.http1.heads import CHUNKED, CONTINUE, HEAD_END, check_partial_head, skip_empty_lines
 from proxy.net.write_stall import STEP, WriteStall, unacked
 from proxy.olla.engine import NEVER, Engine
 from proxy.olla.exchange import Exchange
-from proxy.olla.wire import (
-    CHUNKED,
-    CONTINUE,
-    HEAD_END,
-    LAST_CHUNK,
-    BodyReader,
-    Request,
-    RequestReader,
-    check_partial_head,
-    encode_chunk,
-)
+from proxy.olla.recall import Request, RequestReader
 
 HEAD, BODY, BUSY, CLOSING, LINGERING = range(5)
 
@@ -186,14 +178,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _skip_empty_lines(self, data: bytes) -> bytes:
         """Up to two empty lines before a request line are forgiven (RFC 9112 2.2 asks for one)."""
-        stripped = data
-        for _ in range(2):
-            stripped = stripped.removeprefix(b"\r\n")
+        try:
+            stripped = skip_empty_lines(data)
+        except ProxyError as error:
+            self._refuse(error)
+            return b""
         if stripped in (b"", b"\r"):
             self._wait_for_head(stripped)
-            return b""
-        if stripped[0] in b"\r\n":
-            self._refuse(ProxyError("bad_request", "empty lines"))
             return b""
         return stripped
 

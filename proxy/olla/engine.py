@@ -12,10 +12,11 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ErrorKind, ProxyError
 from proxy.core.stats import StatsCollector
+from proxy.http1.heads import Limits
 from proxy.olla.breaker import CLOSED, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.pool import EndpointPool
-from proxy.olla.wire import Limits, Request, ResponseReader
+from proxy.olla.recall import Request, ResponseReader
 
 if TYPE_CHECKING:
     from proxy.olla.exchange import Exchange

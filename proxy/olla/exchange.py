@@ -18,24 +18,21 @@ from httptools import HttpParserError
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
 from proxy.core.health import FAILING_STATUSES
+from proxy.http1.chunked import (
+    ENDS_OF_LAST_CHUNK,
+    LAST_CHUNK,
+    BodyReader,
+    ChunkReader,
+    chunked_end,
+    trim_chunked_end,
+)
+from proxy.http1.heads import CHUNKED, HEAD_END, UNTIL_CLOSE
 from proxy.olla import odd, retry
 from proxy.olla.breaker import CLOSED
 from proxy.olla.engine import NEVER, Client, Engine, Route
 from proxy.olla.flush import Gatherer
+from proxy.olla.recall import Request, Response
 from proxy.olla.upstream import UpstreamConnection
-from proxy.olla.wire import (
-    CHUNKED,
-    ENDS_OF_LAST_CHUNK,
-    HEAD_END,
-    LAST_CHUNK,
-    UNTIL_CLOSE,
-    BodyReader,
-    ChunkReader,
-    Request,
-    Response,
-    chunked_end,
-    trim_chunked_end,
-)
 
 
 class Exchange:

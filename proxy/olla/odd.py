@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from httptools import HttpParserError
 
 from proxy.core.errors import ProxyError
+from proxy.http1.chunked import BodyReader
+from proxy.http1.heads import CHUNKED, HEAD_END, UNTIL_CLOSE
 from proxy.olla import retry
 from proxy.olla.engine import NEVER
-from proxy.olla.wire import CHUNKED, HEAD_END, UNTIL_CLOSE, BodyReader, Response
+from proxy.olla.recall import Response
 
 if TYPE_CHECKING:
     from proxy.olla.exchange import Exchange

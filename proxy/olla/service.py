@@ -23,6 +23,7 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
+from proxy.http1.heads import Limits
 from proxy.net.listen import accept_on, set_user_timeout
 from proxy.net.tls import tls_context
 from proxy.olla import retry
@@ -33,7 +34,6 @@ from proxy.olla.engine import NEVER, Engine, RequestIds, Route, Settings
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, PlainUpstreamConnection, UpstreamConnection
-from proxy.olla.wire import Limits
 
 log = logging.getLogger("proxy.olla")
 

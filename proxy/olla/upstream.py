@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
+from proxy.http1.chunked import ChunkReader
 from proxy.net.listen import bound_window
 from proxy.olla.buffers import ObjectPool
-from proxy.olla.wire import ChunkReader
 
 
 class Consumer(Protocol):

@@ -19,7 +19,9 @@ from pathlib import Path
 
 KEPT = Path(__file__).parent / "corpus"
 MODULES = (
-    "proxy.olla.wire",
+    "proxy.http1.heads",
+    "proxy.http1.chunked",
+    "proxy.olla.recall",
     "loadgen.wire.stream",
     "loadgen.wire.whole",
     "loadgen.workload.trace",

@@ -18,41 +18,42 @@ from loadgen.errors import BadInput
 from loadgen.wire import stream, whole
 from loadgen.workload.trace import read_trace
 from proxy.core.errors import ProxyError
-from proxy.olla import wire
+from proxy.http1 import chunked, heads
+from proxy.olla import recall
 from tests.fuzz import strict
 
 SEPARATOR = b"\n\n\n"
-SMALL = wire.Limits(head=600, fields=8, target=60, field=120)
-LARGE = wire.Limits(head=64 * 1024, fields=100, target=8192, field=16384)
+SMALL = heads.Limits(head=600, fields=8, target=60, field=120)
+LARGE = heads.Limits(head=64 * 1024, fields=100, target=8192, field=16384)
 UNKNOWN = {"not_implemented", "target_too_long", "headers_too_large"}  # valid HTTP may be refused with these
 
 
 def requests(data: bytes) -> None:
     """A connection with a past reads each head as a fresh one does, and accepts only what a strict reader accepts."""
-    choice, heads = data[:1], _heads(data[1:])
+    choice, several = data[:1], _heads(data[1:])
     limits = SMALL if choice and choice[0] & 1 else LARGE
     used = _request_reader(limits, choice)
-    for head in heads:
+    for head in several:
         fresh = _request(_request_reader(limits, choice), head)
         assert _request(used, head) == fresh, head
         _agrees_with_strict(head, fresh)
-    for head in heads:
+    for head in several:
         for cut in range(0, len(head), 1 + len(head) // 16):
             _never_hurries(head, cut, limits)
 
 
 def responses(data: bytes) -> None:
     """The same for the heads of an endpoint's responses."""
-    choice, heads = data[:1], _heads(data[1:])
-    used = wire.ResponseReader()
-    for i, head in enumerate(heads):
+    choice, several = data[:1], _heads(data[1:])
+    used = recall.ResponseReader()
+    for i, head in enumerate(several):
         to_head = bool(choice and choice[0] >> (i % 8) & 1)
-        fresh = _response(wire.ResponseReader(), head, to_head)
+        fresh = _response(recall.ResponseReader(), head, to_head)
         assert _response(used, head, to_head) == fresh, head
         if isinstance(fresh, dict):
             found = strict.response_head(head, b"HEAD" if to_head else b"GET")
             assert found is not None
-            length = {wire.CHUNKED: None, wire.UNTIL_CLOSE: -1}.get(fresh["length"], fresh["length"])
+            length = {heads.CHUNKED: None, heads.UNTIL_CLOSE: -1}.get(fresh["length"], fresh["length"])
             assert found.length == length or fresh["interim"], (found.length, length)
 
 
@@ -66,7 +67,7 @@ def bodies(data: bytes) -> None:
     if not broken:
         assert pieces == whole_body
     assert (end is not None) == _chunk_reader_done(body, end)
-    assert end is None or wire.chunked_end(body) == end
+    assert end is None or chunked.chunked_end(body) == end
     head = strict.Head((), (), None, 0)
     try:
         found = strict.message(body, head)
@@ -124,32 +125,32 @@ _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def _heads(data: bytes) -> list[bytes]:
-    heads = []
+    found = []
     for part in data.split(SEPARATOR)[:8]:
-        part += wire.HEAD_END
-        heads.append(part[: part.find(wire.HEAD_END) + 4])  # as a connection cuts it
-    return heads
+        part += heads.HEAD_END
+        found.append(part[: part.find(heads.HEAD_END) + 4])  # as a connection cuts it
+    return found
 
 
-def _request_reader(limits: wire.Limits, choice: bytes) -> wire.RequestReader:
-    return wire.RequestReader(limits, b"127.0.0.1", b"me", strip_credentials=bool(choice and choice[0] & 2))
+def _request_reader(limits: heads.Limits, choice: bytes) -> recall.RequestReader:
+    return recall.RequestReader(limits, b"127.0.0.1", b"me", strip_credentials=bool(choice and choice[0] & 2))
 
 
-def _request(reader: wire.RequestReader, head: bytes) -> dict[str, Any] | str:
+def _request(reader: recall.RequestReader, head: bytes) -> dict[str, Any] | str:
     try:
         request = reader.recall(head + b"GET / HTTP/1.1\r\n") or reader.read(head)
     except ProxyError as error:
         return error.kind.code
-    values = {name: getattr(request, name) for name in wire.Request.__slots__ if name != "traits"}
-    return values | {name: getattr(request.traits, name) for name in wire.Traits.__slots__}
+    values = {name: getattr(request, name) for name in recall.Request.__slots__ if name != "traits"}
+    return values | {name: getattr(request.traits, name) for name in recall.Traits.__slots__}
 
 
-def _response(reader: wire.ResponseReader, head: bytes, to_head: bool) -> dict[str, Any] | str:
+def _response(reader: recall.ResponseReader, head: bytes, to_head: bool) -> dict[str, Any] | str:
     try:
         response = reader.recall(head + b"HTTP/1.1 200 OK\r\n", to_head) or reader.read(head, to_head)
     except ProxyError as error:
         return error.kind.code
-    return {name: getattr(response, name) for name in wire.Response.__slots__}
+    return {name: getattr(response, name) for name in recall.Response.__slots__}
 
 
 def _agrees_with_strict(head: bytes, read: dict[str, Any] | str) -> None:
@@ -163,7 +164,7 @@ def _agrees_with_strict(head: bytes, read: dict[str, Any] | str) -> None:
     if isinstance(read, str):
         assert read in UNKNOWN or _harmless(found), f"refused as {read}"
         return
-    assert read["length"] == (wire.CHUNKED if found.length is None else found.length)
+    assert read["length"] == (heads.CHUNKED if found.length is None else found.length)
     assert read["method"] == found.start[0] + b" "
 
 
@@ -173,16 +174,16 @@ def _harmless(found: strict.Head) -> bool:
     return method == b"PRI" or not target.isascii() or b"*" in target
 
 
-def _never_hurries(head: bytes, cut: int, limits: wire.Limits) -> None:
+def _never_hurries(head: bytes, cut: int, limits: heads.Limits) -> None:
     """What is refused early would have been refused in the end."""
     part = head[:cut]
-    if wire.HEAD_END in part:
+    if heads.HEAD_END in part:
         return
     try:
-        wire.check_partial_head(part, limits)
+        heads.check_partial_head(part, limits)
     except ProxyError:
         try:
-            wire.RequestReader(limits, b"127.0.0.1", b"me", strip_credentials=False).read(head)
+            recall.RequestReader(limits, b"127.0.0.1", b"me", strip_credentials=False).read(head)
         except ProxyError:
             return
         raise AssertionError(f"refused after {part!r}") from None
@@ -190,7 +191,7 @@ def _never_hurries(head: bytes, cut: int, limits: wire.Limits) -> None:
 
 def _decode(parts: list[bytes]) -> tuple[bytes, int | None, bool]:
     """The body, where it ended, and whether its framing was broken."""
-    reader = wire.BodyReader()
+    reader = chunked.BodyReader()
     out = b""
     end = None
     fed = 0
@@ -209,7 +210,7 @@ def _decode(parts: list[bytes]) -> tuple[bytes, int | None, bool]:
 
 
 def _chunk_reader_done(body: bytes, end: int | None) -> bool:
-    reader = wire.ChunkReader()
+    reader = chunked.ChunkReader()
     reader.begin()
     try:
         reader.feed(body if end is None else body[:end])

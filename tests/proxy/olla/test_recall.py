@@ -1,32 +1,19 @@
-"""Heads and chunk framing: what is accepted, what is refused, what an endpoint and a client are sent."""
+"""What an endpoint and a client are sent of a head, and which heads are recognised."""
 
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from httptools import HttpParserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import ProxyError
-from proxy.olla import wire
-from proxy.olla.wire import (
-    CHUNKED,
-    UNTIL_CLOSE,
-    BodyReader,
-    ChunkReader,
-    Limits,
-    Request,
-    RequestReader,
-    Response,
-    ResponseReader,
-    Traits,
-)
-
-LIMITS = Limits(head=65536, fields=100, target=8192, field=16384)
+from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, Limits
+from proxy.olla import recall
+from proxy.olla.recall import Request, RequestReader, Response, ResponseReader, Traits
+from tests.proxy.http1.cases import REFUSED, answer, head
 
 
 def reader(**changes: Any) -> RequestReader:
@@ -39,20 +26,8 @@ def reader(**changes: Any) -> RequestReader:
     return RequestReader(limits, peer=b"10.1.2.3", via=b"olla-abc", strip_credentials=changes.pop("strip", False))
 
 
-def head(*fields: str, line: str = "POST /v1/chat HTTP/1.1", host: str | None = "me:8080") -> bytes:
-    lines = [line, *([f"Host: {host}"] if host is not None else []), *fields]
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-
-
 def read(*fields: str, **kwargs: Any) -> Request:
     return reader().read(head(*fields, **kwargs))
-
-
-def refusal(data: bytes, **limits: int) -> str:
-    """What the log says of a refused head: the code of the answer and the reason."""
-    with pytest.raises(ProxyError) as caught:
-        reader(**limits).read(data)
-    return str(caught.value)
 
 
 def upstream_fields(request: Request) -> list[str]:
@@ -245,75 +220,6 @@ def test_a_chunked_upload_is_framed_anew() -> None:
     assert upstream_fields(request)[:2] == ["A: 1", "Transfer-Encoding: chunked"]
 
 
-# -- requests: what is refused
-
-REFUSED = {
-    "no version": (b"GET /\r\nHost: a\r\n\r\n", "bad_request: request line"),
-    "HTTP/0.9": (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", "version_not_supported: request line"),
-    "HTTP/2.0": (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", "version_not_supported"),
-    "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", "version_not_supported"),
-    "HTTP/11": (b"GET / HTTP/11\r\nHost: a\r\n\r\n", "bad_request"),
-    "a method that is no token": (b"GE{T / HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "a method nobody knows": (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", "not_implemented: method"),
-    "a lower-case method": (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", "not_implemented"),
-    "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", "not_implemented: CONNECT"),
-    "two spaces": (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "a space in the target": (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "a relative target": (b"GET a HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "a fragment in the target": (b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "* without OPTIONS": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request: target"),
-    "ftp": (b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "userinfo in the target": (b"GET http://u@h/ HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request: authority"),
-    "an empty authority": (b"GET http:/// HTTP/1.1\r\nHost: a\r\n\r\n", "bad_request"),
-    "no Host": (head(host=None), "bad_request: Host"),
-    "two Hosts": (head("Host: b"), "bad_request"),
-    "two Hosts in 1.0": (head("Host: b", line="GET / HTTP/1.0"), "bad_request"),
-    "an empty Host": (head(host=""), "bad_request"),
-    "a Host with a path": (head(host="a/b"), "bad_request: Host"),
-    "a Host with userinfo": (head(host="u@a"), "bad_request"),
-    "a Host with a space": (head(host="a b"), "bad_request"),
-    "a Host with a bad port": (head(host="a:x"), "bad_request"),
-    "Content-Length with Transfer-Encoding": (head("Content-Length: 1", "Transfer-Encoding: chunked"), "bad_request"),
-    "Transfer-Encoding with Content-Length": (head("Transfer-Encoding: chunked", "Content-Length: 1"), "bad_request"),
-    "two Content-Lengths": (head("Content-Length: 1", "Content-Length: 1"), "bad_request"),
-    "a list of Content-Lengths": (head("Content-Length: 1, 1"), "bad_request"),
-    "a signed Content-Length": (head("Content-Length: +1"), "bad_request"),
-    "a negative Content-Length": (head("Content-Length: -1"), "bad_request"),
-    "a hex Content-Length": (head("Content-Length: 0x1"), "bad_request"),
-    "an underscored Content-Length": (head("Content-Length: 1_0"), "bad_request"),
-    "an empty Content-Length": (head("Content-Length:"), "bad_request"),
-    "a huge Content-Length": (head("Content-Length: " + "9" * 19), "bad_request: Content-Length"),
-    "a non-ASCII digit": (head("Content-Length: \xb2"), "bad_request"),
-    "xchunked": (head("Transfer-Encoding: xchunked"), "not_implemented"),
-    "gzip, chunked": (head("Transfer-Encoding: gzip, chunked"), "not_implemented: transfer coding"),
-    "a comma before chunked": (head("Transfer-Encoding: ,chunked"), "not_implemented"),
-    "chunked twice": (head("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), "not_implemented"),
-    "identity": (head("Transfer-Encoding: identity"), "not_implemented"),
-    "Transfer-Encoding in 1.0": (
-        head("Transfer-Encoding: chunked", line="POST / HTTP/1.0"), "bad_request: Transfer-Encoding in HTTP/1.0"
-    ),
-    "a space before the colon": (head("A : 1"), "bad_request: Invalid header token"),
-    "a folded line": (head("A: 1", " 2"), "bad_request"),
-    "a field without a name": (head(": 1"), "bad_request"),
-    "a field without a colon": (head("abc"), "bad_request"),
-    "NUL": (head("A: 1\x002"), "bad_request"),
-    "a control byte": (head("A: 1\x012"), "bad_request"),
-    "a bare CR": (head("A: 1\r2"), "bad_request"),
-    "a bare LF": (head("A: 1\nB: 2"), "bad_request"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_heads(case: str) -> None:
-    data, expected = REFUSED[case]
-    said = refusal(data)
-    if ": " in expected:
-        assert said == expected
-    else:
-        # llhttp calls some broken codings a bad request before our own check names them: refused either way.
-        assert said.partition(": ")[0] in {expected, "bad_request" if expected == "not_implemented" else expected}
-
-
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refused_head_is_refused_on_a_connection_with_a_past_too(case: str) -> None:
     data, _ = REFUSED[case]
@@ -323,54 +229,12 @@ def test_a_refused_head_is_refused_on_a_connection_with_a_past_too(case: str) ->
         used.read(data)
 
 
-def test_limits_have_their_own_errors_and_are_exact() -> None:
-    assert refusal(head(line=f"GET /{'a' * 100} HTTP/1.1"), target=100) == "target_too_long"
-    assert reader(target=101).read(head(line=f"GET /{'a' * 100} HTTP/1.1"))
-    large = head("A: " + "b" * 200)
-    assert refusal(large, head=len(large) - 1) == "headers_too_large: all fields"
-    assert reader(head=len(large)).read(large)
-    assert refusal(head(*[f"A{i}: 1" for i in range(10)]), fields=10) == "headers_too_large: number of fields"
-    assert reader(fields=11).read(head(*[f"A{i}: 1" for i in range(10)]))
-    for lines in (["A: " + "b" * 98, "Host: a"], ["Host: a", "A: " + "b" * 98]):
-        assert refusal(head(*lines, host=None), field=100) == "headers_too_large: one field"
-    assert reader(field=100).read(head("A: " + "b" * 97))
-    assert reader(head=0, fields=0, target=0, field=0).read(head("A: " + "b" * 90000))
-
-
 def test_a_head_like_the_last_one_is_held_to_the_same_limits() -> None:
     requests = reader(head=400, field=200)
     requests.read(head("A: 1", "B: 1"))
     for lines in (["A: " + "b" * 300, "B: 1"], ["A: " + "b" * 190, "B: " + "b" * 190]):
         with pytest.raises(ProxyError):
             requests.read(head(*lines))
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"GET / HTTP/1.1\nHost: a\n\n", "bad_request: a bare LF"),
-        (b"a" * (LIMITS.target + 65), "target_too_long"),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * 66000, "headers_too_large: all fields"),
-    ],
-)
-def test_a_partial_head_that_cannot_become_valid_is_refused_early(data: bytes, said: str) -> None:
-    with pytest.raises(ProxyError) as caught:
-        wire.check_partial_head(data, LIMITS)
-    assert str(caught.value) == said
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"G",
-        b"GET / HTTP/1.1\r",
-        b"GET / HTTP/1.1\r\nHost: a\r\nB",
-        b"a" * (LIMITS.target + 64),
-        b"\r\n" + b"a" * (LIMITS.target + 65),  # the empty line before a request is not its target
-    ],
-)
-def test_a_partial_head_is_waited_for(data: bytes) -> None:
-    wire.check_partial_head(data, LIMITS)
 
 
 # -- shapes
@@ -458,42 +322,7 @@ def test_host_and_version_are_compared_digit_by_digit(other: bytes) -> None:
     assert requests.recall(other) is None
 
 
-def test_a_connection_that_keeps_missing_stops_comparing_shapes() -> None:
-    requests = reader()
-    for i in range(wire.MISSES + 1):
-        requests.read(head("A: " + "x" * i))
-    last = head("A: " + "x" * wire.MISSES)
-    assert requests.recall(last) is None
-    assert requests.read(last).kept == b"\r\nA: " + b"x" * wire.MISSES
-
-
-def test_a_head_with_another_id_is_adapted_and_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = reader()
-    requests.read(head("X-Request-ID: one", "Content-Length: 1", "A: 1"))
-    monkeypatch.setattr(RequestReader, "_judge", lambda *_: pytest.fail("judged"))
-    again = requests.read(head("X-Request-ID: another", "Content-Length: 22", "A:"))
-    assert (again.request_id, again.length) == (b"another", 22)
-    assert upstream_fields(again)[:3] == ["X-Request-ID: another", "Content-Length: 22", "A:"]
-
-
-# -- the expressions
-
-
-def test_fields_are_found_by_name_in_any_case_and_by_prefix() -> None:
-    finder = wire._field_finder({"via", "content-length"}, "x-olla-")
-    head_ = (
-        b"GET / HTTP/1.1\r\nVIA:  a \r\nX-Via: b\r\nvia-c: d\r\ncontent-Length:\t1\r\nX-Olla-Any: e\r\nVia|f: g\r\n\r\n"
-    )
-    found = [(match[1], match[2]) for match in finder.finditer(head_)]
-    assert found == [(b"VIA", b"a "), (b"content-Length", b"1"), (b"X-Olla-Any", b"e")]
-    assert wire._field_finder({"via"}).search(b"\r\n: a\r\nx-olla-b: c\r\n") is None
-
-
 # -- responses
-
-
-def answer(*fields: str, line: str = "HTTP/1.1 200 OK") -> bytes:
-    return "\r\n".join([line, *fields]).encode("latin-1") + b"\r\n\r\n"
 
 
 def test_a_response_is_forwarded_without_hop_by_hop_and_forged_fields() -> None:
@@ -561,52 +390,6 @@ def test_interim_responses_are_told_apart() -> None:
     assert not ResponseReader().read(answer("Content-Length: 0"), False).interim
     assert ResponseReader().read(answer(line="HTTP/1.1 100 Continue"), False).interim
     assert ResponseReader().read(answer(line="HTTP/1.1 103 Early Hints"), False).interim
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"garbage\r\n\r\n",
-        b"HTTP/1.1 20 OK\r\n\r\n",
-        b"HTTP/1.1 099 OK\r\n\r\n",
-        b"HTTP/1.1 2000 OK\r\n\r\n",
-        b"HTTP/2 200\r\n\r\n",
-        b"ICY 200 OK\r\n\r\n",
-        answer(line="HTTP/1.1 101 Switching Protocols"),
-        answer("Upgrade: websocket", "Connection: upgrade", line="HTTP/1.1 101 Switching Protocols"),
-        answer("Content-Length: x"),
-        answer("Content-Length: 1", "Content-Length: 2"),
-        answer("Content-Length: 1", "Content-Length: 1"),
-        answer("Content-Length: 1", "Transfer-Encoding: chunked"),
-        answer("Transfer-Encoding: gzip, chunked"),
-        answer("Transfer-Encoding: gzip"),
-        answer("Transfer-Encoding: chunked", line="HTTP/1.0 200 OK"),
-        answer("A: \x00"),
-        answer("A : 1"),
-        answer("A: 1", " folded"),
-        answer("Content-Length: " + "9" * 20),
-    ],
-)
-def test_responses_that_are_not_http_are_refused(data: bytes) -> None:
-    with pytest.raises(ProxyError) as caught:
-        ResponseReader().read(data, False)
-    assert caught.value.kind.status == 502
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"garbage\r\n\r\n", "status line"),
-        (answer("Upgrade: w", "Connection: upgrade", line="HTTP/1.1 101 S"), "an upgrade nobody asked for"),
-        (answer("Transfer-Encoding: gzip"), "transfer coding"),
-        (answer("Content-Length: " + "9" * 19), "Content-Length"),
-        (answer("A : 1"), "Invalid header token"),
-    ],
-)
-def test_the_log_says_what_was_wrong_with_a_response(data: bytes, reason: str) -> None:
-    with pytest.raises(ProxyError) as caught:
-        ResponseReader().read(data, False)
-    assert str(caught.value) == f"upstream_invalid: {reason}"
 
 
 RESPONSE_LINES = st.sampled_from(
@@ -708,29 +491,6 @@ def test_a_recalled_head_is_what_the_judge_makes_of_it(past: Any, first: list[st
     assert plainly(known.recall(*second)) == plainly(past().read(*second))
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (["A: 1"], ["A: a longer one"]),
-        (["Content-Length: 5", "A: 1"], ["Content-Length: 1234", "A:"]),
-        (["A: 1", HOP, "B: 1", "Content-Length: 5"], ["A: x", HOP, "B: \x80", "Content-Length:  1234 "]),
-        (["X-Request-ID: one", "B: 1", "Content-Length: 5"], ["X-Request-ID:  a:b", "B: 1", "Content-Length: 0"]),
-        (
-            ["A: x", "Content-Length: 7", "X-Request-ID: one", "B: 1"],
-            ["A: yy", "Content-Length: 7", "X-Request-ID: b", "B:"],
-        ),
-    ],
-)
-def test_an_adapted_head_is_what_the_judge_makes_of_it(
-    first: list[str], second: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judged = plainly(Requests().read(*second))
-    known = Requests()
-    known.read(*first)
-    monkeypatch.setattr(RequestReader, "_judge", lambda *_: pytest.fail("judged"))
-    assert plainly(known.read(*second)) == judged
-
-
 def test_what_a_response_to_head_taught_holds_for_responses_to_head_only() -> None:
     responses = ResponseReader()
     data = answer("Content-Length: 9")
@@ -749,192 +509,30 @@ def test_a_recalled_304_has_no_body_whatever_length_it_names() -> None:
     assert responses.read(answer("Content-Length: 1234", line=line), False).length == 0
 
 
-def test_shapes_are_compared_until_so_many_heads_in_a_row_missed() -> None:
-    known = Requests()
-    known.read("A: 1")
-    for _ in range(2):  # a hit starts the count again
-        for i in range(wire.MISSES):
-            known.read("A: " + "x" * i)
-        assert known.recall("A: 2") is not None
-    for i in range(wire.MISSES + 1):
-        known.read("A: " + "x" * i)
-    assert known.recall("A: 2") is None
-
-
-def test_heads_that_resemble_none_are_remembered_no_more_but_now_and_then() -> None:
-    known = Requests()
-
+@either
+def test_heads_that_resemble_none_are_remembered_no_more_but_now_and_then(past: Any) -> None:
     def remembered(n: int) -> bool:
-        known.read(f"X-{'a' * n}: 1")
-        return known.recall(f"X-{'a' * n}: 2") is not None
-
-    assert [remembered(n) for n in range(1, wire.MISSES + 3)] == [True] * wire.MISSES + [False] * 2
-    later = [n for n in range(wire.MISSES + 3, 2 * wire.PATIENCE + 1) if remembered(n)]
-    assert later == [wire.PATIENCE, 2 * wire.PATIENCE]
-    known.read(f"X-{'a' * later[-1]}: another value")  # one that resembles the last starts the count again
-    assert [remembered(n) for n in range(1, wire.MISSES + 2)] == [True] * wire.MISSES + [False]
-
-
-def test_response_heads_that_resemble_none_are_remembered_no_more_but_now_and_then() -> None:
-    def remembered(n: int) -> bool:
-        known = Responses()
+        known = past()
         for i in range(1, n + 1):
             known.read(f"X-{'a' * i}: 1")
         return known.recall(f"X-{'a' * n}: 2") is not None
 
-    assert [remembered(n) for n in range(1, wire.MISSES + 3)] == [True] * wire.MISSES + [False] * 2
-    assert [n for n in range(wire.MISSES + 3, 2 * wire.PATIENCE + 1) if remembered(n)] == [
-        wire.PATIENCE,
-        2 * wire.PATIENCE,
-    ]
+    assert [remembered(n) for n in range(1, recall.MISSES + 3)] == [True] * recall.MISSES + [False] * 2
+    later = [n for n in range(recall.MISSES + 3, 2 * recall.PATIENCE + 1) if remembered(n)]
+    assert later == [recall.PATIENCE, 2 * recall.PATIENCE]
 
 
-def test_a_recalled_response_starts_the_count_of_strangers_again() -> None:
-    known = Responses()
+@either
+def test_a_recalled_head_starts_the_count_of_misses_again(past: Any) -> None:
+    known = past()
     for _ in range(2):
-        for i in range(wire.MISSES):
+        for i in range(recall.MISSES):
             known.read(f"X-{'a' * i}: 1")
-        assert known.recall(f"X-{'a' * (wire.MISSES - 1)}: 2") is not None
+        assert known.recall(f"X-{'a' * (recall.MISSES - 1)}: 2") is not None
 
 
-# -- chunked bodies
-
-BODIES = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
-
-
-def chunked(pieces: list[bytes], trailer: bytes = b"") -> bytes:
-    return b"".join(map(wire.encode_chunk, pieces)) + b"0\r\n" + trailer + b"\r\n"
-
-
-def feed_in_parts(feed: Any, data: bytes, cuts: list[int]) -> None:
-    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    for a, b in pairwise(edges):
-        feed(data[a:b])
-
-
-@given(BODIES, st.lists(st.integers(0, 400), max_size=8))
-def test_the_end_of_a_chunked_body_is_seen_wherever_it_is_cut(pieces: list[bytes], cuts: list[int]) -> None:
-    chunks = ChunkReader()
-    for _ in range(2):  # a reader is used again
-        chunks.begin()
-        data = chunked(pieces)
-        feed_in_parts(chunks.feed, data[:-1], cuts)
-        assert not chunks.done
-        chunks.feed(data[-1:])
-        assert chunks.done and not chunks.extra
-    chunks.close()
-
-
-@given(BODIES)
-def test_a_chunked_body_is_seen_byte_by_byte(pieces: list[bytes]) -> None:
-    chunks = ChunkReader()
-    chunks.begin()
-    data = chunked(pieces, b"X-Trailer: 1\r\n")
-    for i in range(len(data)):
-        assert not chunks.done
-        chunks.feed(data[i : i + 1])
-    assert chunks.done
-    chunks.close()
-
-
-@given(BODIES, st.binary(min_size=1, max_size=20).filter(lambda extra: extra[0] not in b"\r\n"))
-def test_bytes_after_a_chunked_body_are_noticed_and_its_end_is_found(pieces: list[bytes], extra: bytes) -> None:
-    chunks = ChunkReader()
-    chunks.begin()
-    data = chunked(pieces)
-    try:
-        chunks.feed(data + extra)
-    except HttpParserError:
-        assert chunks.done
-    else:
-        assert chunks.done and chunks.extra
-    assert wire.chunked_end(data + extra) == len(data)
-    chunks.close()
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"5\r\nabc", b"zz\r\n", b"-5\r\n", b"5\r\nabcde\r\n", b"0\r\n", b"0\r\nA: 1\r\n"]
-)
-def test_a_body_that_does_not_end_here_has_no_end(data: bytes) -> None:
-    assert wire.chunked_end(data) is None
-
-
-def test_the_end_after_a_trailer() -> None:
-    assert wire.chunked_end(b"1;ext=1\r\na\r\n0\r\nA: 1\r\n\r\nmore") == 23
-    looks_like_ends = b"4\r\n\r\n\r\n\r\n0\r\nA: 1\r\n\r\n"
-    assert wire.chunked_end(looks_like_ends + b"more\r\n\r\n") == len(looks_like_ends)
-
-
-def test_another_message_after_a_chunked_body_is_noticed() -> None:
-    chunks = ChunkReader()
-    chunks.begin()
-    assert (chunks.done, chunks.extra) == (False, False)
-    chunks.feed(chunked([b"a"]))
-    assert (chunks.done, chunks.extra) == (True, False)
-    chunks.feed(b"HTTP/1.1 200 OK\r\n")
-    assert (chunks.done, chunks.extra) == (True, True)
-    chunks.close()
-
-
-@pytest.mark.parametrize(
-    "data", [b"5\r\nabcdefg\r\n", b"-1\r\n", b"0x1\r\na\r\n", b" 1\r\na\r\n", b"1 \r\na\r\n", b"g\r\n", b"1\na\n"]
-)
-def test_broken_chunks_are_refused(data: bytes) -> None:
-    chunks = ChunkReader()
-    chunks.begin()
-    with pytest.raises(HttpParserError):
-        chunks.feed(data)
-    chunks.close()
-
-
-@given(
-    BODIES, st.lists(st.integers(0, 400), max_size=8), st.sampled_from([b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\r\n\r\n"])
-)
-def test_an_upload_is_decoded_its_trailers_dropped_and_what_follows_kept_apart(
-    pieces: list[bytes], cuts: list[int], behind: bytes
-) -> None:
-    body = BodyReader()
-    out: list[bytes] = []
-    rest: list[bytes] = []
-
-    def feed(part: bytes) -> None:
-        if body.done:
-            rest.append(part)
-        else:
-            out.append(body.feed(part))
-            rest.append(body.rest)
-
-    feed_in_parts(feed, chunked(pieces, b"X-T: 1\r\n") + behind, cuts)
-    assert b"".join(out) == b"".join(pieces)
-    assert body.done
-    assert b"".join(rest) == behind
-    body.close()
-
-
-@pytest.mark.parametrize("over", [0, 1])
-def test_framing_may_be_so_many_bytes_and_not_one_more(over: int) -> None:
-    body = BodyReader()
-    most = 16 * 1 + BodyReader._FLOOD
-    data = b"1;" + b"x" * (most + over - len(b"1;\r\na\r\n")) + b"\r\na\r\n"
-    if over:
-        with pytest.raises(ProxyError) as caught:
-            body.feed(data)
-        assert str(caught.value) == "bad_request: a flood of chunk framing"
-    else:
-        assert body.feed(data) == b"a"
-    body.close()
-
-
-def test_a_flood_of_framing_is_refused() -> None:
-    body = BodyReader()
-    with pytest.raises(ProxyError):
-        for _ in range(10_000):
-            body.feed(b"1;" + b"x" * 60 + b"\r\na\r\n")
-    body.close()
-
-
-def test_one_byte_chunks_are_no_flood() -> None:
-    body = BodyReader()
-    for _ in range(50_000):
-        body.feed(b"1\r\na\r\n")
-    body.close()
+def test_an_interim_response_leaves_the_memory_as_it_is() -> None:
+    responses = ResponseReader()
+    responses.read(answer("Content-Length: 9"), False)
+    responses.read(answer(line="HTTP/1.1 103 Early Hints"), False)
+    assert responses.recall(answer("Content-Length: 8"), False) is not None

@@ -1,0 +1,226 @@
+"""Gates: every head of the other tests, and bodies, fed whole, byte by byte and with bytes behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.errors import ProxyError
+from proxy.http1.chunked import encode_chunk
+from proxy.http1.gate import END, Event, RequestGate, ResponseGate
+from proxy.http1.heads import CHUNKED, Limits, RequestHead
+from tests.proxy.http1.cases import (
+    ACCEPTED,
+    ACCEPTED_RESPONSES,
+    LIMITS,
+    REFUSED,
+    REFUSED_RESPONSES,
+    answer,
+    head,
+)
+
+NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def whole(data: bytes) -> Iterator[bytes]:
+    yield data
+
+
+def byte_by_byte(data: bytes) -> Iterator[bytes]:
+    for i in range(len(data)):
+        yield data[i : i + 1]
+
+
+def with_trailing_bytes(data: bytes) -> Iterator[bytes]:
+    yield data + NEXT
+
+
+Feed = Callable[[bytes], Iterator[bytes]]
+each_way = pytest.mark.parametrize("feed", [whole, byte_by_byte, with_trailing_bytes])
+
+
+def events_of(gate: RequestGate, parts: Iterator[bytes]) -> list[Event]:
+    """What a gate says; neighbouring pieces of a body become one."""
+    events: list[Event] = []
+    for part in parts:
+        for event in gate.feed(part):
+            if isinstance(event, bytes) and events and isinstance(events[-1], bytes):
+                events[-1] += event
+            else:
+                events.append(event)
+    return events
+
+
+def body_for(length: int) -> tuple[bytes, bytes]:
+    """A body as it is sent, and what it holds."""
+    if length == CHUNKED:
+        return encode_chunk(b"ab") + encode_chunk(b"c") + b"0\r\nHost: evil\r\n\r\n", b"abc"
+    return b"x" * length, b"x" * length
+
+
+# -- requests
+
+
+@each_way
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_a_request_comes_out_as_head_body_and_end(case: str, feed: Feed) -> None:
+    data, (method, target, authority, length, keep_alive) = ACCEPTED[case]
+    sent, body = body_for(length)
+    gate = RequestGate(LIMITS)
+    first, *rest = events_of(gate, feed(data + sent))
+    assert isinstance(first, RequestHead)
+    assert first is gate.head
+    assert (first.method, first.target, first.authority, first.length) == (method, target, authority, length)
+    assert first.keep_alive is keep_alive
+    assert first.raw == data.lstrip(b"\r\n")
+    assert rest == ([body, END] if body else [END])
+    assert gate.held == (len(NEXT) if feed is with_trailing_bytes else 0)
+
+
+@each_way
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_head_is_refused_however_it_comes(case: str, feed: Feed) -> None:
+    data, expected = REFUSED[case]
+    gate = RequestGate(LIMITS)
+    (error,) = events_of(gate, feed(data))
+    assert isinstance(error, ProxyError)
+    assert error.kind.code in {expected.partition(":")[0], "bad_request"}
+    assert gate.feed(NEXT) == gate.proceed() == []
+
+
+def test_the_next_request_waits_until_the_one_before_is_over() -> None:
+    gate = RequestGate(LIMITS)
+    assert events_of(gate, whole(head("Content-Length: 2") + b"ab" + NEXT + NEXT[:9]))[1:] == [b"ab", END]
+    assert gate.feed(NEXT[9:]) == []
+    assert gate.held == 2 * len(NEXT)
+    for _ in range(2):
+        following, end = gate.proceed()
+        assert isinstance(following, RequestHead)
+        assert (following.target, end) == (b"/next", END)
+    assert gate.proceed() == []
+    assert (gate.head, gate.held) == (None, 0)
+
+
+def test_a_broken_request_behind_a_good_one_is_refused_when_its_turn_comes() -> None:
+    gate = RequestGate(LIMITS)
+    assert events_of(gate, whole(NEXT + b"BROKEN\r\n\r\n"))[1:] == [END]
+    (error,) = gate.proceed()
+    assert isinstance(error, ProxyError)
+    assert error.kind.code == "bad_request"
+
+
+def test_nothing_is_read_behind_a_request_that_ended_before_it_was_whole() -> None:
+    gate = RequestGate(LIMITS)
+    gate.feed(head("Content-Length: 9") + b"ab")
+    assert gate.proceed() == []
+    assert gate.feed(b"cdefghi" + NEXT) == gate.proceed() == []
+
+
+@each_way
+@pytest.mark.parametrize("broken", [b"5\r\nabcdefg\r\n", b"-1\r\n", b"g\r\n", b"1\na\n", b"1\r\naXX0\r\n\r\n"])
+def test_a_broken_chunk_ends_the_events(broken: bytes, feed: Feed) -> None:
+    gate = RequestGate(LIMITS)
+    first, *_, error = events_of(gate, feed(head("Transfer-Encoding: chunked") + broken))
+    assert isinstance(first, RequestHead)
+    assert isinstance(error, ProxyError)
+    assert str(error).startswith("bad_request: chunk framing: ")
+    gate.close()
+
+
+def test_a_flood_of_chunk_extensions_ends_the_events() -> None:
+    gate = RequestGate(LIMITS)
+    gate.feed(head("Transfer-Encoding: chunked"))
+    said = [gate.feed(b"1;" + b"x" * 60 + b"\r\na\r\n") for _ in range(10_000)]
+    errors = [events[-1] for events in said if events and isinstance(events[-1], ProxyError)]
+    assert list(map(str, errors)) == ["bad_request: a flood of chunk framing"]
+    gate.close()
+
+
+def test_a_head_has_begun_with_its_first_byte_and_not_with_an_empty_line() -> None:
+    gate = RequestGate(LIMITS)
+    assert not gate.head_begun
+    gate.feed(b"\r\n")
+    assert not gate.head_begun
+    gate.feed(NEXT[:-1])
+    assert gate.head_begun
+    gate.feed(NEXT[-1:])
+    assert not gate.head_begun
+
+
+@each_way
+def test_more_than_two_empty_lines_are_refused(feed: Feed) -> None:
+    (error,) = events_of(RequestGate(LIMITS), feed(b"\r\n" * 3 + NEXT))
+    assert str(error) == "bad_request: empty lines"
+
+
+def test_a_head_that_is_too_large_is_refused_before_it_is_whole() -> None:
+    (error,) = events_of(RequestGate(Limits(100, 0, 0, 0)), whole(b"GET / HTTP/1.1\r\nA: " + b"a" * 90))
+    assert str(error) == "headers_too_large: all fields"
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
+def test_any_bytes_give_the_same_events_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+    data = NEXT[:16] + data.replace(b"\n", b"\r\n")
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    parts = iter([data[a:b] for a, b in pairwise(edges)])
+
+    def shown(events: list[Event]) -> list[object]:
+        return [e.kind.code if isinstance(e, ProxyError) else getattr(e, "raw", e) for e in events]
+
+    assert shown(events_of(RequestGate(LIMITS), parts)) == shown(events_of(RequestGate(LIMITS), whole(data)))
+
+
+# -- responses
+
+
+@each_way
+@pytest.mark.parametrize("case", ACCEPTED_RESPONSES)
+def test_a_response_passes_once_its_head_is_whole(case: str, feed: Feed) -> None:
+    data, (status, length, keep_alive) = ACCEPTED_RESPONSES[case]
+    gate = ResponseGate(0, to_head=False)
+    for interim in (answer(line="HTTP/1.1 100 Continue"), answer("Link: x", line="HTTP/1.1 103 Early Hints")):
+        assert b"".join(map(gate.feed, byte_by_byte(interim))) == b""
+    passed = [gate.feed(part) for part in feed(data)]
+    assert [part for part in passed if part] == [data + NEXT if feed is with_trailing_bytes else data]
+    assert gate.head is not None
+    assert (gate.head.status, gate.head.length, gate.head.keep_alive) == (status, length, keep_alive)
+    assert gate.feed(b"body") == b"body"
+
+
+@each_way
+@pytest.mark.parametrize("data", REFUSED_RESPONSES)
+def test_a_response_that_is_not_http_passes_nothing(data: bytes, feed: Feed) -> None:
+    gate = ResponseGate(0, to_head=False)
+    passed = b""
+    with pytest.raises(ProxyError) as caught:
+        for part in feed(data):
+            passed += gate.feed(part)
+    assert caught.value.kind.code == "upstream_invalid"
+    assert passed == b""
+
+
+def test_the_response_to_a_head_request_has_no_body() -> None:
+    gate = ResponseGate(0, to_head=True)
+    gate.feed(answer("Content-Length: 9"))
+    assert gate.head is not None
+    assert gate.head.length == 0
+
+
+@each_way
+@pytest.mark.parametrize("interims", [0, 1, 20])
+def test_a_head_and_the_interim_ones_before_it_may_have_so_many_bytes_and_not_one_more(
+    interims: int, feed: Feed
+) -> None:
+    data = answer(line="HTTP/1.1 102 Processing") * interims + answer("X: " + "a" * 50, "Content-Length: 0")
+    gate = ResponseGate(len(data), to_head=False)
+    for part in feed(data):
+        gate.feed(part)
+    assert gate.head is not None
+    less = ResponseGate(len(data) - 1, to_head=False)
+    with pytest.raises(ProxyError, match="its heads are too large"):
+        for part in feed(data):
+            assert less.feed(part) == b""
