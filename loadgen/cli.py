@@ -87,7 +87,7 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it takes.")] = False,
 ) -> None:
     """Measure proxies against each other and build the report: campaign and verdict in one."""
-    from loadgen.campaign.campaign import Asked
+    from loadgen.campaign.plan import Asked
     from loadgen.campaign.terminal import compare as run
     from loadgen.workload.scenario import Replay
 

@@ -6,7 +6,8 @@ POST /_mock/reset      zero the counts, restart the clocks of changes, cold star
 GET  /_mock/behaviour  profile and seed of every backend
 POST /_mock/behaviour  `{"endpoint": "mock-1", "profile": "chat-8b" or {...}, "seed": 7, "faults": [...]}`:
                        each key optional, all backends if none is named; faults replace those before, a new profile
-                       brings its own
+                       brings its own; the clocks of faults count from `"since_ns"` (CLOCK_MONOTONIC) if given, else
+                       from now
 """
 
 from __future__ import annotations
@@ -86,12 +87,10 @@ class Control:
         }
 
     def _behave(self, fields: dict[str, Any]) -> dict[str, Any]:
-        chosen = self._chosen(fields, {"endpoint", "profile", "seed", "faults"})
+        chosen = self._chosen(fields, {"endpoint", "profile", "seed", "faults", "since_ns"})
         profile = _profile(fields["profile"]) if "profile" in fields else None
         faults = read_faults(fields["faults"], "faults", self._names()) if "faults" in fields else None
-        seed = fields.get("seed")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise Refused("'seed' must be a whole number")
+        seed, since_ns = _whole_number(fields, "seed"), _whole_number(fields, "since_ns")
         changed: dict[int, Behaviour] = {}  # backends that behave alike share a library
         for backend in chosen:
             old = backend.behaviour
@@ -102,7 +101,7 @@ class Control:
                     kept = old.faults if profile is None else None
                     new = Behaviour.of(profile or old.profile, old.seed if seed is None else seed, kept)
                 changed[id(old)] = new if faults is None else replace(new, faults=faults)
-            backend.behave(changed[id(old)])
+            backend.behave(changed[id(old)], since_ns)
         return self._behaviour({})
 
     def _names(self) -> list[str]:
@@ -119,6 +118,13 @@ class Control:
         if name not in backends:
             raise Refused(f"no endpoint {name!r}; {nearest(str(name), list(backends))}")
         return [backends[name]]
+
+
+def _whole_number(fields: dict[str, Any], key: str) -> int | None:
+    value = fields.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise Refused(f"{key!r} must be a whole number")
+    return value
 
 
 def _profile(value: Any) -> Profile:

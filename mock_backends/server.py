@@ -61,14 +61,16 @@ class Backend:
         self._opening: asyncio.Task[None] | None = None
         self.behave(behaviour)
 
-    def behave(self, behaviour: Behaviour) -> None:
-        """Behaves so from the next request on. The clocks of changes, cold starts and faults begin anew."""
+    def behave(self, behaviour: Behaviour, since_ns: int | None = None) -> None:
+        """Behaves so from the next request on. The clocks of changes and cold starts begin anew; those of faults at
+        `since_ns`, which may lie ahead: a fault that is due at 0 then begins at that moment."""
         now = monotonic_ns()
         self.behaviour = behaviour
         self.profile = profile = behaviour.profile
         self.library = behaviour.library
         self.pace = Pace(profile, now) if Pace.needed(profile) else None
-        self.faults = FaultPlan(behaviour.faults, self.name, behaviour.seed, now) or None
+        since = now if since_ns is None else since_ns
+        self.faults = FaultPlan(behaviour.faults, self.name, behaviour.seed, since) or None
         for connection in self.connections:
             connection.forget()
         if self._holder:

@@ -386,6 +386,8 @@ class RunRecord(_Record):
     """`wrk` runs carry throughput and CPU in `summary` and no request rows."""
     attempt: int = Field(default=1, ge=1)
     """1 planned, 2 and above: repeats."""
+    turns: int = Field(default=1, ge=1)
+    """Between how many targets, all alive at once, the load went round: each had it for that part of the window."""
     window_ns: tuple[int, int] | None = None
     """Measured window [start, end), after warm-up. None: from the first sent to the last end of non-warm-up rows."""
     idle_cpu_ns_per_s: float | None = Field(default=None, ge=0)

@@ -323,6 +323,8 @@ class _Measurement:
         self.record, self.scenario, self.tables, self.origin = record, scenario, tables, window[0]
         self.length = float(window[1] - window[0])
         self.seconds = self.length / 1e9
+        self.loaded_s = self.seconds / record.turns
+        """Of the window in which this target had the load; all of it unless targets took turns."""
         self.values: dict[str, Value] = {}
         self.extras: dict[str, Any] = dict(stored)
         times = {name: _clock(rows[name], self.origin) for name in _REQUEST_CLOCKS}
@@ -433,8 +435,8 @@ class _Measurement:
         for key, values in (("ttft_ms", requests.ttft_ms), ("e2e_ms", requests.e2e_ms), ("tpot_ms", tpot)):
             if key in self.scenario.slo:
                 good &= ~(values > self.scenario.slo[key])
-        self.values["throughput_rps"] = Value(whole / self.seconds)
-        self.values["goodput_rps"] = Value(float(good.sum()) / self.seconds)
+        self.values["throughput_rps"] = Value(whole / self.loaded_s)
+        self.values["goodput_rps"] = Value(float(good.sum()) / self.loaded_s)
 
     def _errors(self) -> None:
         expected = {"ok", *self.scenario.expected_outcomes}
@@ -517,8 +519,9 @@ class _Measurement:
             return
         used = np.interp([0.0, self.length], samples.at, samples.cpu_ns)
         gross = float(used[1] - used[0]) * self.length / (self.length - uncovered)
-        net = gross - (self.record.idle_cpu_ns_per_s or 0.0) * self.seconds
-        utilisation = gross / self.length
+        idle = self.record.idle_cpu_ns_per_s or 0.0
+        net = gross - idle * self.seconds
+        utilisation = max(gross - idle * (self.seconds - self.loaded_s), 0.0) / (self.loaded_s * 1e9)
         self.extras["utilisation"] = utilisation
         ended = self._inside(self.end)
         requests = int(ended.sum())

@@ -1,4 +1,4 @@
-"""The mock backends of one bench: started fresh each round, told how to behave, asked what they did."""
+"""The mock backends of one scenario: started fresh each round, told how to behave, asked what they did."""
 
 from __future__ import annotations
 
@@ -68,10 +68,11 @@ class Backends:
         for name, profile in mock.profiles.items():
             self._ask("POST", "/_mock/behaviour", {"endpoint": name, "profile": profile})
 
-    def fail(self, mock: Mock) -> None:
-        """Sets the faults a scenario wants; their clocks start now. Raises ChildError if refused."""
+    def fail(self, mock: Mock, since_ns: int) -> None:
+        """Sets the faults a scenario wants; their clocks count from `since_ns` (monotonic). Raises ChildError if
+        refused."""
         if mock.faults:
-            self._ask("POST", "/_mock/behaviour", {"faults": list(mock.faults)})
+            self._ask("POST", "/_mock/behaviour", {"faults": list(mock.faults), "since_ns": since_ns})
 
     def forget(self) -> None:
         """Zeroes their counts and restarts the clocks of what changes over time."""

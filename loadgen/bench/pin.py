@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loadgen.bench.mocks import Backends
 from loadgen.bench.reply import ask_once, what_is_wrong
-from loadgen.workload.scenario import PINS, Reply, Scenario, catalogue
+from loadgen.workload.scenario import FOLDER, PINS, Reply, Scenario, catalogue
 
 Pin = dict[str, str | int] | None
 
@@ -51,7 +51,7 @@ def ask_all() -> dict[str, list[Pin]]:
 
 def main() -> None:
     """Writes the file."""
-    path = Path(__file__).with_name("scenarios") / PINS
+    path = FOLDER / PINS
     pins = ask_all()
     path.write_text(json.dumps(pins, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{path}: {sum(pin is not None for each in pins.values() for pin in each)} replies pinned\n")

@@ -116,11 +116,11 @@ def window_of(begun_ns: int, scenario: Scenario) -> tuple[int, int]:
     return start, start + round(scenario.duration_s * 1e9)
 
 
-def offered_rps(plan: Plan | None, scenario: Scenario) -> float | None:
-    """Requests per second that the schedule holds after the warm-up."""
+def offered_rps(plan: Plan | None, scenario: Scenario, turns: int = 1) -> float | None:
+    """Requests per second that the schedule holds after the warm-up, in the turns of its target."""
     if plan is None:
         return None
-    return float((~plan.warmup).sum()) / scenario.duration_s
+    return float((~plan.warmup).sum()) * turns / scenario.duration_s
 
 
 def cpu_share(usage: pd.DataFrame | None, role: watch.Role, window: tuple[int, int]) -> float | None:
@@ -155,7 +155,7 @@ def judge(
             "window_ns": window,
             "idle_cpu_ns_per_s": None if idle is None else idle[0],
             "idle_rss_bytes": None if idle is None else idle[1],
-            "offered_rps": offered_rps(conditions.plan, scenario),
+            "offered_rps": offered_rps(conditions.plan, scenario, conditions.turns),
         }
     )
     checks: list[Check] = [] if seen.broken is None else [seen.broken]
@@ -312,11 +312,9 @@ def asked_of_mocks(
     """What is asked of the mocks a second, what they reach alone, and the unit: events for streams, else requests.
 
     The first is None in closed loop, and where nothing says how many events a stream has. `turns`: so many runs have
-    such a plan at the same time.
+    such a plan at the same time, each for its part of it.
     """
-    offered = offered_rps(plan, scenario)
-    if offered is not None:
-        offered *= turns
+    offered = offered_rps(plan, scenario, turns)
     if scenario.kind == "request":
         return offered, ceiling.requests_per_s, "req/s"
     per_stream: float | None = scenario.requests[0].expect.events

@@ -1,15 +1,19 @@
-"""One run: a scenario on a target that is up, from a driver that waits to be let go to the record on disk.
+"""From a slot to records on disk: start, check, idle, load, stop, judge, write.
 
-Whatever goes wrong, it ends as a folder with a run.json: valid, or void with the reason.
+A run is one scenario on one start of a target. Several runs can be made at once: their targets share a core, each has
+its own driver, all drivers begin at one moment, and their plans give the targets load in turns (`timetable.in_turns`).
+Whatever goes wrong, a run ends as a folder with a run.json, which says what. Nothing here decides what is run or
+repeated.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,14 @@ from typing import Any
 from loadgen.bench import machine, watch
 from loadgen.bench.child import Child, ChildError
 from loadgen.bench.mocks import Backends, Ceiling, ask
+from loadgen.bench.reply import ask_once, what_is_wrong
 from loadgen.campaign import leftovers, validity
 from loadgen.campaign.judge import Conditions, Evidence, judge, recorded_pauses, runtime_table, usage_table
-from loadgen.campaign.schedule import Sitting
+from loadgen.campaign.schedule import SETTLE_S, Slot, idle_key, lead_s
 from loadgen.campaign.tally import Reading
+from loadgen.targets.direct import Direct
 from loadgen.targets.gctrace import pauses_of
-from loadgen.targets.target import Running
+from loadgen.targets.target import Running, Wiring
 from loadgen.workload.job import Job, save_job
 from loadgen.workload.plan import Plan, load_plan
 from loadgen.workload.scenario import Scenario
@@ -31,6 +37,7 @@ from reports import store
 from reports.schema import Check, RunRecord, run_name
 from reports.schema import Scenario as Described
 
+_POLL_S = 0.05
 _DRIVER_START_S = 30.0
 _QUIET_S = 0.1  # after the last of the drivers that take turns should have its last reply
 _ACTIVE_SAMPLES = 10
@@ -39,7 +46,7 @@ _DRIVER_END_S = 60.0  # it writes its rows after the last reply: a million of th
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all sittings of a campaign have in common."""
+    """What all runs of a campaign have in common."""
 
     folder: Path
     cores: machine.Cores
@@ -51,115 +58,183 @@ class Setting:
     """(scenario, round, turn) -> its plan file, None in closed loop."""
     tell: Callable[[str], None]
     """Where progress goes."""
+    idle_ns_per_s: MutableMapping[tuple[int, str, int, str], float] = field(default_factory=dict)
+    """CPU of targets before load, by `schedule.idle_key`: measured once a round and the same for each start."""
 
 
-@dataclass(slots=True)
-class Start:
-    """One process start of a target, on running mocks."""
+def measure(slot: Slot, backends: Backends, setting: Setting) -> Iterator[RunRecord]:
+    """Makes the runs of a slot on running mocks; yields each once it is on disk."""
+    runs = [Run(slot, place, backends, setting) for place in range(len(slot.arms))]
+    with contextlib.ExitStack() as processes:
+        refused = _behave(slot, backends)
+        for run in runs:
+            processes.callback(run.stop)
+            run.start(refused)
+        for run in _up(runs):
+            run.check()
+        for run in _up(runs):
+            run.prepare()
+        _watch_idle(_up(runs))  # while the drivers get ready on their own core, which takes each a second or two
+        for run in _up(runs):
+            run.wait_ready()
+        loaded = under_way = _up(runs)
+        begin_ns = _begin(slot, backends)
+        for run in loaded:
+            run.go(begin_ns)
+        while under_way := [run for run in under_way if run.goes_on()]:
+            time.sleep(_POLL_S)
+        for run in loaded:
+            run.look()
+    for run in runs:
+        run.seen.beside = [other.seen.samples for other in loaded if other is not run]
+        yield run.judged()
 
-    sitting: Sitting
-    running: Running
-    backends: Backends
-    setting: Setting
-    idle: tuple[float, int] | None = None
-    """CPU ns per second and resident bytes of the target's tree before any load; taken once."""
-    fresh: leftovers.Before | None = None
-    """Where what is left after a long run is looked for."""
 
-    def ended(self) -> Check | None:
-        """What to say if mocks or target are gone."""
-        if not self.backends.alive():
-            return validity.broken(self.backends.what_happened(), "bench")
-        if not self.running.alive():
-            return validity.broken(self.running.what_happened(), "target")
-        return None
+def _up(runs: Sequence[Run]) -> list[Run]:
+    """Those that nothing has gone wrong with. The others keep their turns, so nothing changes for these."""
+    return [run for run in runs if run.seen.broken is None]
 
-    def record(self, scenario: Scenario) -> RunRecord:
-        """The record as far as it is known beforehand."""
-        return RunRecord(
-            run=run_name(self.sitting.round, scenario.id, self.sitting.arm.name),
-            scenario=scenario.id,
-            target=self.sitting.arm.name,
-            round=self.sitting.round,
-            order=self.sitting.order,
-            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            command=self.running.command,
-            attempt=self.sitting.attempt,
-            generator=scenario.generator,
-        )
 
-    def unmade(self, scenario: Scenario, broken: Check) -> RunRecord:
-        """A run that could not be made: no rows, the reason, written like any other."""
-        record = self.record(scenario)
-        record = record.model_copy(update={"validity": [broken], "void_reason": validity.void_reason([broken])})
-        self.keep_config(store.run_folder(self.setting.folder, record.run))
-        store.write_run(self.setting.folder, record)
-        return record
+def _behave(slot: Slot, backends: Backends) -> Check | None:
+    """Makes the mocks behave as the scenario wants, without its faults; what to say if they refuse."""
+    try:
+        backends.behave(slot.scenario.mock)
+    except ChildError as exc:
+        return validity.broken(f"the mocks refuse the scenario: {exc}", "bench")
+    return None
 
-    def keep_config(self, folder: Path) -> None:
-        """The exact config the target runs with, beside the run."""
-        if self.running.config is not None:
-            (folder / "target.config").write_text(self.running.config, encoding="utf-8")
 
-    def inside(self) -> dict[str, Any]:
-        """What the target says about itself; empty if it has no admin listener or is gone."""
-        if self.running.admin is not None and self.running.alive():
-            with contextlib.suppress(ChildError):
-                said = ask(self.running.admin, "GET", "/internal/runtime")
-                return said if isinstance(said, dict) else {}
-        return {}
+def _begin(slot: Slot, backends: Backends) -> int:
+    """When the load begins, in ns of the monotonic clock; faults of the mocks count from then."""
+    begin_ns = time.monotonic_ns() + round(lead_s(slot) * 1e9)
+    with contextlib.suppress(ChildError):  # the mocks are gone; `Run.goes_on` says how
+        backends.forget()  # the checked replies
+        backends.fail(slot.scenario.mock, begin_ns)
+    return begin_ns
+
+
+def _watch_idle(runs: Sequence[Run]) -> None:
+    """Notes what the process trees of these targets cost while nothing is asked of any of them."""
+    watched = [(run, run.running.pid) for run in runs if run.running.pid is not None]
+    if any(run.idle_key not in run.setting.idle_ns_per_s for run, _ in watched):
+        time.sleep(SETTLE_S)
+        before = [watch.tree_sample(pid, "target") for _, pid in watched]
+        time.sleep(runs[0].setting.idle_s)
+        for (run, pid), early in zip(watched, before, strict=True):
+            late = watch.tree_sample(pid, "target")
+            if early and late:
+                passed = (late[0].t_ns - early[0].t_ns) / 1e9
+                used = watch.tree_cpu_ns(late, "target") - watch.tree_cpu_ns(early, "target")
+                run.setting.idle_ns_per_s[run.idle_key] = max(used / passed, 0.0)
 
 
 class Run:
-    """One scenario on `start`: `go`, then ask `goes_on` again and again until it is over, `stop`, `judged`.
+    """One scenario on one start of a target. `seen` is what was seen of it; `seen.broken` says why it goes no further.
 
-    Owns its driver, which gets ready from the beginning, and the watch over the processes. `stop` may be called at any
-    time, also twice. `seen` is complete after it.
+    Owns the target's process, the driver and the watch over the processes. `stop` may be called at any time, also
+    twice.
     """
 
-    def __init__(self, start: Start, scenario: Scenario, turn: Turn) -> None:
+    def __init__(self, slot: Slot, place: int, backends: Backends, setting: Setting) -> None:
         self.seen = Evidence()
-        self.start = start
-        self._scenario = scenario
-        self._turn = turn
-        self._record = start.record(scenario)
-        self._folder = store.run_folder(start.setting.folder, self._record.run)
-        self._label = f"round {start.sitting.round} · {start.sitting.arm.name} · {scenario.id}"
-        self._sample_at: list[float] | None = None
+        self.setting = setting
+        self.running = Running(url="")
+        self.idle_key = idle_key(slot, slot.arms[place])
+        self._backends = backends
+        self._scenario = slot.scenario
+        self._arm = slot.arms[place]
+        self._turn = slot.turn(place)
+        self._round = slot.round
+        self._record = RunRecord(
+            run=run_name(slot.round, slot.scenario.id, self._arm.name),
+            scenario=slot.scenario.id,
+            target=self._arm.name,
+            round=slot.round,
+            order=slot.order + place,
+            attempt=slot.attempt,
+            generator=slot.scenario.generator,
+            turns=self._turn.of,
+        )
+        self._folder = store.run_folder(setting.folder, self._record.run)
+        self._label = f"round {slot.round} · {self._arm.name} · {slot.scenario.id}"
+        self._sample_at: list[float] = []
+        self._idle_rss: int | None = None
+        self._fresh: leftovers.Before | None = None
+        self._driver: Child | None = None
         self._watcher: watch.Watch | None = None
-        start.keep_config(self._folder)
-        save_job(self._job(), self._folder / "job.json")
-        generator = "loadgen.bench.wrk" if scenario.generator == "wrk" else "loadgen.driver"
-        command = [sys.executable, "-m", generator, str(self._folder / "job.json"), "--hold"]
-        self._driver = Child("driver", command, self._folder, cores=start.setting.cores.driver, held=True)
+
+    def start(self, refused: Check | None = None) -> None:
+        """Starts the target, with its config and its output in the run's folder. `refused`: why there is no point."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.seen.broken = refused
+        if refused is not None:
+            return
+        self.setting.tell(f"{self._label} · starting")
+        wiring = Wiring(
+            backends=self._backends.urls,
+            folder=self._folder,
+            cores=self.setting.cores.target,
+            recorders=self.setting.recorders,
+            settings=self._scenario.settings,
+        )
+        self._record = self._record.model_copy(update={"started": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        try:
+            self.running = self._arm.target.start(wiring)
+        except (ChildError, OSError) as exc:
+            self.seen.broken = validity.broken(f"the target did not start: {exc}", "target")
+            return
+        self._record = self._record.model_copy(update={"command": self.running.command})
+        if self.running.config is not None:
+            (self._folder / "target.config").write_text(self.running.config, encoding="utf-8")
+        if "soak" in self._scenario.tags:
+            self._fresh = leftovers.before(self.running)
+
+    def check(self) -> None:
+        """One reply of each kind against the expected one."""
+        self.seen.broken = self._ended() or self._wrong_reply()
+
+    def prepare(self) -> None:
+        """Starts the driver, which gets ready and waits."""
+        job = self._folder / "job.json"
+        save_job(self._job(), job)
+        generator = "loadgen.bench.wrk" if self._scenario.generator == "wrk" else "loadgen.driver"
+        command = [sys.executable, "-m", generator, str(job), "--hold"]
+        self._driver = Child("driver", command, self._folder, cores=self.setting.cores.driver, held=True)
 
     def wait_ready(self) -> None:
-        """Until the driver can be let go. Raises ChildError."""
-        self._driver.wait_ready(_DRIVER_START_S)
+        """Until the driver can be let go; then looks at what the target holds before load."""
+        assert self._driver is not None
+        try:
+            self._driver.wait_ready(_DRIVER_START_S)
+        except ChildError as exc:
+            self.seen.broken = validity.broken(str(exc), "bench")
+            return
+        if self.running.pid is not None:
+            rows = watch.tree_sample(self.running.pid, "target")
+            self._idle_rss = sum(row.rss_bytes for row in rows) if rows else None
 
-    def go(self, begin_ns: int | None) -> None:
-        """Lets the driver go; `begin_ns` of the monotonic clock, where several have to begin together."""
-        start = self.start
-        with contextlib.suppress(ChildError):  # the mocks are gone; `ended` says how
-            start.backends.forget()  # the checked reply
-        if start.fresh is not None:
-            start.fresh.counts = leftovers.counted(start.running)
-        roots: dict[watch.Role, list[int]] = {"mock": [start.backends.child.pid], "driver": [self._driver.pid]}
-        if start.running.pid is not None:
-            roots["target"] = [start.running.pid]
-        self._ticks, self._begun = machine.cpu_times(start.setting.cores.all()), time.monotonic()
+    def go(self, begin_ns: int) -> None:
+        """Lets the driver go, which begins at `begin_ns` of the monotonic clock (wrk begins at once)."""
+        assert self._driver is not None
+        if self._fresh is not None:
+            self._fresh.counts = leftovers.counted(self.running)
+        roots: dict[watch.Role, list[int]] = {"mock": [self._backends.child.pid], "driver": [self._driver.pid]}
+        if self.running.pid is not None:
+            roots["target"] = [self.running.pid]
+        self._ticks, self._begun = machine.cpu_times(self.setting.cores.all()), time.monotonic()
         self._deadline = self._begun + _DRIVER_START_S + self._scenario.total_s() + self._scenario.timeout_s
         self._deadline += _DRIVER_END_S
         self._written = self._writes()
+        self._sample_at = _when_to_sample(begin_ns / 1e9, self._scenario)
         self._watcher = watch.Watch(roots)
         self._watcher.start()
-        start.setting.tell(self._label)  # wrk says nothing before it ends
+        self.setting.tell(self._label)  # wrk says nothing before it ends
         self._driver.raise_priority(machine.DRIVER_PRIORITY)
         self._driver.release(begin_ns)
 
     def goes_on(self) -> bool:
         """Reads what the driver said, samples what is due. False once driver, target or mocks have ended."""
-        if self._watcher is None:
+        if self._watcher is None or self._driver is None:
             return False
         seen = self.seen
         alive = self._driver.alive()  # asked before reading, so that its last line is not missed
@@ -169,12 +244,8 @@ class Run:
             elif line.get("mark"):
                 seen.readings.append(self._reading())
             elif "t" in line:
-                self.start.setting.tell(f"{self._label} · {line['t']:.0f} s · {line.get('done', 0):,} done")
-                if self._sample_at is None:
-                    self._sample_at = _when_to_sample(time.monotonic() - float(line["t"]), self._scenario)
-                    with contextlib.suppress(ChildError):  # they are gone; `ended` says how
-                        self.start.backends.fail(self._scenario.mock)
-        seen.broken = self.start.ended()
+                self.setting.tell(f"{self._label} · {line['t']:.0f} s · {line.get('done', 0):,} done")
+        seen.broken = self._ended()
         if seen.broken is None and alive and time.monotonic() > self._deadline:
             longest = self._deadline - self._begun
             seen.broken = validity.broken(f"the driver did not end within {longest:g} s", "bench")
@@ -186,45 +257,56 @@ class Run:
         if seen.broken is None and (self._driver.exit_code != 0 or not seen.driver):
             how = f"the driver {self._driver.how_it_ended()}: {self._driver.last_words()}"
             seen.broken = validity.broken(how, "bench")
-        self.stop()
+        self._end_load()
         return False
 
+    def look(self) -> None:
+        """What target and mocks say about themselves after the load; after a soak the target is stopped meanwhile."""
+        self.seen.mocks = self._backends.stats()
+        self.seen.inside = self._inside()
+        self.seen.pauses = self._pauses()
+        self.seen.left = self._left()
+
     def stop(self) -> None:
-        """Ends driver and watch, and takes the last readings."""
-        self._driver.stop(grace_s=2.0)
-        if self._watcher is None:
+        """Ends driver, watch and target."""
+        if self._driver is not None:
+            self._driver.stop(grace_s=2.0)
+        self._end_load()
+        self.running.stop()
+
+    def _end_load(self) -> None:
+        """Takes the last readings, once; a driver that is not through does not go on."""
+        if self._watcher is None or self._driver is None:
             return
+        self._driver.stop(grace_s=2.0)
         seen, watcher, self._watcher = self.seen, self._watcher, None
         seen.samples = watcher.stop()
         written = self._writes()
         seen.writes = None if self._written is None or written is None else written - self._written
         seen.wall_s = time.monotonic() - self._begun
-        now = machine.cpu_times(self.start.setting.cores.all())
+        now = machine.cpu_times(self.setting.cores.all())
         seen.steal, seen.busy = machine.steal_share(self._ticks, now), machine.busy_share(self._ticks, now)
 
     def judged(self) -> RunRecord:
         """The record, on disk with all its tables."""
-        start, seen, setting, scenario = self.start, self.seen, self.start.setting, self._scenario
-        seen.mocks = start.backends.stats()
-        seen.inside = start.inside()
-        seen.pauses = self._pauses()
-        seen.left = self._left()
+        seen, setting, scenario = self.seen, self.setting, self._scenario
+        cpu = setting.idle_ns_per_s.get(self.idle_key)
         conditions = Conditions(
             scenario=scenario,
             described=setting.described[scenario.id],
             ceiling=setting.ceiling,
             bench_cores=setting.cores.bench_size(),
             target_cores=len(setting.cores.target or (0,)),
-            has_process=start.running.pid is not None,
-            idle=start.idle,
-            plan=self._plan(),
+            has_process=self.running.pid is not None,
+            idle=None if cpu is None or self._idle_rss is None else (cpu, self._idle_rss),
+            plan=self._plan() if self._driver is not None else None,
             turns=self._turn.of,
         )
         record = self._record.model_copy(
             update={
-                "config_hash": seen.inside.get("config_hash") or start.running.config_hash,
+                "config_hash": seen.inside.get("config_hash") or self.running.config_hash,
                 "module_hash": seen.inside.get("module_hash"),
-                "versions": dict(seen.inside.get("versions") or start.running.versions),
+                "versions": dict(seen.inside.get("versions") or self.running.versions),
             }
         )
         for kind in ("requests", "events"):
@@ -234,8 +316,41 @@ class Run:
         store.write_run(setting.folder, record, runtime=runtime_table(seen.pauses), usage=usage_table(seen.samples))
         return record
 
+    def _ended(self) -> Check | None:
+        """What to say if mocks or target are gone."""
+        if not self._backends.alive():
+            return validity.broken(self._backends.what_happened(), "bench")
+        if not self.running.alive():
+            return validity.broken(self.running.what_happened(), "target")
+        return None
+
+    def _wrong_reply(self) -> Check | None:
+        """One reply of each kind against the expected one; None if all are right."""
+        target, scenario = self._arm.target, self._scenario
+        for request in scenario.requests:
+            if not request.check:
+                continue
+            template = request.template(pinned=target.passes == "everything")
+            try:
+                reply = ask_once(self.running.url, template, scenario.prompt_bytes or 64, scenario.output_tokens or 8)
+                wrong = what_is_wrong(reply, template, from_mock=target.passes != "nothing")
+            except (OSError, http.client.HTTPException) as exc:
+                wrong = f"{template.method} {template.path} was not answered: {exc or type(exc).__name__}"
+            if wrong is not None:
+                # Without a proxy in between it was the mock that answered wrongly.
+                return validity.broken(wrong, "bench" if isinstance(target, Direct) else "target")
+        return None
+
+    def _inside(self) -> dict[str, Any]:
+        """What the target says about itself; empty if it has no admin listener or is gone."""
+        if self.running.admin is not None and self.running.alive():
+            with contextlib.suppress(ChildError):
+                said = ask(self.running.admin, "GET", "/internal/runtime")
+                return said if isinstance(said, dict) else {}
+        return {}
+
     def _plan_path(self) -> Path | None:
-        return self.start.setting.plan_of(self._scenario, self.start.sitting.round, self._turn)
+        return self.setting.plan_of(self._scenario, self._round, self._turn)
 
     def _plan(self) -> Plan | None:
         """The schedule as the driver had it, None in closed loop."""
@@ -244,10 +359,10 @@ class Run:
 
     def _job(self) -> Job:
         """What the driver is told."""
-        scenario, passes = self._scenario, self.start.sitting.arm.target.passes
+        scenario, passes = self._scenario, self._arm.target.passes
         return Job(
             scenario=scenario.id,
-            base_url=self.start.running.url,
+            base_url=self.running.url,
             out=self._folder,
             requests=scenario.templates(pinned=passes == "everything"),
             seed=scenario.seed,
@@ -265,19 +380,19 @@ class Run:
 
     def _writes(self) -> int | None:
         """How often the target has written so far."""
-        pid = self.start.running.pid
+        pid = self.running.pid
         return None if pid is None else watch.tree_write_calls(pid)
 
     def _reading(self) -> Reading:
         """What the clocks show now, under load."""
-        mocks = self.start.backends.stats()
-        now, pid = time.monotonic_ns(), self.start.running.pid
+        mocks = self._backends.stats()
+        now, pid = time.monotonic_ns(), self.running.pid
         cpu = None if pid is None else watch.tree_cpu_ns(watch.tree_sample(pid, "target"), "target")
         return Reading.of(now, cpu, mocks)
 
     def _sample_active(self) -> None:
         """One reading of the engine's own count, for Little's law."""
-        admin = self.start.running.admin
+        admin = self.running.admin
         if admin is not None and self._turn == ALONE:
             with contextlib.suppress(ChildError, KeyError, TypeError, ValueError):
                 stats = ask(admin, "GET", "/internal/stats", wait_s=0.5)
@@ -285,29 +400,27 @@ class Run:
 
     def _pauses(self) -> Sequence[tuple[object, ...]] | None:
         """GC pauses and stalls: from the engine's own recorders, or from what a Go program wrote to stderr."""
-        child = self.start.running.child
-        if self.start.sitting.arm.target.gc_trace and child is not None:
+        child = self.running.child
+        if self._arm.target.gc_trace and child is not None:
             text = child.stderr.read_text(encoding="utf-8", errors="replace")
             return list(pauses_of(text, child.pid, child.started_ns))
         return recorded_pauses(self.seen.inside)
 
     def _left(self) -> dict[str, Any]:
-        """What a long run left behind. After the last scenario the target is stopped first, which may complain too."""
-        start = self.start
-        child = start.running.child
-        if start.fresh is None or child is None or not start.running.alive():
+        """What a long run left behind. The target is stopped for that, as it may complain while it stops, too."""
+        child = self.running.child
+        if self._fresh is None or child is None or not self.running.alive():
             return {}
         with contextlib.suppress(ChildError):
-            start.backends.behave(self._scenario.mock)  # without faults: a dead endpoint is asked more often
-        found = leftovers.look(start.running, start.fresh, self.seen.driver.get("sent"))
-        if self._scenario is start.sitting.scenarios[-1]:
-            start.running.stop()
+            self._backends.behave(self._scenario.mock)  # without faults: a dead endpoint is asked more often
+        found = leftovers.look(self.running, self._fresh, self.seen.driver.get("sent"))
+        self.running.stop()
         said = child.stderr.read_text(encoding="utf-8", errors="replace")
         return {**found, "stderr": leftovers.complaints(said)}
 
 
-def _when_to_sample(started: float, scenario: Scenario) -> list[float]:
+def _when_to_sample(started_s: float, scenario: Scenario) -> list[float]:
     """Moments in the middle 80 % of the measured window, for Little's law."""
-    first = started + scenario.warmup_s + 0.1 * scenario.duration_s
+    first = started_s + scenario.warmup_s + 0.1 * scenario.duration_s
     step = 0.8 * scenario.duration_s / _ACTIVE_SAMPLES
     return [first + (number + 0.5) * step for number in range(_ACTIVE_SAMPLES)]

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.campaign.campaign import Asked, Campaign, Planned, asked_before, plan
+from loadgen.campaign.campaign import Campaign, asked_before
+from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
 
 RUNS = Path("reports/runs")

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import ask
+from loadgen.campaign.voice import Lines
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import levels
 from loadgen.gate.checkouts import Checkout
@@ -87,16 +88,6 @@ def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
     return changed
 
 
-class _Lines:
-    """Progress and notes as lines."""
-
-    def step(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadgen.gate.budget", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--engines", default=",".join(ENGINES))
@@ -128,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(args: argparse.Namespace, engines: list[str], settings: dict[str, Any], folder: Path) -> Table:
-    voice = _Lines()
+    voice = Lines()
     here = Checkout(HEAD, Path.cwd(), sys.executable, Side(name="working tree"))
     rows: dict[str, dict[str, float]] = {}
     said: dict[str, dict[str, str]] = {}

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadgen.bench import machine
-from loadgen.campaign.campaign import Asked, Campaign, Planned
-from loadgen.campaign.campaign import Voice as CampaignVoice
+from loadgen.campaign.campaign import Campaign
 from loadgen.campaign.compared import compared
-from loadgen.campaign.schedule import Profile, arms_of
+from loadgen.campaign.plan import Asked, Planned, planned
+from loadgen.campaign.voice import Voice
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.revisions import CannotMeasure
 from loadgen.targets.catalogue import catalogue
@@ -56,12 +55,12 @@ def _of_revision(engine: str, checkout: Checkout) -> ProcessTarget:
     )
 
 
-def time_pair(pair: Pair, times: Times, folder: Path, command: str, voice: CampaignVoice) -> list[GateRow]:
+def time_pair(pair: Pair, times: Times, folder: Path, command: str, voice: Voice) -> list[GateRow]:
     """Runs the campaign of one pair and judges it. Raises CannotMeasure, KeyboardInterrupt."""
-    planned = plan(pair, times)
-    if planned.missing:
-        raise CannotMeasure("; ".join(planned.missing.values()))
-    campaign = Campaign(planned, folder, voice)
+    made = plan(pair, times)
+    if made.missing:
+        raise CannotMeasure("; ".join(made.missing.values()))
+    campaign = Campaign(made, folder, voice)
     campaign.create(command)
     campaign.run()
     return gate.judge_times(pair.subject, compared(folder), times)
@@ -69,33 +68,17 @@ def time_pair(pair: Pair, times: Times, folder: Path, command: str, voice: Campa
 
 def plan(pair: Pair, times: Times) -> Planned:
     """The campaign of one pair."""
-    targets = (pair.base, pair.head)
-    arms = tuple(arms_of(targets, BASE))
-    named = scenario.choose(list(times.scenarios))
-    ours = all(isinstance(target, ProcessTarget) for target in targets)
-    together = ours and all(one.open_loop and not one.mock.faults for one in named)
-    sharing = len(arms) if together else 1
     chosen = [
-        one.model_copy(update={"duration_s": sharing * span.duration_s, "warmup_s": sharing * span.warmup_s})
-        for one in named
+        one.model_copy(update={"duration_s": span.duration_s, "warmup_s": span.warmup_s})
+        for one in scenario.choose(list(times.scenarios))
         for span in [times.scenarios[one.id]]
     ]
-    return Planned(
-        asked=Asked(profile="gate", rounds=times.rounds, baseline=BASE),
-        profile=Profile(
-            rounds=times.rounds,
-            targets=(BASE, HEAD),
-            baseline=BASE,
-            idle_s=times.idle_s,
-            recorders=False,  # they cost the same in both and are not the subject
-            together=together,
-            budget_s=times.budget_s,
-        ),
+    return planned(
+        (pair.base, pair.head),
+        chosen,
         rounds=times.rounds,
-        arms=arms,
-        missing={target.name: why for target in targets if (why := target.missing()) is not None},
-        targets=targets,
-        scenarios=tuple(chosen),
         baseline=BASE,
-        cores=machine.assign_cores(machine.available_cores()),
+        asked=Asked(profile="gate", rounds=times.rounds, baseline=BASE),
+        idle_s=times.idle_s,
+        limit_s=times.budget_s,  # recorders are off: they cost the same in both and are not the subject
     )

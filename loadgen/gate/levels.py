@@ -12,10 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import Backends
+from loadgen.campaign.voice import Voice
 from loadgen.gate import counts as counting
 from loadgen.gate import promises as promising
 from loadgen.gate.checkouts import Checkout
@@ -28,16 +29,6 @@ from reports.gate import BASE, HEAD, GateRow, Policy, Tried
 T = TypeVar("T")
 
 _AT_ONCE = max(1, min(os.cpu_count() or 1, 4))
-
-
-class Voice(Protocol):
-    """Where progress and notes go."""
-
-    def step(self, text: str) -> None:
-        """What is being done now."""
-
-    def say(self, text: str) -> None:
-        """A sentence that stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from loadgen.bench import machine
 from loadgen.bench.child import ChildError
+from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
@@ -151,7 +152,7 @@ def measure_levels(
     asked: Asked,
     trees: dict[str, Checkout],
     folder: Path,
-    voice: levels.Voice,
+    voice: Voice,
 ) -> tuple[list[GateRow], dict[str, dict[str, float]]]:
     """The levels asked for, cheapest first: rows, and head's counts. Wrong answers end it: no count means anything."""
     rows: list[GateRow] = []

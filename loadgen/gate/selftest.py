@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench.child import ChildError
+from loadgen.campaign.voice import Silent
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
@@ -234,22 +235,16 @@ def _compile(tree: Checkout) -> None:
     subprocess.run([tree.python, "-m", "compileall", "-q", "proxy"], cwd=tree.path, capture_output=True, check=True)
 
 
-class _Quiet:
+class _Quiet(Silent):
     """A voice whose sentences are not repeated for each of a hundred tries."""
 
     def __init__(self, voice: Terminal) -> None:
         self._voice = voice
 
-    def step(self, text: str) -> None:
-        """Not shown: the try is."""
-
     def say(self, text: str) -> None:
         """Once; what is void shows in the try."""
         if text not in self._voice.notes and not text.startswith("Void:"):
             self._voice.say(text)
-
-    def advance(self, runs: int, of: int) -> None:
-        """Not shown: the try is."""
 
 
 def _resumed(folder: Path, revision: str) -> State:

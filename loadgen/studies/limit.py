@@ -27,9 +27,11 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench import machine
-from loadgen.campaign.campaign import Asked, Campaign, Planned, Voice
-from loadgen.campaign.schedule import Profile, arms_of, default_baseline
+from loadgen.campaign.campaign import Campaign
+from loadgen.campaign.plan import Asked, Planned, planned
+from loadgen.campaign.schedule import default_baseline
 from loadgen.campaign.terminal import RUNS, Terminal
+from loadgen.campaign.voice import Silent, Voice
 from loadgen.errors import INTERRUPTED, Missing, Refusal, UsageRefusal
 from loadgen.targets.catalogue import choose
 from loadgen.targets.target import Target
@@ -136,24 +138,21 @@ class Ladder:
     def planned(self, target: Target, rung: Scenario, rounds: int) -> Planned:
         """The campaign of one rung."""
         names = tuple(one.name for one in self.targets)
-        return Planned(
-            asked=Asked(profile="saturation", targets=names, scenarios=(self.base.id,)),
-            profile=Profile(
-                rounds=rounds, targets=names, baseline=names[0], idle_s=_IDLE_S, recorders=False, budget_s=1.0
-            ),
+        return planned(
+            [target],
+            [rung],
             rounds=rounds,
-            arms=tuple(arms_of([target], None)),
-            missing={},
-            targets=self.targets,
-            scenarios=(rung,),
-            baseline=default_baseline(self.targets),
-            cores=machine.assign_cores(machine.available_cores()),
+            baseline=target.name,
+            asked=Asked(profile="saturation", targets=names, scenarios=(self.base.id,)),
+            aa=False,
+            idle_s=_IDLE_S,
         )
 
     def begin(self, command: str, first: float) -> None:
         """Makes the campaign folder. Raises ReportError if there is one."""
-        planned = self.planned(self.targets[0], at_rate(self.base, first, self.seconds), 1)
-        Campaign(planned, self.folder, _Silent()).create(command)
+        rung = self.planned(self.targets[0], at_rate(self.base, first, self.seconds), 1)
+        everyone = replace(rung, targets=self.targets, baseline=default_baseline(self.targets))
+        Campaign(everyone, self.folder, Silent()).create(command)
 
     def climb(self, target: Target, rate: float, voice: Voice) -> Rung:
         """One rung, made once more if it was void."""
@@ -174,20 +173,7 @@ class Ladder:
         return replace(judged(last), rate=rate)
 
 
-class _Silent:
-    """A voice that is not needed."""
-
-    def step(self, text: str) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def advance(self, runs: int, of: int) -> None:
-        """Nothing."""
-
-
-class _Steps(_Silent):
+class _Steps(Silent):
     """Shows what is being done, and keeps the lines of single runs away: a rung has one of its own."""
 
     def __init__(self, voice: Terminal) -> None:

@@ -15,7 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -25,11 +25,11 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.bench import machine
-from loadgen.campaign.campaign import Asked, Campaign, Planned
+from loadgen.campaign.campaign import Campaign
 from loadgen.campaign.compared import compared
-from loadgen.campaign.schedule import Profile, arms_of, campaign_seconds
+from loadgen.campaign.plan import Asked, Planned, planned
 from loadgen.campaign.terminal import RUNS
+from loadgen.campaign.voice import Silent
 from loadgen.errors import INTERRUPTED, BadInput, Missing, Refusal
 from loadgen.targets.catalogue import choose
 from loadgen.workload import scenario
@@ -84,44 +84,33 @@ class Tried:
     seconds: float = 0.0
 
 
-def planned(targets: Sequence[str], one: str, *, rounds: int, seed: int) -> Planned:
+def campaign_of(targets: Sequence[str], one: str, *, rounds: int, seed: int) -> Planned:
     """The campaign of one scenario against the first of `targets`. Raises UsageRefusal."""
-    chosen = tuple(choose(list(targets), []))
-    return Planned(
-        asked=Asked(
-            profile="sensitivity",
-            targets=tuple(targets),
-            scenarios=(one,),
-            baseline=targets[0],
-            rounds=rounds,
-            seed=seed,
-        ),
-        profile=Profile(
-            rounds=rounds, targets=tuple(targets), baseline=targets[0], idle_s=_IDLE_S, recorders=False, budget_s=1.0
-        ),  # so short a budget becomes half as much again as planned
-        rounds=rounds,
-        arms=tuple(arms_of(chosen, targets[0])),
-        missing={},
-        targets=chosen,
-        scenarios=tuple(scenario.choose([one])),
+    asked = Asked(
+        profile="sensitivity",
+        targets=tuple(targets),
+        scenarios=(one,),
         baseline=targets[0],
-        cores=machine.assign_cores(machine.available_cores()),
+        rounds=rounds,
+        seed=seed,
     )
+    chosen = choose(list(targets), [])
+    return planned(chosen, scenario.choose([one]), rounds=rounds, baseline=targets[0], asked=asked, idle_s=_IDLE_S)
 
 
 def busy(number: int, rounds: int) -> Planned:
     """The `number`th of the campaigns with seeded effects."""
-    return planned([_BASE, *(effect.target for effect in EFFECTS)], _SCENARIO, rounds=rounds, seed=number)
+    return campaign_of([_BASE, *(effect.target for effect in EFFECTS)], _SCENARIO, rounds=rounds, seed=number)
 
 
 def delay(rounds: int) -> Planned:
     """The campaign at low load."""
-    return planned([_DELAY_BASE, _DELAYED], _DELAY_SCENARIO, rounds=rounds, seed=1)
+    return campaign_of([_DELAY_BASE, _DELAYED], _DELAY_SCENARIO, rounds=rounds, seed=1)
 
 
 def seconds(one: Planned) -> float:
     """How long a campaign takes; no report is built here."""
-    return campaign_seconds(one.arms, one.scenarios, one.rounds, one.profile.idle_s, report=False)
+    return one.rounds * one.round_s(one.scenarios)
 
 
 def judged(number: int, seen: Comparison) -> Tried:
@@ -231,21 +220,16 @@ def describe(one: Tried) -> str:
     return f"campaign {one.number}: {again}; {'; '.join(parts)}"
 
 
-@dataclass(slots=True)
-class _Voice:
-    """What a campaign says becomes the text beside the spinner; void runs show in the result."""
+class _Beside(Silent):
+    """What a campaign does now becomes the text beside the spinner; void runs show in the result."""
 
-    status: Status
-    where: str = ""
-    heard: list[str] = field(default_factory=list)
+    def __init__(self, status: Status, where: str) -> None:
+        self._status = status
+        self.where = where
 
     def step(self, text: str) -> None:
         """What it does now."""
-        self.status.update(Text(f"{self.where} · {text}"))
-
-    def say(self, text: str) -> None:
-        """Kept, for the curious; each run's folder has it too."""
-        self.heard.append(text)
+        self._status.update(Text(f"{self.where} · {text}"))
 
     def advance(self, runs: int, of: int) -> None:
         """So many of its runs are on disk."""
@@ -299,7 +283,7 @@ def _run(console: Console, folder: Path, given: Given, command: str) -> int:
     begun = time.monotonic()
     try:
         with console.status("") as status:
-            voice = _Voice(status, "low load")
+            voice = _Beside(status, "low load")
             found = found_delay(_campaign(delay(given.rounds), folder / "delay", command, voice))
             for number in range(1, given.campaigns + 1):
                 voice.where = f"campaign {number} of {given.campaigns}"
@@ -320,7 +304,7 @@ def _run(console: Console, folder: Path, given: Given, command: str) -> int:
     return 0 if shown else 1
 
 
-def _campaign(one: Planned, folder: Path, command: str, voice: _Voice) -> Comparison:
+def _campaign(one: Planned, folder: Path, command: str, voice: _Beside) -> Comparison:
     """Runs it as far as it is not on disk yet."""
     campaign = Campaign(one, folder, voice)
     if (folder / "campaign.json").exists():

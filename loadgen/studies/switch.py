@@ -25,10 +25,11 @@ from typing import Any
 
 import yaml
 
-from loadgen.bench import machine, wrk
-from loadgen.campaign.campaign import Asked, Campaign, Planned
+from loadgen.bench import wrk
+from loadgen.campaign.campaign import Campaign
 from loadgen.campaign.compared import compared
-from loadgen.campaign.schedule import Profile, arms_of
+from loadgen.campaign.plan import Asked, Planned, planned
+from loadgen.campaign.voice import Lines
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing, Refusal, UsageRefusal
 from loadgen.targets.catalogue import catalogue
 from loadgen.targets.process import ProcessTarget
@@ -68,34 +69,16 @@ def plan(engine: str, arms: Sequence[str], scenario: Scenario, rounds: int, idle
     """The campaign of these arms. Raises UsageRefusal, or Missing without wrk where the scenario needs it."""
     if scenario.generator == "wrk" and not wrk.installed():
         raise Missing(wrk.HOW_TO_GET)
-    targets = targets_of(engine, arms)
-    names = tuple(target.name for target in targets)
-    return Planned(
-        asked=Asked(profile="switch", rounds=rounds, baseline=engine),
-        profile=Profile(
-            rounds=rounds, targets=names, baseline=engine, idle_s=idle_s, recorders=True, budget_s=_BUDGET_S
-        ),
+    return planned(
+        targets_of(engine, arms),
+        [scenario],
         rounds=rounds,
-        arms=tuple(arms_of(targets, engine)),
-        missing={},
-        targets=tuple(targets),
-        scenarios=(scenario,),
         baseline=engine,
-        cores=machine.assign_cores(machine.available_cores()),
+        asked=Asked(profile="switch", rounds=rounds, baseline=engine),
+        idle_s=idle_s,
+        recorders=True,
+        limit_s=_BUDGET_S,
     )
-
-
-class _Lines:
-    """Progress as lines on stderr, so that stdout has the result alone."""
-
-    def step(self, text: str) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def advance(self, runs: int, of: int) -> None:
-        print(f"{runs}/{of} runs", file=sys.stderr, flush=True)
 
 
 def us_per_request(facts: Facts) -> float | None:
@@ -177,12 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         chosen = choose([args.scenario])[0].for_campaign("switch", args.seconds)
-        planned = plan(args.engine, args.arms, chosen, args.rounds, args.idle)
+        made = plan(args.engine, args.arms, chosen, args.rounds, args.idle)
         with _folder(args.out) as folder:
-            campaign = Campaign(planned, folder, _Lines())
+            campaign = Campaign(made, folder, Lines())
             command = ["python -m loadgen.studies.switch", *(arguments if arguments is not None else sys.argv[1:])]
             campaign.create(" ".join(command))
-            print(f"{chosen.id}, {planned.cores.note}; about {planned.seconds():.0f} s", flush=True)
+            print(f"{chosen.id}, {made.cores.note}; about {made.seconds():.0f} s", flush=True)
             campaign.run()
             seen = compared(folder)
     except (Refusal, store.ReportError) as exc:

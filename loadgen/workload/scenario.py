@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import random
+import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ from loadgen.workload.job import (
 )
 from reports import schema
 
-_FOLDER = Path(__file__).with_name("scenarios")
+FOLDER = Path(__file__).with_name("scenarios")
 
 PINS = "pins.json"
 """The replies that each scenario expects, made by `python -m loadgen.bench.pin`: `{id: [{digest, events}]}`."""
@@ -234,6 +235,8 @@ class Scenario(_Part):
     expected_outcomes: tuple[str, ...] = ()
     connections: Annotated[int, Field(ge=1)] | None = None
     """Streams it holds open at a time, for the memory figures."""
+    in_turns: bool = True
+    """False: each target has this load to itself although it could take turns with the others (see `takes_turns`)."""
     only_engines: bool = False
     """Asked of our own engines only: rivals and floors have nothing to say to its question."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -279,6 +282,29 @@ class Scenario(_Part):
     def open_loop(self) -> bool:
         """Whether requests are due at times of their own."""
         return not isinstance(self.arrivals, Users)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether targets can be alive at once and get this load in turns: arrivals at one rate that we choose, nothing
+        that happens at a certain time, nothing that depends on how much is open at a time."""
+        alone = self.connections is not None or {"cold-start", "soak"}.intersection(self.tags)
+        changes = not self.steady or self.mock.faults
+        one_rate = isinstance(self.arrivals, Open) and self.arrivals.rate is not None
+        return self.in_turns and one_rate and not changes and not alone
+
+    def swept(self) -> tuple[str, float] | None:
+        """The sweep it is a point of and where it stands there; None if it is no point of a sweep."""
+        for tag in self.tags:
+            if tag.startswith("sweep-"):
+                value = {
+                    "sweep-rate": self.rate_rps(),
+                    "sweep-connections": self.connections,
+                    "sweep-body": _header_number(self.requests[0], "X-Mock-Body-Bytes"),
+                    "sweep-events": self.requests[0].expect.events,
+                    "sweep-endpoints": self.mock.endpoints,
+                }[tag]
+                return f"{tag} {self.group}", float(value or 0.0)
+        return None
 
     def rate_rps(self) -> float | None:
         """Offered requests per second, None in closed loop and before a trace was read."""
@@ -421,14 +447,19 @@ def _header_number(request: Request, name: str) -> int | None:
 
 @functools.cache
 def catalogue() -> Mapping[str, Scenario]:
-    """Every scenario of `scenarios/` by id, sorted by file name."""
+    """Every scenario of `scenarios/` by id, in the order of their names, with numbers in names as numbers."""
     found = {}
-    for path in sorted(_FOLDER.glob("*.yaml")):
+    for path in sorted(FOLDER.glob("*.yaml"), key=lambda path: _natural(path.stem)):
         scenario = load(path)
         if scenario.id != path.stem:
             raise BadInput(f"{path}: id: {scenario.id!r} must be the file's name")
         found[scenario.id] = scenario
     return found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`streams-500` before `streams-1000`."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def load(path: Path) -> Scenario:

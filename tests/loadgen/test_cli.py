@@ -141,7 +141,7 @@ def test_a_trace_is_planned_with_every_row_accounted_for(tmp_path: Path) -> None
 def test_an_internal_error_has_no_traceback_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys\n"
-        "import loadgen.campaign.campaign as c\n"
+        "import loadgen.campaign.plan as c\n"
         "def boom(*a, **k): raise RuntimeError('boom')\n"
         "c.plan = boom\n"
         "import loadgen.campaign.terminal\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.error import HTTPError
 
@@ -51,6 +52,20 @@ def test_what_is_shown_can_be_sent_back(mock: Running) -> None:
     assert mock.control("behaviour", method="GET")["backends"][0]["faults"] == []
 
 
+def test_the_clocks_of_faults_count_from_when_it_is_told(mock: Running) -> None:
+    def status(fault: dict[str, Any], since_s: float) -> int:
+        since_ns = time.monotonic_ns() + round(since_s * 1e9)
+        mock.control("behaviour", {"faults": [{"fault": "error", **fault}], "since_ns": since_ns})
+        return httpx.post(mock.url + "/v1/completions", json={"prompt": "x"}).status_code
+
+    try:
+        assert status({"at": "1h"}, 0) == 200
+        assert status({"at": "1h"}, -3601) >= 500
+        assert status({"at": "0s"}, 3600) == 200
+    finally:
+        mock.control("behaviour", {"faults": []})
+
+
 def test_reset_zeroes_the_counts_of_one_or_all(mock: Running) -> None:
     for url in mock.urls:
         httpx.get(url + "/v1/models")
@@ -79,6 +94,7 @@ def test_stats_tell_the_processs_cpu_and_the_clock(mock: Running) -> None:
         ({"faults": [{"fault": "none"}]}, "faults: 0.fault"),
         ({"faults": [{"fault": "error", "schedule": "/etc/passwd"}]}, "faults: 0.schedule"),
         ({"seed": "x"}, "'seed' must be a whole number"),
+        ({"since_ns": 1.5}, "'since_ns' must be a whole number"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_changes_nothing(mock: Running, body: dict[str, Any], why: str) -> None:

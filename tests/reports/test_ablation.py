@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from loadgen.campaign.schedule import profiles
+from loadgen.campaign.plan import profiles
 from loadgen.targets.catalogue import choose
 from reports import ablation
 from reports.ablation import Step

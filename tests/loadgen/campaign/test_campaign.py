@@ -6,18 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.campaign.campaign import Asked, Campaign, plan
+from loadgen.campaign.campaign import Campaign
+from loadgen.campaign.plan import Asked, plan
+from loadgen.campaign.voice import Silent
 from loadgen.errors import BadInput
 from reports import store
 from reports.schema import RunRecord, run_name
-
-
-class Silent:
-    """A voice that says nothing."""
-
-    def step(self, text: str) -> None: ...
-    def say(self, text: str) -> None: ...
-    def advance(self, runs: int, of: int) -> None: ...
 
 
 def record(number: int, target: str, module_hash: str | None) -> RunRecord:

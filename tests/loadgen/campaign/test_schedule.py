@@ -1,4 +1,4 @@
-"""The order of runs, what shares a process start, what is repeated, and how long it all takes."""
+"""The order of runs, who is alive with whom, what is repeated, and how long it all takes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from loadgen.campaign import schedule
-from loadgen.campaign.campaign import Asked, plan
-from loadgen.campaign.schedule import Arm, arms_of, benches, order_of, shortfall
-from loadgen.targets.direct import Given
-from loadgen.workload.scenario import Scenario
+from loadgen.campaign.plan import Asked, plan, planned, profiles
+from loadgen.campaign.schedule import Arm, Slot, arms_of, order_of, scenarios_of, spoilt
+from loadgen.targets.direct import Direct, Given
+from loadgen.targets.target import Target
+from loadgen.workload.scenario import Scenario, catalogue
 from reports.schema import Check, RunRecord, run_name
 
 
-def target(name: str) -> Given:
-    return Given(name=name, url="http://127.0.0.1:1")
+def target(name: str) -> Direct:
+    return Direct(name=name)
 
 
 def scenario(name: str = "one", **changes: Any) -> Scenario:
@@ -73,26 +74,82 @@ def test_every_arm_has_the_same_places_over_a_whole_turn(count: int) -> None:
     assert len({tuple(sorted(counter.items())) for counter in places.values()}) == 1
 
 
-def test_scenarios_with_the_same_backends_and_settings_share_a_process_start() -> None:
-    arms = arms_of([target("a"), target("b")], None)
-    one, two = scenario("one"), scenario("two")
+def slots_of(targets: list[Target], scenarios: list[Scenario], number: int = 1) -> list[Slot]:
+    arms = arms_of(targets, "a")
+    return [slot for _, each in schedule.slots(arms, scenarios, number) for slot in each]
+
+
+ALONE = {"arrivals": {"kind": "closed", "users": 2}}
+
+
+def test_each_run_has_a_process_start_of_its_own() -> None:
+    two = [target("a"), target("b")]
+    slots = slots_of(two, [scenario("one", **ALONE), scenario("two", **ALONE), scenario("many")])
+    starts = [(slot.scenario.id, arm.name) for slot in slots for arm in slot.arms]
+    assert sorted(starts) == sorted((one, arm) for one in ("one", "two", "many") for arm in ("a", "b", "a@aa"))
+    assert [slot.order for slot in slots] == [0, 1, 2, 3, 4, 5, 6]
+    assert [run for slot in slots for run in slot.runs()][-1] == "r01-many-a@aa"
+
+
+def test_open_loop_loads_are_given_in_turns_to_targets_that_are_alive_at_once() -> None:
+    (slot,) = slots_of([target("a"), target("b")], [scenario("one")])
+    assert names(list(slot.arms)) == ["a", "b", "a@aa"]
+    assert [(slot.turn(place).place, slot.turn(place).of) for place in range(3)] == [(0, 3), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ALONE,
+        {"mock": {"faults": [{"fault": "error"}]}},
+        {"connections": 100},
+        {"steady": False},
+        {"tags": ["cold-start"]},
+        {"arrivals": {"kind": "steps", "rates": [1, 2]}},
+        {"in_turns": False},
+    ],
+)
+def test_where_the_moment_or_what_is_open_matters_each_target_is_alone(changes: dict[str, Any]) -> None:
+    slots = slots_of([target("a"), target("b")], [scenario("one", **changes)])
+    assert [names(list(slot.arms)) for slot in slots] == [["a"], ["b"], ["a@aa"]]
+
+
+def test_a_proxy_that_runs_already_is_one_process_however_often_it_is_listed() -> None:
+    slots = slots_of([target("a"), Given(name="b", url="http://127.0.0.1:1")], [scenario("one")])
+    assert [len(slot.arms) for slot in slots] == [1, 1, 1]
+
+
+def test_each_target_that_takes_turns_gets_the_seconds_of_its_scenario() -> None:
+    made = planned(
+        [target("a"), target("b")], [scenario("one"), scenario("two", **ALONE)], rounds=1, baseline="a", asked=Asked()
+    )
+    assert [one.duration_s for one in made.scenarios] == [15, 5]
+    assert [one.warmup_s for one in made.scenarios] == [3, 1]
+    assert "in turns of 0.1 s among 3 targets" in made.described()["one"].arrivals
+    assert "turns" not in made.described()["two"].arrivals
+
+
+def test_the_order_of_scenarios_changes_from_round_to_round_and_sweeps_run_from_small_to_large() -> None:
+    sweep = [
+        scenario(f"streams-{n}", connections=n, tags=["sweep-connections"], group="streams") for n in (1000, 100, 500)
+    ]
+    all_of_them = [scenario("first"), *sweep, scenario("last")]
+    orders = [[one.id for one in scenarios_of(all_of_them, number)] for number in (1, 2, 3)]
+    rising = ["streams-100", "streams-500", "streams-1000"]
+    assert orders == [["first", *rising, "last"], ["last", *rising, "first"], [*rising, "last", "first"]]
+
+
+def test_the_catalogue_counts_numbers_in_names_as_numbers() -> None:
+    known = [name for name in catalogue() if name.startswith("streams-")]
+    assert known == ["streams-100", "streams-500", "streams-1000", "streams-2000"]
+
+
+def test_idle_cpu_is_measured_once_a_round_for_the_same_settings_and_endpoints() -> None:
+    one, two, heap = scenario("one"), scenario("two"), scenario("heap", settings={"runtime.gc.ballast": 1000})
     many = scenario("many", mock={"endpoints": 10})
-    heap = scenario("heap", settings={"runtime.gc.ballast": 1000})
-    made = list(benches(arms, {arm.name: [one, two, many, heap] for arm in arms}, 1))
-    assert [[s.id for s in bench.sittings[0].scenarios] for bench in made] == [["one", "two"], ["many"], ["heap"]]
-    assert [bench.endpoints for bench in made] == [1, 10, 1]
-    assert [sitting.order for bench in made for sitting in bench.sittings] == [0, 1, 2, 3, 4, 5]
-
-
-def test_a_bench_is_held_one_by_one_or_all_at_once() -> None:
-    arms = arms_of([target("a"), target("b")], "a")
-    wanted = {arm.name: [scenario("one"), scenario("two")] for arm in arms}
-    (alone,), (together,) = benches(arms, wanted, 1), benches(arms, wanted, 1, together=True)
-    assert [[sitting.arm.name for sitting in group] for group in alone.groups()] == [["a"], ["b"], ["a@aa"]]
-    assert [[sitting.arm.name for sitting in group] for group in together.groups()] == [["a", "b", "a@aa"]]
-    assert [one.id for one in schedule.loaded(together.sittings)] == ["one", "two"]
-    # The load, 5 s and 1 s of warm-up twice, is there once instead of three times.
-    assert schedule.bench_seconds(alone, 0.5) - schedule.bench_seconds(together, 0.5) == pytest.approx(24, abs=2)
+    slots = slots_of([target("a")], [one, two, heap, many]) + slots_of([target("a")], [one], 2)
+    keys = {schedule.idle_key(slot, arm) for slot in slots for arm in slot.arms if arm.name == "a"}
+    assert len(keys) == 4
 
 
 def record(one: str, arm: str, number: int, blame: str | None = None) -> RunRecord:
@@ -105,9 +162,8 @@ def record(one: str, arm: str, number: int, blame: str | None = None) -> RunReco
 ARMS = arms_of([target("sherpa"), target("olla"), target("direct")], "sherpa")
 
 
-def wanted_again(records: list[RunRecord], planned: int = 2) -> dict[str, list[str]]:
-    again = shortfall(records, ARMS, [scenario("one")], planned, "sherpa")
-    return {arm: [one.id for one in scenarios] for arm, scenarios in again.items()}
+def wanted_again(records: list[RunRecord], rounds: int = 2) -> list[str]:
+    return [one.id for one in spoilt(records, [scenario("one")], rounds)]
 
 
 def all_valid(rounds_run: int) -> list[RunRecord]:
@@ -115,71 +171,56 @@ def all_valid(rounds_run: int) -> list[RunRecord]:
 
 
 def test_nothing_is_repeated_where_everything_is_valid() -> None:
-    assert wanted_again(all_valid(2)) == {}
+    assert wanted_again(all_valid(2)) == []
 
 
-def test_a_run_voided_by_its_target_is_repeated_with_the_baseline_only() -> None:
+def test_what_a_target_did_wrong_is_a_result_and_not_repeated() -> None:
     records = [r for r in all_valid(2) if r.run != "r02-one-olla"] + [record("one", "olla", 2, "target")]
-    assert wanted_again(records) == {"sherpa": ["one"], "olla": ["one"]}
+    assert wanted_again(records) == []
 
 
-def test_a_run_voided_by_the_bench_repeats_its_round_for_every_target() -> None:
+def test_a_round_spoilt_by_the_bench_is_repeated_for_all_targets_until_there_are_enough() -> None:
     records = [r for r in all_valid(2) if r.run != "r02-one-olla"] + [record("one", "olla", 2, "bench")]
-    assert set(wanted_again(records)) == {arm.name for arm in ARMS}
-
-
-def test_a_target_that_never_had_a_valid_run_is_not_repeated() -> None:
-    records = [r for r in all_valid(2) if r.target != "olla"]
-    records += [record("one", "olla", number, "target") for number in (1, 2)]
-    assert wanted_again(records) == {}
-
-
-def test_a_repeat_that_was_good_ends_the_repeating() -> None:
-    records = [r for r in all_valid(2) if r.run != "r02-one-olla"] + [record("one", "olla", 2, "target")]
-    records += [record("one", "olla", 3), record("one", "sherpa", 3)]
-    assert wanted_again(records) == {}
+    assert wanted_again(records) == ["one"]
+    assert wanted_again([*records, *(record("one", arm.name, 3) for arm in ARMS)]) == []
+    assert wanted_again([*records, *(record("one", arm.name, 3, "bench") for arm in ARMS)]) == ["one"]
 
 
 def test_a_variant_that_scenarios_name_is_measured_in_those_alone() -> None:
     scenarios = [scenario("one", variants=["olla-8k"]), scenario("two")]
     arms = arms_of([target("sherpa"), target("olla-8k")], "sherpa")
-    wanted = schedule.wanted_of(arms, scenarios)
-    assert {name: [one.id for one in mine] for name, mine in wanted.items()} == {
-        "sherpa": ["one", "two"],
-        "olla-8k": ["one"],
-        "sherpa@aa": ["one", "two"],
-    }
+    measured = {one.id: names(schedule.arms_for(one, arms, scenarios)) for one in scenarios}
+    assert measured == {"one": ["sherpa", "olla-8k", "sherpa@aa"], "two": ["sherpa", "sherpa@aa"]}
 
 
 def test_the_full_campaign_leaves_a_twentieth_of_its_budget_for_repeats() -> None:
-    planned = plan(Asked(profile="full"))
-    assert {"olla-8k", "olla-every-read", "olla-no-pools", "olla-prewarm"} <= {arm.name for arm in planned.arms}
-    assert planned.seconds() < 0.95 * planned.profile.budget_s
+    full = plan(Asked(profile="full"))
+    assert {"olla-8k", "olla-every-read", "olla-no-pools", "olla-prewarm"} <= {arm.name for arm in full.arms}
+    assert full.seconds() < 0.95 * full.limit_s
 
 
 def test_targets_that_were_asked_for_by_name_are_measured_and_no_others() -> None:
-    planned = plan(Asked(profile="full", targets=("sherpa", "olla-8k")))
-    assert names(list(planned.arms)) == ["sherpa", "olla-8k", "sherpa@aa"]
-    assert len(planned.wanted()["olla-8k"]) == len(planned.scenarios)
+    made = plan(Asked(profile="full", targets=("sherpa", "olla-8k")))
+    assert names(list(made.arms)) == ["sherpa", "olla-8k", "sherpa@aa"]
+    assert made.runs(made.scenarios) == 3 * len(made.scenarios)
 
 
-def test_the_announced_time_is_that_of_all_sittings() -> None:
+def test_the_announced_time_is_that_of_all_rounds() -> None:
     one = scenario("one", duration_s=5, warmup_s=1)
-    arms = arms_of([target("a"), target("b")], None)
-    single = schedule.campaign_seconds(arms, [one], 1, 1.0, report=False)
-    assert schedule.campaign_seconds(arms, [one], 6, 1.0, report=False) == pytest.approx(6 * single)
-    assert single > 2 * (1.0 + 6.0)
+    made = [planned([target("a"), target("b")], [one], rounds=n, baseline=None, asked=Asked()) for n in (1, 6)]
+    assert made[1].seconds() - made[0].seconds() == pytest.approx(5 * made[0].round_s(made[0].scenarios))
+    assert made[0].round_s(made[0].scenarios) > 3 * 6.0
 
 
 def test_every_profile_names_targets_and_a_baseline_that_exist() -> None:
-    from loadgen.targets.catalogue import catalogue
+    from loadgen.targets import catalogue as targets
 
-    for name, profile in schedule.profiles().items():
-        assert set(profile.targets) <= set(catalogue()), name
+    for name, profile in profiles().items():
+        assert set(profile.targets) <= set(targets.catalogue()), name
         assert profile.baseline in profile.targets, name
 
 
 def test_the_quick_profile_is_what_the_documents_promise() -> None:
-    quick = schedule.profiles()["quick"]
+    quick = profiles()["quick"]
     assert quick.rounds == 6
     assert quick.targets == ("sherpa", "olla", "direct")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loadgen.campaign.schedule import profiles
+from loadgen.campaign.plan import profiles
 from loadgen.errors import BadInput, UsageRefusal
 from loadgen.workload import scenario
 from loadgen.workload.scenario import Fitted, Open, Scenario

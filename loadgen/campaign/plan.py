@@ -1,0 +1,255 @@
+"""From what was typed to a campaign decided upon: which targets and scenarios, how often, how long. Starts nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from loadgen.bench import machine, wrk
+from loadgen.campaign import schedule
+from loadgen.campaign.schedule import Arm, arms_for, arms_of, in_turns
+from loadgen.errors import Missing, UsageRefusal
+from loadgen.targets import catalogue
+from loadgen.targets.direct import parse_given
+from loadgen.targets.target import Target
+from loadgen.workload import scenario, timetable
+from loadgen.workload.scenario import Replay, Request, Scenario
+from reports.schema import Scenario as Described
+
+
+class Profile(BaseModel):
+    """One entry of campaigns.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: Annotated[int, Field(ge=1, le=1000)]
+    targets: tuple[str, ...]
+    baseline: str
+    idle_s: Annotated[float, Field(ge=0.2)]
+    recorders: bool
+    aa: bool = True
+    """The baseline runs twice a round; false where targets are held against a limit and not against each other."""
+    budget_s: Annotated[float, Field(gt=0)]
+
+
+@functools.cache
+def profiles() -> Mapping[str, Profile]:
+    """All campaign profiles by name."""
+    data = yaml.safe_load(Path(__file__).with_name("campaigns.yaml").read_text(encoding="utf-8"))
+    return {name: Profile.model_validate(entry) for name, entry in data.items()}
+
+
+class Asked(BaseModel):
+    """What was typed: all that a campaign follows from. Kept in campaign.json, so that `--resume` needs no more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str = "quick"
+    targets: tuple[str, ...] | None = None
+    given: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] | None = None
+    trace: Replay | None = None
+    baseline: str | None = None
+    rounds: int | None = None
+    duration_s: float | None = None
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A campaign decided upon: nothing has been started yet. Made by `planned`."""
+
+    asked: Asked
+    rounds: int
+    arms: tuple[Arm, ...]
+    targets: tuple[Target, ...]
+    """All of them, the missing ones too."""
+    missing: Mapping[str, str]
+    """Targets that cannot be started here, with what to do about it."""
+    scenarios: tuple[Scenario, ...]
+    """Where targets take turns, as long as all of their turns together."""
+    baseline: str | None
+    idle_s: float
+    recorders: bool
+    limit_s: float
+    """Repeats are begun only if they end within this; 0: within half as much again as planned."""
+    cores: machine.Cores
+    dropped: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Scenarios whose generator is not here, with what to do about it."""
+
+    def seconds(self) -> float:
+        """The announced duration: planned rounds and the report, without repeats."""
+        return schedule.CEILING_S + schedule.REPORT_S + self.rounds * self.round_s(self.scenarios)
+
+    def round_s(self, scenarios: Sequence[Scenario]) -> float:
+        """How long one round of `scenarios` takes."""
+        return schedule.round_seconds(self.arms, scenarios, self.idle_s)
+
+    def budget_s(self) -> float:
+        """How long the campaign may take with its repeats."""
+        return max(self.limit_s, 1.5 * self.seconds() if self.seconds() > self.limit_s else 0.0)
+
+    def runs(self, scenarios: Sequence[Scenario]) -> int:
+        """How many runs one round of `scenarios` makes."""
+        return sum(len(arms_for(one, self.arms, self.scenarios)) for one in scenarios)
+
+    def described(self) -> dict[str, Described]:
+        """The scenarios as campaign.json holds them."""
+        found = {}
+        for one in self.scenarios:
+            described = one.describe(self.cores.note)
+            if in_turns(one, arms := arms_for(one, self.arms, self.scenarios)):
+                how = f" in turns of {timetable.SLICE_S:g} s among {len(arms)} targets, which are alive at once"
+                described = described.model_copy(update={"arrivals": described.arrivals + how})
+            found[one.id] = described
+        return found
+
+
+def planned(
+    targets: Sequence[Target],
+    scenarios: Sequence[Scenario],
+    *,
+    rounds: int,
+    baseline: str | None,
+    asked: Asked,
+    aa: bool = True,
+    idle_s: float = 0.5,
+    recorders: bool = False,
+    limit_s: float = 0.0,
+    left_out: Mapping[str, str] | None = None,
+    dropped: Mapping[str, Any] | None = None,
+) -> Planned:
+    """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets.
+
+    The load of scenarios in turns is made as long as it takes for each target to get its scenario's seconds.
+    """
+    missing = {target.name: why for target in targets if (why := target.missing()) is not None}
+    there = [target for target in targets if target.name not in missing]
+    baseline = baseline or schedule.default_baseline(there)
+    arms = arms_of(there, baseline if aa else None)
+    return Planned(
+        asked=asked,
+        rounds=rounds,
+        arms=tuple(arms),
+        targets=tuple(targets),
+        missing=missing,
+        scenarios=tuple(_spread(one, arms_for(one, arms, scenarios)) for one in scenarios),
+        baseline=baseline,
+        idle_s=idle_s,
+        recorders=recorders,
+        limit_s=limit_s,
+        cores=machine.assign_cores(machine.available_cores()),
+        dropped=dropped or {},
+        left_out=left_out or {},
+    )
+
+
+def _spread(one: Scenario, arms: Sequence[Arm]) -> Scenario:
+    if not in_turns(one, arms):
+        return one
+    longer = {"duration_s": len(arms) * one.duration_s, "warmup_s": len(arms) * one.warmup_s}
+    return one.model_copy(update=longer)
+
+
+def plan(asked: Asked) -> Planned:
+    """Decides what `compare` runs. Raises UsageRefusal, BadInput or Missing with one sentence."""
+    if asked.profile not in profiles():
+        raise UsageRefusal(f"--profile: {asked.profile!r} is not known. Known are: {', '.join(profiles())}")
+    if asked.rounds is not None and asked.rounds < 1:
+        raise UsageRefusal("--rounds: at least one round is needed")
+    profile = profiles()[asked.profile]
+    scenarios, dropped = _scenarios(asked)
+    left_out = {one.id: wrk.HOW_TO_GET for one in scenarios if one.generator == "wrk" and not wrk.installed()}
+    scenarios = [one for one in scenarios if one.id not in left_out]
+    if not scenarios:
+        raise Missing(f"no scenario can be measured here: {wrk.HOW_TO_GET}")
+    given = [parse_given(text) for text in asked.given]
+    variants = (name for one in scenarios for name in one.variants)
+    chosen = catalogue.choose(list(dict.fromkeys([*(asked.targets or profile.targets), *variants])), given)
+    made = planned(
+        chosen,
+        scenarios,
+        rounds=asked.rounds or profile.rounds,
+        baseline=_baseline(asked, profile, chosen),
+        asked=asked,
+        aa=profile.aa,
+        idle_s=profile.idle_s,
+        recorders=profile.recorders,
+        limit_s=profile.budget_s,
+        left_out=left_out,
+        dropped=dropped,
+    )
+    if not made.arms:
+        raise Missing("none of the targets can be started here: " + "; ".join(made.missing.values()))
+    if asked.baseline is not None and asked.baseline in made.missing:
+        raise Missing(f"--baseline: {made.missing[asked.baseline]}")
+    return made
+
+
+def _baseline(asked: Asked, profile: Profile, chosen: Sequence[Target]) -> str | None:
+    names = [target.name for target in chosen if target.missing() is None]
+    if asked.baseline is None:
+        return profile.baseline if profile.baseline in names else None
+    if asked.baseline not in [target.name for target in chosen]:
+        raise UsageRefusal(f"--baseline: {asked.baseline!r} is none of the targets of this campaign")
+    return asked.baseline
+
+
+def _scenarios(asked: Asked) -> tuple[list[Scenario], dict[str, Any]]:
+    chosen: list[Scenario] = []
+    dropped: dict[str, Any] = {}
+    if asked.trace is not None:
+        replay = replay_scenario(asked.trace, asked.seed)
+        chosen.append(replay)
+        dropped = {replay.id: timetable.replayed(asked.trace).accounting.as_json()}
+    named = scenario.choose(asked.scenarios) if asked.scenarios is not None else []
+    if asked.scenarios is None and asked.trace is None:
+        named = scenario.in_profile(asked.profile)
+    # What somebody names is measured with every target, and with no other; a profile spares rivals what says nothing
+    # about them.
+    chosen += [
+        one.for_campaign(asked.profile, asked.duration_s).model_copy(
+            update={"only_engines": one.only_engines and asked.scenarios is None}
+            | ({} if asked.targets is None else {"variants": ()})
+        )
+        for one in named
+    ]
+    if not chosen:
+        raise UsageRefusal(f"--profile {asked.profile}: no scenario belongs to it; name some with --scenarios")
+    return chosen, dropped
+
+
+def replay_scenario(replay: Replay, seed: int) -> Scenario:
+    """The scenario of a trace file: its arrivals and sizes, streamed chats at an even pace."""
+    read = timetable.replayed(replay)
+    warmup = min(1.0, 0.05 * read.duration_s)
+    stem = "".join(letter if letter.isalnum() else "-" for letter in Path(replay.file).stem.lower()).strip("-")
+    body = '{"model":"mock-model","messages":[{"role":"user","content":"{{prompt}}"}],'
+    body += '"max_tokens":{{max_tokens}},"seed":{{seed}},"stream":true}'
+    return Scenario(
+        id=f"trace-{stem}"[:60],
+        question=f"How do the targets carry the real traffic of {Path(replay.file).name}?",
+        answer="Every reply right, and added time, transit and CPU per event of each target on the same arrivals.",
+        kind="stream",
+        seed=seed,
+        mock=scenario.Mock(profile={"name": "trace", "time_to_first_token": _span(20), "token_gap": _span(10)}),
+        requests=(Request(body=body, stream=True),),
+        arrivals=replay,
+        duration_s=max(read.duration_s - warmup, 0.001),
+        warmup_s=warmup,
+        timeout_s=120.0,
+        steady=False,
+        slo={"ttft_ms": 500.0, "tpot_ms": 100.0},
+        tags=("trace",),
+    )
+
+
+def _span(milliseconds: int) -> dict[str, str]:
+    return {"constant": f"{milliseconds}ms"}
