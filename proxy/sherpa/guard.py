@@ -546,6 +546,7 @@ class Connector(TCPConnector):
 
     def __init__(self, config: Config, dialer: Dialer) -> None:
         self._dialer = dialer
+        self._trusted: set[ssl.SSLContext | None] = set()
         proxy = config.proxy
         per_host = proxy.connection_limit("sherpa")
         super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
@@ -577,12 +578,15 @@ class Connector(TCPConnector):
         except OSError as exc:
             raise ClientConnectorError(req.connection_key, exc) from exc
 
-    def distrust(self, specs: Iterable[EndpointSpec]) -> None:
-        """Close the idle connections that were made under other contexts than those of `specs`: nobody uses them."""
-        trusted = {tls_context(spec) for spec in specs}
-        for key in [key for key in self._conns if isinstance(key.ssl, ssl.SSLContext) and key.ssl not in trusted]:
+    def trust(self, specs: Iterable[EndpointSpec]) -> None:
+        """From now on keep connections only to `specs` as they are trusted now (`ca_file` may have been replaced)."""
+        self._trusted = {tls_context(spec) for spec in specs}
+        for key in [key for key in self._conns if not self._trusts(key)]:
             for protocol, _ in self._conns.pop(key):
                 protocol.close()
+
+    def _trusts(self, key: ConnectionKey) -> bool:
+        return not isinstance(key.ssl, ssl.SSLContext) or key.ssl in self._trusted
 
     def forget_idle(self, spec: EndpointSpec) -> None:
         """Close the idle connections to an endpoint: one of them was found dead, and the retry wants a fresh one."""
@@ -606,7 +610,7 @@ class Connector(TCPConnector):
         full = sum(map(len, self._conns.values())) >= (self.config.proxy.max_idle_conns or NO_LIMIT)
         if isinstance(protocol, UpstreamConnection):
             protocol.idle = True
-        super()._release(key, protocol, should_close=should_close or full)
+        super()._release(key, protocol, should_close=should_close or full or not self._trusts(key))
 
 
 def new_session(connector: Connector) -> ClientSession:

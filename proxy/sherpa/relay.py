@@ -42,6 +42,7 @@ class Relay:
         self._via = instance.via
         self._balancer = make_balancer(config.proxy.load_balancer)
         self.connector = guard.Connector(config, dialer)
+        self.connector.trust(endpoint.spec for endpoint in discovery.endpoints)
         self._session = guard.new_session(self.connector)
 
     def configure(self, config: Config) -> None:
@@ -50,7 +51,7 @@ class Relay:
             self._balancer = make_balancer(config.proxy.load_balancer)
         self._config = config
         self.connector.configure(config)
-        self.connector.distrust([endpoint.spec for endpoint in self._discovery.endpoints])
+        self.connector.trust(endpoint.spec for endpoint in self._discovery.endpoints)
 
     async def close(self) -> None:
         """Close the session and its connections."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.engines import ENGINES
+from tests.contract import namespace
 from tests.contract.peers import Endpoint
 from tests.contract.running import LATE_TROUBLE, WORKERS, ProcessProxy, RunningProxy, Settings, ThreadProxy
 
@@ -82,6 +83,15 @@ def endpoints() -> Iterator[Callable[[int], list[Endpoint]]]:
     """`endpoints(3)`: endpoints called a, b and c."""
     with contextlib.ExitStack() as stack:
         yield lambda count: [stack.enter_context(Endpoint("abcdefghijklmnopqrstuvwxyz"[i])) for i in range(count)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test marked `own_network` runs in a process of its own, in namespaces of its own."""
+    if pyfuncitem.get_closest_marker("own_network") is None or namespace.inside():
+        return None
+    namespace.run_inside(pyfuncitem.nodeid)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

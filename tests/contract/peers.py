@@ -349,8 +349,8 @@ class Peer(Wire):
 class Endpoint:
     """An LLM server as far as the proxy can tell: a listening socket whose connections the test plays."""
 
-    def __init__(self, name: str = "", *, backlog: int = 128) -> None:
-        self._sock = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+    def __init__(self, name: str = "", *, backlog: int = 128, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        self._sock = socket.create_server(address, backlog=backlog)
         self._sock.settimeout(PATIENCE)
         self.port = int(self._sock.getsockname()[1])
         self.name = name or f"e{self.port}"

@@ -33,6 +33,7 @@ from proxy.core.service import Instance
 from proxy.core.stats import StatsCollector
 from proxy.engines import engine_class
 from proxy.net.dial import Dialer
+from proxy.net.tls import read_authorities
 from tests.contract.peers import PATIENCE, Client, Endpoint
 
 LOOP = os.environ.get("PROXY_ENGINES_TEST_LOOP", "uvloop")
@@ -201,7 +202,8 @@ class ThreadProxy:
         """Let it take another config."""
         config = parse(settings_text(self.engine, endpoints, settings)).config
 
-        def update() -> None:
+        def update() -> None:  # as Worker.reload has it
+            read_authorities(config.endpoint_specs())
             self.discovery.update(config.endpoint_specs(), time.monotonic())
             self.service.update_config(config)
 

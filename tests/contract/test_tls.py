@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import ssl
+import statistics
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.peers import Endpoint, Peer, answering
-from tests.contract.running import settled
+from tests.contract.peers import PATIENCE, Cut, Endpoint, Peer, answering
+from tests.contract.running import connect, settled
 
 # Made for these tests and good for nothing else: for 127.0.0.1 and localhost, signed by itself.
 CERTIFICATE = Path(__file__).parent / "certificates" / "certificate.pem"
 KEY = CERTIFICATE.with_name("key.pem")
+OTHER = CERTIFICATE.with_name("other.pem")  # an authority that signed nothing
 
 
 class SecureEndpoint(Endpoint):
@@ -104,3 +110,152 @@ def test_a_large_body_passes_both_ways(start, secure):
     proxy = start(secure.settings(ca_file=str(CERTIFICATE)))
     with proxy.client() as client:
         assert client.post(body).response().body == body
+
+
+def end(peer: Peer, notify: bool) -> None:
+    """Close as servers do: with close_notify, which waits for nobody, or without it."""
+    assert isinstance(peer.sock, ssl.SSLSocket)
+    if notify:
+        peer.sock.settimeout(0)
+        with contextlib.suppress(OSError):  # the proxy's own close_notify is not awaited
+            peer.sock.unwrap()
+    peer.close()
+
+
+def framed(framing: str, body: bytes) -> bytes:
+    """A response with `body`."""
+    match framing:
+        case "length":
+            return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        case "chunked":
+            chunks = [body[i : i + 10_000] for i in range(0, len(body), 10_000)]
+            coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+            return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + coded + b"0\r\n\r\n"
+        case _:
+            return b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
+
+
+@pytest.mark.promise("TLS-END")
+@pytest.mark.promise("TRUTH-CUT-1.0")
+@pytest.mark.parametrize("slow", [False, True], ids=["fast", "slow"])
+@pytest.mark.parametrize("notify", [False, True], ids=["without close_notify", "with close_notify"])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("size", [1_000, 300_000, 3_000_000])
+def test_an_answer_is_whole_if_its_framing_says_so_however_tls_ends(start, secure, size, framing, notify, slow):
+    """uvloop#661: what the loop has received and not handed over is lost when TCP ends."""
+    body = bytes(range(250)) * (size // 250)
+    proxy = start(secure.settings(ca_file=str(CERTIFICATE)))
+
+    def play() -> None:
+        peer = secure.accept()
+        peer.request()
+        peer.send(framed(framing, body))
+        end(peer, notify)
+
+    playing = threading.Thread(target=play)
+    playing.start()
+    with connect(proxy.port, receive_buffer=4096 if slow else None) as client:
+        client.get()
+        if slow:
+            time.sleep(0.5)  # until everything on the way is full, and the endpoint has closed behind it
+        if framing == "close" and not notify:
+            with pytest.raises(Cut):  # nobody can know that it is whole
+                client.response()
+            settled(proxy.stats, failed=1, success=0)
+        else:
+            assert client.response().body == body
+            settled(proxy.stats, success=1)
+    playing.join(PATIENCE)
+
+
+@pytest.mark.promise("GONE-100MS")
+@pytest.mark.one_worker
+def test_an_upstream_behind_https_is_cancelled_within_100_ms(start, secure):
+    """The median of nine, as in test_client_gone. uvloop's own TLS reads on for 30 s (uvloop#471)."""
+    proxy = start(secure.settings(ca_file=str(CERTIFICATE)))
+    delays = []
+    for _ in range(9):
+        client = proxy.client()
+        client.get()
+        peer = secure.accept()
+        peer.request()
+        peer.begin_chunked().chunk(b"token")
+        client.response_head()
+        client.close()
+        since = time.monotonic()
+        peer.ended(3)
+        delays.append(time.monotonic() - since)
+    assert statistics.median(delays) < 0.1, delays
+    settled(proxy.stats, client_disconnected=9)
+
+
+@pytest.mark.promise("GONE-CANCELS")
+def test_an_endpoint_behind_https_that_sends_and_sends_is_not_read_for_nobody(start, secure):
+    proxy = start(secure.settings(ca_file=str(CERTIFICATE)))
+    client = proxy.client()
+    client.get()
+    peer = secure.accept()
+    peer.request()
+    peer.begin_chunked().chunk(b"x" * 100_000)
+    client.response_head()
+    client.close()
+    with pytest.raises(OSError):
+        for _ in range(2_000):  # 200 MB
+            peer.chunk(b"x" * 100_000)
+    settled(proxy.stats, client_disconnected=1)
+
+
+@pytest.mark.promise("TLS-RELOAD")
+def test_a_replaced_authority_is_read_by_a_reload(start, secure, tmp_path):
+    authority = tmp_path / "authority.pem"
+    shutil.copy(OTHER, authority)
+    settings = secure.settings(ca_file=str(authority))
+    proxy = start(settings)
+    with proxy.client() as client:
+        client.post(b"x")
+        with pytest.raises(OSError):
+            secure.accept().request()
+        assert client.response().status == 502
+        shutil.copy(CERTIFICATE, authority)
+        proxy.reload([settings], {"server.max_in_flight": 100})
+        secure.serve(answering(b"believed"))
+        assert client.post(b"x").response().body == b"believed"
+
+
+@pytest.mark.promise("TLS-RELOAD")
+def test_a_withdrawn_authority_is_believed_no_more_not_even_on_open_connections(start, secure, tmp_path):
+    authority = tmp_path / "authority.pem"
+    shutil.copy(CERTIFICATE, authority)
+    settings = secure.settings(ca_file=str(authority))
+    proxy = start(settings)
+    with proxy.client() as idle, proxy.client() as busy:
+        peers = {}
+        for client, target in ((idle, "/idle"), (busy, "/busy")):
+            client.get(target)
+            peers[target] = secure.accept()
+            assert peers[target].request().target == target
+        peers["/idle"].respond(b"ok")
+        assert idle.response().body == b"ok"
+        shutil.copy(OTHER, authority)
+        proxy.reload([settings], {"server.max_in_flight": 100})
+        peers["/busy"].respond(b"to its end")
+        assert busy.response().body == b"to its end"
+        for client in (idle, busy):
+            client.post(b"x")
+            with pytest.raises(OSError):
+                secure.accept().request()
+            assert client.response().status == 502
+        for peer in peers.values():
+            peer.ended()
+
+
+@pytest.mark.promise("TLS-RELOAD")
+def test_a_reload_that_leaves_the_authority_leaves_its_connections(start, secure):
+    settings = secure.settings(ca_file=str(CERTIFICATE))
+    proxy = start(settings)
+    secure.serve(answering(b"ok"))
+    with proxy.client() as client:
+        assert client.get().response().body == b"ok"
+        proxy.reload([settings], {"server.max_in_flight": 100})
+        assert client.get().response().body == b"ok"
+    assert secure.accepted == 1
