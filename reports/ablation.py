@@ -20,8 +20,9 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from reports.compare import BUSY, MARGINS, Comparison, Estimate, estimate
+from reports.compare import BUSY, MARGINS, Comparison
 from reports.schema import METRICS, Scenario, Target
+from reports.stats import Estimate, Interval, estimate
 from reports.store import Campaign
 
 Group: TypeAlias = Literal["ladder", "alone", "last"]
@@ -48,19 +49,25 @@ class Step:
 
     @property
     def change(self) -> tuple[float, float, float]:
-        """(estimate, low, high) as shares: -0.1 saves a tenth."""
-        low, high = self.effect.interval() or (-700.0, 700.0)
-        return math.expm1(self.effect.mean), math.expm1(max(low, -700.0)), math.expm1(min(high, 700.0))
+        """(estimate, low, high) as shares at 95 %: -0.1 saves a tenth."""
+        ends = self._ratio
+        return math.expm1(self.effect.mean), ends.low - 1, ends.high - 1
+
+    @property
+    def _ratio(self) -> Interval:
+        found = self.effect.interval()
+        assert found is not None  # a step has two rounds or more
+        return found.exp()
 
     @property
     def word(self) -> Word:
         """What the step does: nothing, if its interval lies within the margin of CPU."""
-        _, low, high = self.change
-        if -MARGINS["cpu"] <= low and high <= MARGINS["cpu"]:
+        ends = self._ratio
+        if ends.inside(1 - MARGINS["cpu"], 1 + MARGINS["cpu"]):
             return "buys nothing"
-        if high < 0:
-            return "saves"
-        return "costs" if low > 0 else "too noisy to tell"
+        if not ends.excludes(1):
+            return "too noisy to tell"
+        return "saves" if ends.high < 1 else "costs"
 
     @property
     def sentence(self) -> str:
@@ -131,8 +138,7 @@ def _step(
     if len(values) < 2:
         return None
     logs = np.log(values)
-    shares = [f.extras.get("utilisation") for pair in both for f in pair]
-    known = [float(share) for share in shares if isinstance(share, int | float)]
+    known = [facts.busy for pair in both for facts in pair if facts.busy is not None]
     means = np.exp(logs.mean(axis=0))
     return Step(
         group=group,

@@ -18,10 +18,11 @@ from typing import Final, Literal, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from reports.compare import Comparison, estimate
+from reports.compare import Comparison
 from reports.schema import METRICS, Scenario, Target
+from reports.stats import enough, estimate
 from reports.store import Campaign
-from reports.summarise import Facts, enough, resilience
+from reports.summarise import Facts, resilience
 from reports.words import interval, percent, share
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -189,7 +190,7 @@ class Evidence:
 
 def _span(values: Floats) -> Span:
     found = estimate(values)
-    half = found.half_width or 0.0
+    half = found.half_width() or 0.0
     return Span(found.mean, found.mean - half, found.mean + half)
 
 

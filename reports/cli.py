@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -25,6 +25,7 @@ INTERRUPTED: Final = 130
 
 RUNS: Final = Path("reports/runs")
 LATEST: Final = RUNS / "latest"
+PUBLISHED: Final = Path(__file__).with_name("published")
 
 app = typer.Typer(
     name="python -m reports",
@@ -73,26 +74,19 @@ def choose(
         typer.Option(metavar="METRIC=VALUE", help="A limit to keep, e.g. ttft_p99_ms=250. Repeatable."),
     ] = None,
     source: Annotated[
-        list[Path] | None, typer.Option("--from", metavar="DIR", help="A stored campaign. Repeatable.")
+        list[Path] | None,
+        typer.Option("--from", metavar="DIR", help="A campaign, or a published one's name. Repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Advise an engine for a deployment, from stored campaigns and only inside the range they measured."""
-    from reports import decide
-    from reports.study import Study
+    from reports import choose as model
+    from reports.decide import NEGLIGIBLE_CORE
 
-    wanted = decide.Deployment(rate, endpoints, streams, tokens, _limits(slo or []))
-    folders = source or [LATEST]
-    if not source and not LATEST.exists():
-        raise _Missing(
-            f"no stored campaign at {LATEST}; run `proxy-engines compare` first, or name one with --from DIR"
-        )
-    points: dict[str, list[decide.Point]] = {}
-    for folder in folders:
-        study = Study.load(folder)
-        for engine, found in decide.points_of(study.campaign, study.comparison).items():
-            points.setdefault(engine, []).extend(found)
-    advice = decide.choose(points, wanted)
+    wanted = model.Deployment(rate, endpoints, streams, tokens, _limits(slo or []))
+    folders = [_verdict_folder(folder) for folder in source] if source else _stored()
+    points = [point for folder in folders for point in model.points_of(_verdict(folder))]
+    advice = model.choose(points, wanted)
     if as_json:
         typer.echo(json.dumps(advice.to_json(), indent=2))
         return
@@ -101,8 +95,43 @@ def choose(
         typer.echo(f"  {reason}")
     if advice.break_even_rps is not None:
         where = "" if advice.break_even_measured else ", which is beyond what was measured: an extrapolation"
-        saved = f"Olla saves {decide.NEGLIGIBLE_CORE * 100:g} % of a core"
+        saved = f"Olla saves {NEGLIGIBLE_CORE * 100:g} % of a core"
         typer.echo(f"  Break-even: {saved} from {advice.break_even_rps:,.0f} req/s{where}")
+    typer.echo(f"  From: {', '.join(folder.resolve().name for folder in folders)}")
+
+
+def _stored() -> list[Path]:
+    """The newest campaign of this machine, else the published ones."""
+    if LATEST.exists():
+        return [LATEST]
+    found = sorted(path.parent for path in PUBLISHED.glob("*/verdict.json"))
+    if not found:
+        raise _Missing(
+            f"no stored campaign at {LATEST} or {PUBLISHED}; run `proxy-engines compare`, or name one with --from DIR"
+        )
+    return found
+
+
+def _verdict_folder(given: Path) -> Path:
+    """A folder as given, or the published campaign of that name."""
+    published = PUBLISHED / given
+    return given if given.exists() or not published.is_dir() else published
+
+
+def _verdict(folder: Path) -> dict[str, Any]:
+    """verdict.json of a campaign. One that lacks it, or was judged by an older version, is judged again if its runs are
+    there."""
+    from reports.store import read_json
+
+    path = folder / "verdict.json"
+    found = read_json(path) if path.exists() else {}
+    if (not isinstance(found, dict) or "scenarios" not in found) and (folder / "campaign.json").exists():
+        from reports.render import judged_anew
+
+        return judged_anew(folder)
+    if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
+        raise ReportError(f"{folder}: holds neither a campaign nor a verdict.json; name a campaign's folder")
+    return found
 
 
 def _limits(given: Sequence[str]) -> dict[str, float]:
@@ -122,7 +151,7 @@ def _limits(given: Sequence[str]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code; errors are one sentence on stderr."""
-    from reports.decide import OutsideRange
+    from reports.choose import OutsideRange
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

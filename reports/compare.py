@@ -1,22 +1,21 @@
-"""Two targets, round by round: the estimate, its interval, and one of six words.
+"""Two targets, round by round: the estimate, its 95 % interval, and one word.
 
-The sample is the run, one process start. In each round baseline and candidate ran side by side, so each round gives
-one log ratio; their mean is the estimate and the t interval with n-1 degrees of freedom its uncertainty (coverage
-checked by `python -m tests.reports.calibrate`). The median and an exact sign-flip permutation p stand beside it as a
-cross-check and decide nothing.
+The sample is the run, one process start. In each round baseline and candidate ran side by side, so each round gives one
+log ratio; their mean is the estimate and the t interval with n-1 degrees of freedom its uncertainty. Percentiles of the
+tail are pooled: all rounds' requests form one sample, and whole rounds are resampled for its interval. A capacity is
+known between two bounds in each run; its interval reaches from the lower bound's low end to the upper bound's high end.
 
-Where a ratio says little - a round holds a 0, or a latency lies near the noise floor - the difference is judged
-instead (`basis` `difference`), against the same share of the baseline's mean.
+Whether a row is a ratio or a difference is a property of its metric (`Metric.basis`), never of the data.
 
-Each scenario has three primary metrics, declared before measuring. All primary rows of one candidate share a false
-alarm budget of 5 % by Holm's method; their intervals are widened to the level they were tested at, so that word and
-interval never contradict each other. Other rows are secondary: judged one by one at 5 %.
+A scenario declares its primary metrics before measuring. The primary rows of one scenario and candidate form a family:
+Holm's method keeps their false alarms together at 5 %. The interval that a row prints is always its own 95 % interval;
+its word follows the adjusted p, and is withheld where the effect is no larger than what the baseline may differ from
+itself by (its A/A row, at 95 % too). All other rows are secondary: they are called `lower` or `higher`, never `faster`
+or `slower`, from a false discovery rate of 5 % on, and no decision is made on them alone.
 
-The baseline also runs against itself (`<baseline>@aa`). That row is the noise floor: what this machine calls a
-difference when there is none.
-
-A target whose latency drifts within its runs, alike in round after round, has no one value to compare: its runs are
-void (see `drift`). In a single run a drift is a warning, as the machine's own speed may step just there.
+What a target does wrong is a result (`Blame`): it is counted and shown, and its rounds stay. A target that fails in
+more than one round of eight, or that changed a single reply, is `unreliable`; one that cannot carry the offered load
+is `overloaded`. Only what the bench spoilt is void, for all targets of that round.
 """
 
 from __future__ import annotations
@@ -25,23 +24,26 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import product
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
-from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, Check, Family, Metric, Scenario
+from reports import stats
+from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, Basis, Check, Family, Metric, Scenario
+from reports.stats import LEVEL, Estimate, Interval, Tail
 from reports.store import Campaign, ReportError
 from reports.summarise import Facts
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-Word = Literal["not-measured", "void", "equivalent", "faster", "slower", "too-noisy"]
-Basis = Literal["ratio", "difference"]
+Fault = Literal["unreliable", "overloaded"]
+Word = Literal[
+    "not-measured", "void", "unreliable", "overloaded", "equivalent", "faster", "slower", "too-noisy",
+    "similar", "lower", "higher", "unclear",
+]  # fmt: skip
+"""`similar`, `lower`, `higher`, `unclear` are the words of secondary rows."""
 
-LEVEL: Final = 0.05
+DECIDED: Final = ("faster", "slower")
 
 MARGINS: Final[dict[Family, float]] = {
     "latency": 0.05,
@@ -55,20 +57,19 @@ MARGINS: Final[dict[Family, float]] = {
 }
 """Differences within this share of the baseline do not matter to anybody choosing an engine."""
 
-ADDED_MARGIN_US: Final = 50.0
-"""Margin of added time where it is judged as a difference."""
-NOISE_FACTOR: Final = 3.0
-"""A ratio of added times needs both to exceed this many half-widths of the A/A interval."""
 DRIFT: Final = 0.10
 """A change of latency from the first to the last quarter of the runs that is too large to speak of one latency."""
 BUSY: Final = 0.30
 """CPU per request falls with load (wake-ups are shared), so the less busy target is overcharged: a CPU verdict against
 it, or one within a factor of two, needs both targets at least this busy."""
+TOLERATED: Final = 1 / 8
+"""Share of a target's rounds that may fail by its own fault before it is called unreliable (or overloaded)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One target's value of a metric over the rounds: geometric mean for a ratio, mean for a difference."""
+    """One target's value of a metric over the rounds: geometric mean for a ratio, mean for a difference, the pooled
+    percentile for a tail. `ci`: its 95 % interval."""
 
     target: str
     value: float | None
@@ -76,36 +77,38 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """Paired samples reduced. On the log scale for ratios, in the metric's unit for differences."""
+class Blame:
+    """What a target did wrong in a scenario, over the rounds that the bench did not spoil."""
 
-    mean: float
-    half_width: float | None  # at `level`; None for a single round
-    p: float | None
-    level: float
+    target: str
     rounds: int
-    se: float | None
-    median: float
-    permutation_p: float | None
+    failed: int
+    overloaded: int
+    wrong_replies: int
+    """Replies that were not what the mock sent, over all rounds, void ones too."""
+    why: str
+    """The first run's own sentence."""
+    drifts: bool = False
+    """Its latency changes within each run, in round after round alike."""
 
-    def interval(self) -> tuple[float, float] | None:
-        """The interval at `level`, or None for a single round."""
-        if self.half_width is None:
-            return None
-        return self.mean - self.half_width, self.mean + self.half_width
+    @property
+    def word(self) -> Fault | None:
+        """What that makes of its rows; None where it is within what is tolerated."""
+        if self.wrong_replies or self.drifts or self.failed > TOLERATED * self.rounds:
+            return "unreliable"
+        return "overloaded" if self.failed + self.overloaded > TOLERATED * self.rounds else None
 
-    def at(self, level: float) -> Estimate:
-        """The same samples with an interval of 1 - `level`."""
-        if self.se is None:
-            return self
-        return replace(self, level=level, half_width=_quantile(1 - level / 2, self.rounds - 1) * self.se)
-
-    def visible(self) -> float | None:
-        """The smallest effect that would be seen at `level` with a chance of 80 %."""
-        if self.se is None:
-            return None
-        free = self.rounds - 1
-        return (_quantile(1 - self.level / 2, free) + _quantile(0.8, free)) * self.se
+    @property
+    def say(self) -> str:
+        """One sentence for people."""
+        if self.wrong_replies:
+            replies = "reply" if self.wrong_replies == 1 else "replies"
+            return f"{self.target} changed {self.wrong_replies:,} {replies}: {self.why}"
+        if self.drifts:
+            return f"{self.target}: {self.why}"
+        bad = self.failed + self.overloaded
+        what = "failed" if self.word != "overloaded" else "could not carry the offered load"
+        return f"{self.target} {what} in {bad} of {self.rounds} rounds: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +126,23 @@ class Row:
     primary: bool
     ratio: float | None = None
     ci_low: float | None = None
+    """The 95 % interval, whatever the family of the row."""
     ci_high: float | None = None
     level: float = LEVEL
+    """1 - confidence of that interval."""
     p: float | None = None
-    permutation_p: float | None = None
-    median: float | None = None
-    """Median of the rounds' ratios (or differences)."""
+    p_adjusted: float | None = None
+    """By Holm over the primaries of this scenario and candidate; by false discovery rate for secondary rows."""
+    adjusted_level: float | None = None
+    """The level at which Holm tested the unadjusted p; None for secondary rows."""
     visible: float | None = None
-    """Smallest visible effect: a share for ratios, in the unit for differences."""
+    """Smallest visible effect: for ratios the smallest increase as a share (see `visible_text`), else in the unit."""
     difference: float | None = None
     """candidate - baseline in the unit, where the basis is difference."""
     runs: tuple[str, ...] = ()
     """The run folders behind it."""
+    blamed: tuple[str, ...] = ()
+    """The targets that an `unreliable` or `overloaded` row is about."""
 
     @property
     def spec(self) -> Metric:
@@ -157,6 +165,18 @@ class Row:
             return self.difference, self.ci_low, self.ci_high
         return None
 
+    @property
+    def winner(self) -> str | None:
+        """The target that is shown to be better, by the word of a primary or of a secondary row; None without one."""
+        good = "higher" if self.spec.higher_is_better else "lower"
+        if self.verdict in ("faster", "slower"):
+            better = self.verdict == "faster"
+        elif self.verdict in ("lower", "higher"):
+            better = self.verdict == good
+        else:
+            return None
+        return self.candidate.target if better else self.baseline.target
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -165,11 +185,14 @@ class Comparison:
     baseline: str | None
     rows: tuple[Row, ...]
     valid: Mapping[tuple[str, str], tuple[Facts, ...]]
-    """(scenario, target) -> its valid runs by round; rounds voided by the bench are gone for every target."""
+    """(scenario, target) -> its runs by round that the bench did not spoil. Those that the target itself spoilt are
+    among them: they are its results."""
     voided: Mapping[tuple[str, str], tuple[tuple[Facts, str], ...]]
     """(scenario, target) -> its void runs with the reason."""
     main: str | None = None
     """The candidate of the headline (see `main_candidate`)."""
+    blames: Mapping[tuple[str, str], Blame] = field(default_factory=dict)
+    """(scenario, target) -> what it did wrong there; absent where nothing."""
 
     _index: dict[tuple[str, str, str], Row] = field(init=False, repr=False, compare=False)
 
@@ -181,8 +204,13 @@ class Comparison:
         """The row of one metric, if there is one."""
         return self._index.get((scenario, metric, candidate))
 
+    def blame(self, scenario: str, target: str) -> Fault | None:
+        """The word for what a target did wrong in a scenario, beyond what is tolerated."""
+        found = self.blames.get((scenario, target))
+        return None if found is None else found.word
+
     def counted(self, scenario: str, target: str) -> tuple[Facts, ...]:
-        """The valid runs of the rounds that the main table compares: the other side of it is valid there as well.
+        """The runs of the rounds that the main table compares: the other side of it is valid there as well.
 
         So a figure and a table show the same number. All valid runs of a target that the table has no row for.
         """
@@ -197,95 +225,7 @@ class Comparison:
         return np.array([value for value in found if value is not None], dtype=np.float64)
 
 
-# -------------------------------------------------------------------------------------------------------- statistics
-@lru_cache(maxsize=4096)
-def _quantile(probability: float, free: int) -> float:
-    """Student's t."""
-    return float(special.stdtrit(free, probability))
-
-
-@lru_cache(maxsize=16)
-def _signs(n: int) -> Floats:
-    """Every assignment of signs to n samples, one a row."""
-    return np.array(list(product((-1.0, 1.0), repeat=n)))
-
-
-def estimate(samples: Sequence[float] | Floats, level: float = LEVEL) -> Estimate:
-    """Mean, t interval, t-test p against 0, median and sign-flip p of paired samples. ValueError if there is none."""
-    values = np.asarray(samples, dtype=np.float64)
-    n = values.size
-    if n == 0:
-        raise ValueError("no samples")
-    mean, median = float(values.mean()), float(np.median(values))
-    if n == 1:
-        return Estimate(mean, None, None, level, 1, None, median, None)
-    se = float(values.std(ddof=1)) / math.sqrt(n)
-    # Rounding noise of equal samples is not evidence of anything.
-    if se <= 1e-12 * max(abs(mean), 1e-12):
-        p, se = (0.0 if abs(mean) > 1e-12 else 1.0), 0.0
-    else:
-        p = float(2 * special.stdtr(n - 1, -abs(mean) / se))
-    half = _quantile(1 - level / 2, n - 1) * se
-    return Estimate(mean, half, p, level, n, se, median, sign_flip_p(values))
-
-
-def sign_flip_p(values: Floats) -> float:
-    """Two-sided permutation p of the mean under random signs: exact to 14 samples, else by 16,384 fixed draws."""
-    n = values.size
-    if n <= 14:
-        signs = _signs(n)
-    else:
-        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(1 << 14, n))
-        signs[0] = 1.0
-    sums = np.abs(signs @ values)
-    return float(np.mean(sums >= abs(values.sum()) * (1 - 1e-12)))
-
-
-def holm(p_values: Mapping[int, float], level: float = LEVEL) -> dict[int, tuple[bool, float]]:
-    """Holm's step-down over p values by key: (rejected, the level this hypothesis was tested at)."""
-    outcome: dict[int, tuple[bool, float]] = {}
-    going = True
-    tested = level
-    for position, key in enumerate(sorted(p_values, key=lambda k: (p_values[k], k))):
-        if going:
-            tested = level / (len(p_values) - position)
-            going = p_values[key] <= tested
-        # After the first that is kept all others are kept, at the level where it stopped.
-        outcome[key] = (going, tested)
-    return outcome
-
-
-def _side(target: str, values: Floats, basis: Basis) -> Side:
-    if values.size == 0:
-        return Side(target, None, None)
-    if basis == "ratio":
-        found = estimate(np.log(values))
-        interval = found.interval()
-        return Side(target, math.exp(found.mean), None if interval is None else _exp(interval))
-    found = estimate(values)
-    return Side(target, found.mean, found.interval())
-
-
-def _exp(interval: tuple[float, float]) -> tuple[float, float]:
-    # An interval of two rounds can be wider than a float can say.
-    return math.exp(max(interval[0], -700.0)), math.exp(min(interval[1], 700.0))
-
-
-# --------------------------------------------------------------------------------------------------------- the rows
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The rounds that baseline and candidate of one scenario both finished validly, and what is missing."""
-
-    scenario: str
-    baseline: str
-    candidate: str
-    rounds: tuple[tuple[Facts, Facts], ...]
-    ran: bool
-    voided: tuple[str, ...]
-    short: bool
-    """Short of the planned rounds because of void runs, with nothing left to repeat."""
-
-
+# --------------------------------------------------------------------------------------------------- the comparison
 def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
     """Every target and the A/A arm against the baseline, in every scenario and metric."""
     by_run = {(f.record.scenario, f.record.target, f.record.round): f for f in facts}
@@ -294,31 +234,9 @@ def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
     if baseline is not None and baseline not in known:
         names = ", ".join(sorted(known))
         raise ReportError(f"{campaign.path / 'campaign.json'}: baseline {baseline!r} is none of its targets ({names})")
-    bench_void: dict[tuple[str, int], str] = {}
-    for (scenario, _, round_number), found in by_run.items():
-        blame = bench_fault(found.record.validity)
-        if found.void and blame is not None:
-            bench_void.setdefault((scenario, round_number), f"{found.record.void_reason} (in {found.record.run})")
-    valid: dict[tuple[str, str], list[Facts]] = defaultdict(list)
-    voided: dict[tuple[str, str], list[tuple[Facts, str]]] = defaultdict(list)
-    for (scenario, target, round_number), found in sorted(by_run.items(), key=lambda item: (item[0][2], item[0][:2])):
-        reason = found.record.void_reason or bench_void.get((scenario, round_number))
-        if reason is None:
-            valid[scenario, target].append(found)
-        else:
-            voided[scenario, target].append((found, reason))
-    for place, runs in valid.items():
-        drifts = drift([found.record.validity for found in runs])
-        if drifts is not None:
-            voided[place] += [(found, drifts) for found in runs]
-            runs.clear()
-    comparison = Comparison(
-        baseline,
-        (),
-        {k: tuple(v) for k, v in valid.items()},
-        {k: tuple(v) for k, v in voided.items()},
-        main_candidate(campaign, baseline),
-    )
+    valid, voided = _sorted_out(by_run)
+    main = main_candidate(campaign, baseline)
+    comparison = Comparison(baseline, (), valid, voided, main, _blames(valid, voided, baseline))
     if baseline is None:
         return comparison
     variants = {target.name for target in campaign.header.targets if target.kind == "variant"}
@@ -327,11 +245,67 @@ def compare(campaign: Campaign, facts: Iterable[Facts]) -> Comparison:
         ran = {target for name, target, _ in by_run if name == scenario}
         # A variant is measured where its switch matters; its absence elsewhere is no gap.
         candidates = [name for name in candidate_order(campaign, baseline, ran) if name in ran or name not in variants]
-        pairs = [_pair(campaign, comparison, scenario, baseline, name) for name in candidates]
-        noise = _noise_us(next((pair for pair in pairs if pair.candidate == baseline + AA_SUFFIX), None))
-        for pair in pairs:
-            rows += [_row(campaign.scenario(scenario), pair, metric, noise) for metric in METRICS.values()]
-    return replace(comparison, rows=tuple(_share_the_budget(rows, comparison)))
+        known_scenario = campaign.scenario(scenario)
+        families = [
+            [_row(known_scenario, pair, metric) for metric in METRICS.values()]
+            for pair in (_pair(campaign, comparison, scenario, baseline, name) for name in candidates)
+        ]
+        noise = {one.row.metric: one.row for family in families for one in family if one.row.is_aa}
+        for family in families:
+            rows += _worded(family, comparison, noise)
+    return replace(comparison, rows=tuple(rows))
+
+
+_Place: TypeAlias = tuple[str, str]
+
+
+def _sorted_out(
+    by_run: Mapping[tuple[str, str, int], Facts],
+) -> tuple[dict[_Place, tuple[Facts, ...]], dict[_Place, tuple[tuple[Facts, str], ...]]]:
+    """By scenario and target: the runs that count, and those that the bench spoilt (for every target of the round)."""
+    spoilt: dict[tuple[str, int], str] = {}
+    for (scenario, _, number), found in by_run.items():
+        if found.record.ended == "void":
+            spoilt.setdefault((scenario, number), f"{found.record.why} (in {found.record.run})")
+    valid: dict[_Place, list[Facts]] = defaultdict(list)
+    voided: dict[_Place, list[tuple[Facts, str]]] = defaultdict(list)
+    for (scenario, target, number), found in sorted(by_run.items(), key=lambda item: (item[0][2], item[0][:2])):
+        reason = spoilt.get((scenario, number))
+        if reason is None:
+            valid[scenario, target].append(found)
+        else:
+            own = found.record.why if found.record.ended == "void" else None
+            voided[scenario, target].append((found, own or reason))
+    return {k: tuple(v) for k, v in valid.items()}, {k: tuple(v) for k, v in voided.items()}
+
+
+def _blames(
+    valid: Mapping[_Place, Sequence[Facts]], voided: Mapping[_Place, Sequence[tuple[Facts, str]]], baseline: str | None
+) -> dict[_Place, Blame]:
+    """What each target did wrong in each scenario. The baseline's two arms are one target: they drift together."""
+    found = {}
+    for scenario, target in dict.fromkeys((*valid, *voided)):
+        runs = valid.get((scenario, target), ())
+        arms = [runs]
+        if baseline is not None and target.removesuffix(AA_SUFFIX) == baseline:
+            arms = [valid.get((scenario, name), ()) for name in (baseline, baseline + AA_SUFFIX)]
+        drifts = drift([facts.record.validity for arm in arms for facts in arm])
+        bad = [facts for facts in runs if facts.record.ended != "ok"]
+        everything = [*runs, *(facts for facts, _ in voided.get((scenario, target), ()))]
+        changed = [facts for facts in everything if facts.record.wrong_replies]
+        if bad or changed or drifts is not None:
+            first = next(iter(changed or bad), None)
+            why = drifts if first is None else f"{first.record.why or 'a wrong reply'} (in {first.record.run})"
+            found[scenario, target] = Blame(
+                target=target,
+                rounds=len(runs),
+                failed=sum(facts.record.ended == "failed" for facts in bad),
+                overloaded=sum(facts.record.ended == "overloaded" for facts in bad),
+                wrong_replies=sum(facts.record.wrong_replies for facts in changed),
+                why=why or "",
+                drifts=drifts is not None,
+            )
+    return found
 
 
 def bench_fault(checks: Sequence[Check]) -> Check | None:
@@ -350,11 +324,11 @@ def drift(rounds: Sequence[Sequence[Check]]) -> str | None:
     changes = [float(check.value) for check in trends if isinstance(check.value, int | float) and check.value > -1]
     if len(changes) < 2 or 2 * sum(check.warn for check in trends) <= len(changes):
         return None
-    found = estimate(np.log1p(changes))
+    found = stats.estimate(np.log1p(changes))
     if found.p is None or found.p > LEVEL or abs(math.expm1(found.mean)) <= DRIFT:
         return None
     return (
-        f"latency changes by {math.expm1(found.mean):+.0%} within each run, in {len(changes)} rounds alike: "
+        f"latency changes by {math.expm1(found.mean):+.0%} within each run, in {len(changes)} runs alike: "
         "the target does not stand still, longer runs or a longer warm-up would be needed"
     )
 
@@ -372,6 +346,23 @@ def candidate_order(campaign: Campaign, baseline: str, ran: Iterable[str]) -> li
     return [*listed, *sorted(others), baseline + AA_SUFFIX]
 
 
+# ------------------------------------------------------------------------------------------------------- one pair
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The rounds of one scenario that baseline and candidate both have, and what is missing."""
+
+    scenario: str
+    baseline: str
+    candidate: str
+    rounds: tuple[tuple[Facts, Facts], ...]
+    ran: bool
+    voided: tuple[str, ...]
+    short: bool
+    """Short of the planned rounds because of void ones, with nothing left to repeat."""
+    blames: tuple[Blame, ...]
+    """Of either side, beyond what is tolerated."""
+
+
 def _pair(campaign: Campaign, seen: Comparison, scenario: str, baseline: str, candidate: str) -> _Pair:
     ours = {f.record.round: f for f in seen.valid.get((scenario, baseline), ())}
     theirs = {f.record.round: f for f in seen.valid.get((scenario, candidate), ())}
@@ -386,31 +377,102 @@ def _pair(campaign: Campaign, seen: Comparison, scenario: str, baseline: str, ca
     # Rounds that an interrupted campaign never ran, or never came to repeat, are missing, not void.
     short = bool(voided) and len(both) < planned and (campaign.header.state == "complete" or not both)
     reasons = tuple(voided[number] for number in sorted(voided))
-    return _Pair(scenario, baseline, candidate, tuple((ours[n], theirs[n]) for n in both), ran, reasons, short)
+    blames = [seen.blames.get((scenario, name)) for name in (baseline, candidate)]
+    heavy = tuple(one for one in blames if one is not None and one.word is not None)
+    return _Pair(scenario, baseline, candidate, tuple((ours[n], theirs[n]) for n in both), ran, reasons, short, heavy)
 
 
-def _samples(pair: _Pair, metric: str) -> tuple[Floats, Floats]:
-    """The metric's values of both sides in the rounds where both have one."""
-    values = [(ours.value(metric), theirs.value(metric)) for ours, theirs in pair.rounds]
-    both = [(b, c) for b, c in values if b is not None and c is not None]
-    return np.array([b for b, _ in both], dtype=np.float64), np.array([c for _, c in both], dtype=np.float64)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the rounds of a pair say of one metric. On the log scale for ratios, in the unit for differences."""
+
+    mean: float
+    low: Estimate
+    high: Estimate
+    """The estimates of the lower and the upper bound; the same one, but for capacities."""
+    sides: tuple[Side, Side]
+    rounds: int
+    pooled: bool = False
+    """Whether all rounds' requests are one sample."""
+
+    @property
+    def p(self) -> float | None:
+        """The larger of the bounds' p; 1 where they point to opposite sides."""
+        if self.low.p is None or self.high.p is None:
+            return None
+        return max(self.low.p, self.high.p) if self.low.mean * self.high.mean >= 0 else 1.0
+
+    @property
+    def interval(self) -> Interval | None:
+        """From the lower bound's low end to the upper bound's high end, at 95 % each."""
+        low, high = self.low.interval(), self.high.interval()
+        return None if low is None or high is None else Interval(low.low, high.high, LEVEL)
 
 
-def _noise_us(aa: _Pair | None) -> float | None:
-    """Half-width of the A/A interval of added time, microseconds; None if there is none."""
-    if aa is None:
+def _found(pair: _Pair, metric: Metric) -> _Found | str:
+    """The estimate of a metric, or why there is none."""
+    if metric.tail is not None:
+        pooled = _pooled(pair, metric.id, metric.tail)
+        if pooled is not None:
+            return pooled
+    bounds = [(ours.bounds(metric.id), theirs.bounds(metric.id), ours, theirs) for ours, theirs in pair.rounds]
+    both = [(b, c) for b, c, _, _ in bounds if b is not None and c is not None]
+    # A round that its target broke may lack the figure; what is missing from a sound round was not measured.
+    sound = [1 for b, c, ours, theirs in bounds if None in (b, c) and ours.record.ended == theirs.record.ended == "ok"]
+    if sound or not both:
+        return _missing(pair, metric.id)
+    values = np.array(both, dtype=np.float64)  # round, side, bound
+    ours, theirs = values[:, 0, :], values[:, 1, :]
+    if metric.basis == "difference":
+        estimates = stats.estimate(theirs[:, 0] - ours[:, 1]), stats.estimate(theirs[:, 1] - ours[:, 0])
+    elif not (values > 0).all():
+        return "a ratio needs values above 0, and a round holds none"
+    else:
+        estimates = (
+            stats.estimate(np.log(theirs[:, 0] / ours[:, 1])),
+            stats.estimate(np.log(theirs[:, 1] / ours[:, 0])),
+        )
+    low, high = estimates
+    sides = _side(pair.baseline, ours, metric.basis), _side(pair.candidate, theirs, metric.basis)
+    return _Found((low.mean + high.mean) / 2, low, high, sides, len(both))
+
+
+def _pooled(pair: _Pair, metric: str, percent: float) -> _Found | str | None:
+    """A percentile of all rounds' requests; None where the raw rows are not all there."""
+    tails = [(ours.tail(metric), theirs.tail(metric)) for ours, theirs in pair.rounds]
+    known = [(b, c) for b, c in tails if b is not None and c is not None]
+    if not known or len(known) < len(tails):
         return None
-    ours, again = _samples(aa, "added_p50_us")
-    return estimate(again - ours).half_width if ours.size > 1 else None
+    ours, theirs = [b for b, _ in known], [c for _, c in known]
+    least = min(sum(one.size for one in side) for side in (ours, theirs))
+    if not least:
+        return None
+    if not stats.enough(least, percent):
+        return f"p{percent:g} needs {round(1000 / (100 - percent)):,} samples over all rounds, these have {least:,}"
+    found = stats.pooled_tail(ours, theirs, percent)
+    sides = _pooled_side(pair.baseline, ours, percent), _pooled_side(pair.candidate, theirs, percent)
+    return _Found(found.mean, found, found, sides, len(known), pooled=True)
 
 
-def _basis(metric: Metric, ours: Floats, theirs: Floats, noise: float | None) -> Basis:
-    if not (np.all(ours > 0) and np.all(theirs > 0)):
-        return "difference"
-    if metric.id == "added_p50_us":
-        near = noise is None or min(float(ours.mean()), float(theirs.mean())) <= NOISE_FACTOR * noise
-        return "difference" if near else "ratio"
-    return "ratio"
+def _pooled_side(target: str, rounds: Sequence[Tail], percent: float) -> Side:
+    found = stats.pooled_tail(rounds, None, percent)
+    ends = found.interval()
+    return Side(target, math.exp(found.mean), None if ends is None else _ends(ends.exp()))
+
+
+def _side(target: str, values: Floats, basis: Basis) -> Side:
+    """`values`: by round, the lower and the upper bound."""
+    scaled = np.log(values) if basis == "ratio" else values
+    low, high = stats.estimate(scaled[:, 0]), stats.estimate(scaled[:, 1])
+    mean, ends = (low.mean + high.mean) / 2, (low.interval(), high.interval())
+    whole = None if ends[0] is None or ends[1] is None else Interval(ends[0].low, ends[1].high, LEVEL)
+    if basis == "ratio":
+        mean, whole = math.exp(mean), None if whole is None else whole.exp()
+    return Side(target, mean, None if whole is None else _ends(whole))
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
 
 
 def _missing(pair: _Pair, metric: str) -> str:
@@ -423,145 +485,130 @@ def _missing(pair: _Pair, metric: str) -> str:
     return "not recorded"
 
 
-def _row(scenario: Scenario, pair: _Pair, metric: Metric, noise: float | None) -> Row:
+# --------------------------------------------------------------------------------------------------------- the rows
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A row and what was found; judged when its whole family is known. `found` None: it has its word already."""
+
+    row: Row
+    found: _Found | None
+
+
+def _row(scenario: Scenario, pair: _Pair, metric: Metric) -> _Open:
     primary = metric.id in scenario.primaries()
-
-    def said(verdict: Word, reason: str) -> Row:
-        nothing = Side(pair.baseline, None, None), Side(pair.candidate, None, None)
-        return Row(
-            pair.scenario, metric.id, *nothing, "ratio", verdict, reason, len(pair.rounds), primary, runs=_runs(pair)
-        )
-
-    if not pair.ran:
-        return said("not-measured", f"{pair.candidate} did not run in this scenario")
-    if not pair.rounds and not pair.short:
-        return said("not-measured", "no round in which both targets finished")
-    ours, theirs = _samples(pair, metric.id)
-    if pair.rounds and ours.size < len(pair.rounds):
-        return said("not-measured", _missing(pair, metric.id))
-    if ours.size == 0:
-        return said("void", pair.voided[0])
-    basis = _basis(metric, ours, theirs, noise)
-    found = estimate(np.log(theirs / ours) if basis == "ratio" else theirs - ours)
+    word: Word | None = None
+    reason = ""
+    if pair.blames:
+        word = "unreliable" if any(one.word == "unreliable" for one in pair.blames) else "overloaded"
+        reason = "; ".join(one.say for one in pair.blames)
     row = Row(
-        pair.scenario,
-        metric.id,
-        _side(pair.baseline, ours, basis),
-        _side(pair.candidate, theirs, basis),
-        basis,
-        "too-noisy",
-        "",
-        found.rounds,
-        primary,
-        p=found.p,
-        permutation_p=found.permutation_p,
-        runs=_runs(pair),
+        scenario=pair.scenario,
+        metric=metric.id,
+        baseline=Side(pair.baseline, None, None),
+        candidate=Side(pair.candidate, None, None),
+        basis=metric.basis,
+        verdict="not-measured",
+        reason="",
+        rounds=len(pair.rounds),
+        primary=primary,
+        runs=tuple(facts.record.run for both in pair.rounds for facts in both),
+        blamed=tuple(one.target for one in pair.blames),
     )
-    row = _with_interval(row, found)
+    if not pair.ran:
+        return _Open(replace(row, reason=f"{pair.candidate} did not run in this scenario"), None)
+    if not pair.rounds:
+        why = pair.voided[0] if pair.short else "no round in which both targets finished"
+        return _Open(replace(row, verdict="void" if pair.short else "not-measured", reason=why), None)
+    found = _found(pair, metric)
+    if isinstance(found, str):
+        if word is not None and primary:
+            return _Open(replace(row, verdict=word, reason=reason), None)
+        return _Open(replace(row, reason=found), None)
+    row = _filled(row, found)
+    if word is not None:
+        return _Open(replace(row, verdict=word, reason=reason), None)
     if pair.short:
-        return replace(row, verdict="void", reason=pair.voided[0])
-    return row
+        return _Open(replace(row, verdict="void", reason=pair.voided[0]), None)
+    return _Open(row, found)
 
 
-def _runs(pair: _Pair) -> tuple[str, ...]:
-    return tuple(facts.record.run for both in pair.rounds for facts in both)
+def _filled(row: Row, found: _Found) -> Row:
+    """The row with the figures."""
+    ends = found.interval
+    row = replace(row, baseline=found.sides[0], candidate=found.sides[1], rounds=found.rounds, p=found.p)
+    if row.basis == "difference":
+        low, high = (None, None) if ends is None else _ends(ends)
+        return replace(row, difference=found.mean, ci_low=low, ci_high=high)
+    low, high = (None, None) if ends is None else _ends(ends.exp())
+    return replace(row, ratio=math.exp(found.mean), ci_low=low, ci_high=high)
 
 
-def _with_interval(row: Row, found: Estimate) -> Row:
-    interval, visible = found.interval(), found.visible()
-    if row.basis == "ratio":
-        ends = (None, None) if interval is None else _exp(interval)
-        return replace(
-            row,
-            ratio=math.exp(found.mean),
-            ci_low=ends[0],
-            ci_high=ends[1],
-            level=found.level,
-            median=math.exp(found.median),
-            visible=None if visible is None else math.expm1(min(visible, 700.0)),
-        )
-    ends = (None, None) if interval is None else interval
-    return replace(
-        row,
-        difference=found.mean,
-        ci_low=ends[0],
-        ci_high=ends[1],
-        level=found.level,
-        median=found.median,
-        visible=visible,
-    )
+def _worded(family: Sequence[_Open], seen: Comparison, noise: Mapping[str, Row]) -> list[Row]:
+    """The rows of one scenario and candidate, each with its word."""
+    judged = {one.row.metric: one for one in family if one.found is not None}
+    p_values = {name: one.row.p for name, one in judged.items() if one.row.p is not None}
+    primary = stats.holm({name: p for name, p in p_values.items() if judged[name].row.primary})
+    others = stats.false_discoveries({name: p for name, p in p_values.items() if not judged[name].row.primary})
+    rows = []
+    for one in family:
+        row = one.row
+        if one.found is not None:
+            tested = primary.get(row.metric)
+            level = LEVEL if tested is None else tested.level
+            adjusted = others.get(row.metric) if tested is None else tested.p
+            visible = max(
+                (v for end in (one.found.low, one.found.high) if (v := end.visible(level)) is not None), default=None
+            )
+            if visible is not None and row.basis == "ratio":
+                visible = math.expm1(min(visible, 700.0))
+            row = replace(
+                row, p_adjusted=adjusted, adjusted_level=None if tested is None else tested.level, visible=visible
+            )
+            row = _judged(row, seen, None if row.is_aa else noise.get(row.metric))
+            if row.spec.tail is not None and not one.found.pooled:
+                row = replace(row, reason=f"{row.reason} (of each run by itself: no raw rows are left to pool)")
+        rows.append(row)
+    return rows
+
+
+def _judged(row: Row, seen: Comparison, aa: Row | None) -> Row:
+    """The row with its word: `equivalent`, `faster`, `slower` or `too-noisy`; its own words if it is secondary."""
+    doubtful: Word = "too-noisy" if row.primary else "unclear"
+    row = replace(row, verdict=doubtful)
+    if row.ci_low is None or row.p_adjusted is None:
+        return replace(row, reason="one round has no interval: nothing can be concluded from it")
+    if inside_margin(row):
+        alike: Word = "equivalent" if row.primary else "similar"
+        return replace(row, verdict=alike, reason=f"interval within {_margin_text(row)}")
+    null = "1" if row.basis == "ratio" else "0"
+    if row.p_adjusted > LEVEL:
+        unseen = f"effects under {visible_text(row)} are not visible here"
+        if row.p is not None and row.p <= LEVEL:
+            family = "the primary metrics of its scenario" if row.primary else "all secondary metrics of its scenario"
+            return replace(row, reason=f"p is {row.p_adjusted:.2g} when {family} share one error rate; {unseen}")
+        return replace(row, reason=f"the interval crosses {null}; {unseen}")
+    doubt = _cpu_doubt(row, seen) or _noise_doubt(row, aa)
+    if doubt is not None:
+        return replace(row, reason=doubt)
+    lower = (row.ratio or 0.0) < 1 if row.basis == "ratio" else (row.difference or 0.0) < 0
+    said = f"interval excludes {null}, adjusted p {row.p_adjusted:.2g}"
+    if not row.primary:
+        return replace(row, verdict="lower" if lower else "higher", reason=said)
+    return replace(row, verdict="faster" if lower != row.spec.higher_is_better else "slower", reason=said)
 
 
 def margin(row: Row) -> float:
     """The margin of a row: a share for ratios, in the unit for differences."""
     share = MARGINS[row.spec.family]
-    if row.basis == "ratio":
-        return share
-    if row.metric == "added_p50_us":
-        return ADDED_MARGIN_US
-    return share * abs(row.baseline.value or 0.0)
+    return share if row.basis == "ratio" else share * abs(row.baseline.value or 0.0)
 
 
 def inside_margin(row: Row) -> bool:
     """Whether the row's interval lies within the margin on both sides."""
     if row.ci_low is None or row.ci_high is None:
         return False
-    allowed = margin(row)
-    if row.basis == "ratio":
-        return row.ci_low >= 1 - allowed and row.ci_high <= 1 + allowed
-    return row.ci_low >= -allowed and row.ci_high <= allowed
-
-
-def _share_the_budget(rows: list[Row], seen: Comparison) -> list[Row]:
-    """Give every judged row its word: primaries of one candidate by Holm, the others one by one."""
-    families: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if row.primary and row.verdict == "too-noisy" and row.p is not None:
-            families[row.candidate.target].append(index)
-    tested: dict[int, tuple[bool, float]] = {}
-    for members in families.values():
-        tested |= holm({index: rows[index].p or 0.0 for index in members})
-    judged = []
-    for index, row in enumerate(rows):
-        if row.verdict != "too-noisy":
-            judged.append(row)
-        else:
-            rejected, level = tested.get(index, (row.p is not None and row.p <= LEVEL, LEVEL))
-            judged.append(_judge(row, rejected, level, seen))
-    return judged
-
-
-def _judge(row: Row, rejected: bool, level: float, seen: Comparison) -> Row:
-    if row.ci_low is None:
-        return replace(row, reason="one round has no interval: nothing can be concluded from it")
-    if inside_margin(row):
-        return replace(row, verdict="equivalent", reason=f"interval within {_margin_text(row)}")
-    if level < LEVEL:
-        row = _widened(row, seen, level)
-    if not rejected:
-        unseen = f"effects under {visible_text(row)} are not visible here"
-        return replace(row, reason=f"the interval crosses {_null_text(row)}; {unseen}")
-    doubt = _cpu_doubt(row, seen)
-    if doubt is not None:
-        return replace(row, reason=doubt)
-    lower = (row.ratio or 0.0) < 1 if row.basis == "ratio" else (row.difference or 0.0) < 0
-    better = lower != row.spec.higher_is_better
-    word: Word = "faster" if better else "slower"
-    return replace(row, verdict=word, reason=f"interval excludes {_null_text(row)}")
-
-
-def _widened(row: Row, seen: Comparison, level: float) -> Row:
-    ours, theirs = _paired_values(row, seen)
-    found = estimate(np.log(theirs / ours) if row.basis == "ratio" else theirs - ours).at(level)
-    return _with_interval(row, found)
-
-
-def _paired_values(row: Row, seen: Comparison) -> tuple[Floats, Floats]:
-    ours = {f.record.round: f.value(row.metric) for f in seen.valid.get((row.scenario, row.baseline.target), ())}
-    theirs = {f.record.round: f.value(row.metric) for f in seen.valid.get((row.scenario, row.candidate.target), ())}
-    both = [(ours[n], theirs[n]) for n in sorted(ours.keys() & theirs.keys())]
-    pairs = np.array([(b, c) for b, c in both if b is not None and c is not None], dtype=np.float64)
-    return pairs[:, 0], pairs[:, 1]
+    allowed, middle = margin(row), 1.0 if row.basis == "ratio" else 0.0
+    return Interval(row.ci_low, row.ci_high, LEVEL).inside(middle - allowed, middle + allowed)
 
 
 def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
@@ -570,8 +617,7 @@ def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
         return None
 
     def busy(target: str) -> float | None:
-        shares = [f.extras.get("utilisation") for f in seen.valid.get((row.scenario, target), ())]
-        known = [float(share) for share in shares if isinstance(share, int | float)]
+        known = [facts.busy for facts in seen.valid.get((row.scenario, target), ()) if facts.busy is not None]
         return sum(known) / len(known) if known else None
 
     ours, theirs = busy(row.baseline.target), busy(row.candidate.target)
@@ -588,21 +634,22 @@ def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
     )
 
 
-def within_noise(row: Row, comparison: Comparison) -> bool:
-    """Whether a decided effect is no larger than what the baseline may differ from itself by in the same campaign."""
-    aa = comparison.row(row.scenario, row.metric, f"{comparison.baseline}{AA_SUFFIX}")
-    if row.verdict not in ("faster", "slower") or aa is None or aa.basis != row.basis:
-        return False
-    if row.effect is None or aa.effect is None:
-        return False
+def _noise_doubt(row: Row, aa: Row | None) -> str | None:
+    """Said of an effect that is no larger than what the baseline may differ from itself by in the same campaign."""
+    if aa is None or row.effect is None or aa.effect is None:
+        return None
     if row.basis == "ratio":
         # On the log scale, where halving and doubling are the same size.
-        return abs(math.log1p(row.effect[0])) <= max(abs(math.log1p(end)) for end in aa.effect[1:])
-    return abs(row.effect[0]) <= max(abs(end) for end in aa.effect[1:])
-
-
-def _null_text(row: Row) -> str:
-    return "1" if row.basis == "ratio" else "0"
+        sizes = [abs(math.log1p(max(end, -1 + 1e-300))) for end in (row.effect[0], *aa.effect[1:])]
+    else:
+        sizes = [abs(end) for end in (row.effect[0], *aa.effect[1:])]
+    if sizes[0] > max(sizes[1:]):
+        return None
+    if row.basis == "ratio":
+        ends = "..".join(f"{end:+.0%}" for end in aa.effect[1:])
+    else:
+        ends = "..".join(f"{end:+.3g}" for end in aa.effect[1:]) + f" {row.spec.shown_unit}".rstrip()
+    return f"no larger than what {row.baseline.target} may differ from itself by here ({ends})"
 
 
 def _margin_text(row: Row) -> str:
@@ -612,12 +659,16 @@ def _margin_text(row: Row) -> str:
 
 
 def visible_text(row: Row) -> str:
-    """The smallest visible effect in words: `12 %` or `3.1 us`."""
+    """The smallest visible effect in words: `12 %`, `-53 %/+110 %` where a ratio's two sides differ, or `3.1 us`."""
     if row.visible is None:
         return "any size"
-    if row.basis == "ratio":
-        return f"{_two_digits(row.visible * 100)} %" if row.visible <= 10 else "1,000 %"
-    return f"{_two_digits(row.visible)} {row.spec.shown_unit}".rstrip()
+    if row.basis == "difference":
+        return f"{_two_digits(row.visible)} {row.spec.shown_unit}".rstrip()
+    if row.visible < 0.2:
+        return f"{_two_digits(row.visible * 100)} %"
+    less = 1 - 1 / (1 + row.visible)
+    more = f"+{_two_digits(row.visible * 100)} %" if row.visible < 9 else f"×{_two_digits(min(row.visible, 999) + 1)}"
+    return f"-{_two_digits(less * 100)} %/{more}"
 
 
 def _two_digits(value: float) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from scipy import stats
 
+from reports import stats
 from reports.store import Campaign
 from reports.summarise import Facts, Floats
 
@@ -21,7 +21,6 @@ SETTLING: Final = 1 / 3
 grew by 0.8 MiB and Sherpa by 1.5 in the first ten minutes, and both by 0.4 in the last twenty."""
 MARGIN: Final = 0.05
 """An interval that reaches further than this share of the memory an hour shows no flatness, though it holds zero."""
-LEVEL: Final = 0.05
 
 WORDS: Final[Mapping[bool | None, str]] = {None: "not measured", True: "yes", False: "no"}
 
@@ -152,29 +151,10 @@ def of_run(facts: Facts) -> Endurance:
 
 
 def slope(at_s: Floats, mib: Floats) -> Slope | None:
-    """The slope of memory over time; None with fewer than four samples a block.
-
-    Neighbouring samples say the same, so a line through all of them would be far too sure of itself. Means of BLOCKS
-    parts are taken instead, and what still is alike between neighbours (lag-1 correlation of the residuals, corrected
-    for its bias in short series) widens the interval as fewer independent blocks would.
-    `tests/reports/test_endurance.py` has how often the interval holds the truth.
-    """
+    """The slope of memory over time; None with fewer than four samples a block."""
     known = ~np.isnan(mib)
     at_s, mib = at_s[known], mib[known]
-    if at_s.size < 4 * BLOCKS:
+    found = stats.slope(at_s / 3600, mib, BLOCKS)
+    if found is None:
         return None
-    parts = np.array_split(np.arange(at_s.size), BLOCKS)
-    x = np.array([at_s[part].mean() for part in parts]) / 3600
-    y = np.array([mib[part].mean() for part in parts])
-    fitted = stats.linregress(x, y)
-    residual = y - (fitted.intercept + fitted.slope * x)
-    spread = float(residual @ residual)
-    alike = float(residual[1:] @ residual[:-1]) / spread if spread > 0 else 0.0
-    alike = min(max(alike + (1 + 4 * alike) / BLOCKS, 0.0), 0.95)
-    independent = max(BLOCKS * (1 - alike) / (1 + alike), 3.0)
-    error = float(fitted.stderr) * np.sqrt((BLOCKS - 2) / (independent - 2)) if spread > 0 else 0.0
-    reach = float(stats.t.ppf(1 - LEVEL / 2, independent - 2)) * error
-    per_hour = float(fitted.slope)
-    begin = float(at_s[0])
-    level = float(fitted.intercept) + per_hour * begin / 3600
-    return Slope(per_hour, per_hour - reach, per_hour + reach, level, begin)
+    return Slope(found.slope, found.interval.low, found.interval.high, found.start, float(at_s[0]))

@@ -30,8 +30,9 @@ from matplotlib.ticker import NullLocator
 from reports import endurance
 from reports.ablation import Step
 from reports.ablation import steps as ablation_steps
-from reports.compare import Comparison, Row, candidate_order, estimate
+from reports.compare import Comparison, Row, candidate_order
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS
+from reports.stats import estimate
 from reports.store import Campaign
 from reports.summarise import Facts, Histogram
 from reports.words import number, title
@@ -222,7 +223,7 @@ class Gallery:
         rounds = self._rounds({row.scenario for row in rows}, [self.main or "", self.baseline])
         caption = (
             f"Primary metrics, {title(self.main or '')} against {title(self.baseline)}: estimate and 95 % interval, "
-            f"widened for all primaries together, {rounds}. Grey bar: the baseline against itself, the noise floor."
+            f"{rounds}. Grey bar: the baseline against itself, at 95 % as well: the noise floor."
         )
         alt = "; ".join(f"{row.scenario} {row.spec.label}: {_ratio_words(row)}" for row in rows)
         return _finish(canvas, "effects", "Primary metrics as ratios", caption, alt, 620)
@@ -325,7 +326,8 @@ class Gallery:
             f"{', '.join(every)}: end-to-end latency from the intended send time against offered load, p50 thin, p99 "
             "thick (medians over rounds), one mark per "
             f"valid round, {self._rounds(every, self.targets)}; void runs hollow. "
-            "A dotted line marks the last rate that a target kept up with (goodput within 1 % of the offer)."
+            "A dotted line marks the last rate that a target kept up with (goodput within 1 % of the offer), if it "
+            "was offered more."
         )
         return _finish(
             canvas, "load", "Latency against offered load", caption, "; ".join(words), _min_width(len(groups))
@@ -352,7 +354,11 @@ class Gallery:
             ax.plot(xs, ys, **{**style, "lw": width}, alpha=alpha)
         if 0 < frontier < top:
             ax.axvline(frontier, color=style["color"], lw=1, ls=":")
-        return [f"{title(target)} kept up to {number(frontier)} req/s"] if frontier else []
+        if not frontier:
+            return []
+        if frontier >= top:  # where it ends nobody knows
+            return [f"{title(target)} kept every rate it was offered, up to {number(top)} req/s"]
+        return [f"{title(target)} kept up to {number(frontier)} req/s"]
 
     # ---------------------------------------------------------------------------------------------------- 6: tail
     def tail(self) -> Drawn:
@@ -421,7 +427,13 @@ class Gallery:
                 found = estimate(np.log([value for value in counted if value is not None] or values))
                 ends = found.interval()
                 if ends is not None:
-                    ax.plot([math.exp(e) for e in ends], [-position] * 2, color=colour, lw=2.2, solid_capstyle="round")
+                    ax.plot(
+                        [math.exp(ends.low), math.exp(ends.high)],
+                        [-position] * 2,
+                        color=colour,
+                        lw=2.2,
+                        solid_capstyle="round",
+                    )
                 mean = math.exp(found.mean)
                 ax.plot([mean], [-position], "|", color=colour, ms=12, mew=2.2)
                 ax.annotate(

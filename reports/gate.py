@@ -29,7 +29,7 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reports.compare import Comparison, Row, bench_fault, visible_text
+from reports.compare import Comparison, Row, visible_text
 from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord
 from reports.store import ReportError, dump_json, read_json, write_atomically
 
@@ -285,8 +285,11 @@ def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit) -> G
         "visible": visible_text(row) if row.visible is not None else "",
         "limit": f"{limit.margin * 100:g} %" if relative else f"{margin:.3g} {row.spec.unit}",
     }
+    spoilt = _spoilt(seen, row)
+    if spoilt is not None:
+        return GateRow(**said, **spoilt)
     if row.verdict == "void" or row.effect is None:
-        return GateRow(**said, **_not_judged(seen, row))
+        return GateRow(**said, word="could-not-measure", reason=row.reason or "too few valid rounds")
     change, low, high = row.effect
     said |= {"change": change, "ci_low": low, "ci_high": high}
     if row.spec.higher_is_better:
@@ -323,17 +326,21 @@ def _differs(again: Row, limit: TimeLimit) -> bool:
     return (low > 0 or high < 0) and abs(change) > margin
 
 
-def _not_judged(seen: Comparison, row: Row) -> dict[str, Any]:
-    """Word and reason of a row without an interval."""
-    heads = seen.voided.get((row.scenario, HEAD), ())
-    of_head = [facts.record for facts, _ in heads if facts.void and bench_fault(facts.record.validity) is None]
-    wrong = next((r for r in of_head if any(c.check == "digest" and not c.ok for c in r.validity)), None)
-    if wrong is not None:
-        return {"word": "void", "reason": f"head: {wrong.void_reason}"}
-    bases = [seen.valid.get((row.scenario, name), ()) for name in (BASE, BASE + AA_SUFFIX)]
-    if of_head and not seen.valid.get((row.scenario, HEAD)) and all(len(runs) >= len(of_head) for runs in bases):
-        return {"word": "regression", "reason": f"head fails where base does not: {of_head[0].void_reason}"}
-    return {"word": "could-not-measure", "reason": row.reason or "too few valid rounds"}
+def _spoilt(seen: Comparison, row: Row) -> dict[str, Any] | None:
+    """Word and reason where head or base did wrong, whatever the times say; None where neither did.
+
+    One wrong reply of head is `void`. A head that fails, or that cannot carry the load which base carries, is a
+    regression.
+    """
+    head = seen.blames.get((row.scenario, HEAD))
+    if head is not None and head.wrong_replies:
+        return {"word": "void", "reason": head.say}
+    for name in (BASE, BASE + AA_SUFFIX):
+        if seen.blame(row.scenario, name) is not None:
+            return {"word": "could-not-measure", "reason": seen.blames[row.scenario, name].say}
+    if head is not None and head.word is not None:
+        return {"word": "regression", "reason": f"head fails where base does not: {head.say}"}
+    return None
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -24,7 +24,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import ablation, beside, claims, compare, decide, endurance, figures, micro, summarise
+from reports import ablation, beside, claims, compare, decide, endurance, figures, micro, stats, summarise
 from reports.compare import Comparison, Row, Side
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VERSION, Check, Scenario
 from reports.store import Campaign, ReportError, dump_json, write_atomically
@@ -93,6 +93,13 @@ def build_report(campaign_dir: Path) -> ReportResult:
     )
 
 
+def judged_anew(campaign_dir: Path) -> dict[str, Any]:
+    """The verdict of a campaign from its runs, without a page. ReportError if they cannot be read."""
+    study = Study.load(campaign_dir)
+    judged = claims.ledger(study.campaign, study.comparison)
+    return verdict_of(study.campaign, study.comparison, judged, study.recommendation())
+
+
 def _write(folder: Path, drawn: Mapping[str, figures.Drawn], files: Mapping[str, bytes]) -> None:
     pictures = folder / "figures"
     try:
@@ -131,7 +138,26 @@ def verdict_of(
             }
             for one in judged
         ],
-        "recommendation": {"engine": advice.engine, "because": list(advice.because), "unless": list(advice.unless)},
+        "recommendation": {
+            "engine": advice.engine,
+            "because": list(advice.because),
+            "worse": list(advice.worse),
+            "unless": list(advice.unless),
+        },
+        "scenarios": {name: _scenario_json(scenario) for name, scenario in campaign.header.scenarios.items()},
+        "faults": [
+            {
+                "scenario": scenario,
+                "target": target,
+                "word": one.word,
+                "rounds": one.rounds,
+                "failed": one.failed,
+                "overloaded": one.overloaded,
+                "wrong_replies": one.wrong_replies,
+                "why": one.why,
+            }
+            for (scenario, target), one in comparison.blames.items()
+        ],
         "validity": [
             {
                 "check": check.check,
@@ -149,6 +175,15 @@ def verdict_of(
             for check in run.record.validity
         ],
     }
+
+
+_LOAD: Final = {"kind", "loop", "rate_rps", "duration_s", "events_per_request", "response_bytes", "connections",
+                "endpoints", "ballast", "faults"}  # fmt: skip
+
+
+def _scenario_json(scenario: Scenario) -> dict[str, Any]:
+    """The load of a scenario: what `choose` has to know of it."""
+    return scenario.model_dump(mode="json", include=_LOAD, exclude_none=True, exclude_defaults=False)
 
 
 def _row_json(row: Row) -> dict[str, Any]:
@@ -172,8 +207,9 @@ def _row_json(row: Row) -> dict[str, Any]:
         "difference": _finite(row.difference),
         "level": row.level,
         "p": _finite(row.p),
-        "permutation_p": _finite(row.permutation_p),
-        "median": _finite(row.median),
+        "p_adjusted": _finite(row.p_adjusted),
+        "adjusted_level": _finite(row.adjusted_level),
+        "blamed": list(row.blamed),
         "smallest_visible": _finite(row.visible),
         "runs": claims.patterns(row.runs),
     }
@@ -377,7 +413,6 @@ class _Page:
             "primary": row.primary,
             "reason": row.reason,
             "p": row.p,
-            "permutation_p": row.permutation_p,
             "say": sentence(row),
             "full": change(row),
             "glyph": _glyph(row, aa),
@@ -431,7 +466,7 @@ class _Page:
 
     def _doubts(self) -> list[str]:
         header, tally = self.campaign.header, self._tally()
-        doubts = []
+        doubts = [f"{scenario}: {one.say}." for (scenario, _), one in self.comparison.blames.items()]
         if header.state != "complete":
             doubts.append(
                 f"The campaign did not run to its end: {tally['runs']} runs of {tally['rounds']} rounds are here, "
@@ -458,13 +493,6 @@ class _Page:
         if silent and self.facts:
             doubts.append(f"Scenarios without a single run: {', '.join(silent)}.")
         doubts += self._void_words()
-        for name in self.scenarios:
-            rows = [row for row in self._rows(name, self.main) if compare.within_noise(row, self.comparison)]
-            if rows:
-                labels = ", ".join(row.spec.label for row in rows)
-                doubts.append(
-                    f"{name}: decided, but by no more than the baseline may differ from itself here: {labels}."
-                )
         return doubts + self._warnings()
 
     def _warnings(self) -> list[str]:
@@ -526,17 +554,16 @@ class _Page:
         return "–"
 
     def _aa_words(self) -> str:
-        judged = [
-            r for r in self.comparison.rows if r.is_aa and r.verdict in ("faster", "slower", "equivalent", "too-noisy")
-        ]
+        judged = [r for r in self.comparison.rows if r.is_aa and r.p is not None]
         if not judged:
             ran = "ran against itself, but no round of it is valid" if self._has_aa() else "did not run against itself"
             return f"The baseline {ran}."
-        differ = sum(row.verdict in ("faster", "slower") for row in judged)
-        primaries = sum(row.verdict in ("faster", "slower") and row.primary for row in judged)
+        differ = sum(row.p is not None and row.p <= stats.LEVEL for row in judged)
+        primaries = sum(row.verdict in compare.DECIDED for row in judged)
         return (
-            f"The baseline against itself: {differ} of {len(judged)} rows show a difference where there is none "
-            f"({primaries} primary); up to {len(judged) * compare.LEVEL:.0f} would by chance."
+            f"The baseline against itself: the 95 % intervals of {differ} of {len(judged)} rows show a difference "
+            f"where there is none; about {len(judged) * stats.LEVEL:.0f} would by chance, if rows were independent. "
+            f"{primaries} primary rows are called different."
         )
 
     # --------------------------------------------------------------------------------------------------- 3: table
@@ -607,19 +634,19 @@ class _Page:
     def _capacity(self) -> list[dict[str, Any]]:
         found = []
         for scenario, target, runs in self._valid():
-            values = self.comparison.values(scenario, "capacity_rps_per_core", target)
-            if values.size:
-                span = compare.estimate(values)
-                ends = span.interval()
+            bounds = [both for f in runs if (both := f.bounds("capacity_rps_per_core")) is not None]
+            if bounds:
+                low, high = (stats.estimate([both[side] for both in bounds]) for side in (0, 1))
+                ends = low.interval(), high.interval()
                 found.append(
                     {
                         "scenario": scenario,
                         "target": target,
-                        "value": f"{number(span.mean)} req/s",
-                        "ci": "" if ends is None else f"{number(ends[0])}..{number(ends[1])}",
-                        "busy": f"{np.mean([f.extras.get('utilisation', math.nan) for f in runs]):.0%}",
+                        "value": f"{number(low.mean)}..{number(high.mean)} req/s",
+                        "ci": f"{number(ends[0].low)}..{number(ends[1].high)}" if ends[0] and ends[1] else "",
+                        "busy": f"{np.mean([f.busy for f in runs if f.busy is not None]):.0%}",
                         "generator": runs[0].record.generator,
-                        "rounds": int(values.size),
+                        "rounds": len(bounds),
                         "runs": ", ".join(claims.shortened(runs)),
                     }
                 )
@@ -636,11 +663,7 @@ class _Page:
             seconds = sum(f.window_s or 0.0 for f in recorded)
             joins = [f.join for f in recorded if f.join is not None]
             hit = sum(join.with_pause for join in joins)
-            costs = [
-                join.added_with_us - join.added_without_us
-                for join in joins
-                if join.added_with_us is not None and join.added_without_us is not None
-            ]
+            shared = [join.shared_us for join in joins if join.shared_us is not None]
             found.append(
                 {
                     "scenario": scenario,
@@ -649,11 +672,11 @@ class _Page:
                     "count": int(ms.size),
                     "total": f"{number(float(ms.sum()))} ms",
                     "median": f"{number(float(np.median(ms)))} ms" if ms.size else "–",
-                    "p99": f"{number(float(np.percentile(ms, 99)))} ms" if summarise.enough(ms.size, 99) else "–",
+                    "p99": f"{number(float(np.percentile(ms, 99)))} ms" if stats.enough(ms.size, 99) else "–",
                     "max": f"{number(float(ms.max()))} ms" if ms.size else "–",
                     "share": f"{float(ms.sum()) / 1e3 / seconds:.3%}" if seconds else "–",
                     "hit": f"{hit:,} of {hit + sum(join.without for join in joins):,}",
-                    "cost": f"{_signed(float(np.median(costs)))} µs" if costs else "–",
+                    "cost": f"{number(float(np.median(shared)))} µs" if shared else "–",
                     **_stalls(recorded),
                     "runs": ", ".join(claims.shortened(recorded)),
                 }
@@ -844,7 +867,7 @@ def _worst(values: Sequence[float | None]) -> str:
     """The slowest of some times; said so if it never happened in some run."""
     known = [value for value in values if value is not None]
     if not known:
-        return "never" if values else "no rows"
+        return "never" if values else "no request was lost"
     return f"{number(max(known))} s" + ("" if len(known) == len(values) else f" ({len(values) - len(known)} never)")
 
 

@@ -41,7 +41,10 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = 2
-VERDICT_SCHEMA_VERSION: Final = 1
+VERDICT_SCHEMA_VERSION: Final = 2
+"""2: rows print their own 95 % interval and carry `p_adjusted` and `adjusted_level`; the words `unreliable`,
+`overloaded`, and those of secondary rows; `recommendation.worse`; `scenarios` and `faults`; no `permutation_p` and
+`median`."""
 
 AA_SUFFIX: Final = "@aa"
 """The second arm of the baseline against itself is a target of its own: `sherpa@aa`."""
@@ -181,11 +184,13 @@ RunOutcome = Literal["ok", "void", "overloaded", "failed"]
 _CANNOT_BE_EXCUSED: Final = ("completed", "digest")
 """Checks of the target whose failure stands above an overload: it crashed, or it changed what it passed on."""
 _OVERLOAD: Final = "achieved-rate"
+_NO_FAULT: Final = "saturation"
+"""Says that the generator could not load the target: its capacity stays unmeasured, and nobody did wrong."""
 
 
 def outcome_of(checks: Sequence[Check]) -> RunOutcome:
     """How a run with these checks ended. The bench's fault comes first: under it nothing else was measured rightly."""
-    failed = [check for check in checks if not check.ok]
+    failed = [check for check in checks if not check.ok and check.check != _NO_FAULT]
     if any(check.blame == "bench" for check in failed):
         return "void"
     names = {check.check for check in failed}
@@ -266,7 +271,7 @@ class Scenario(_Record):
     tags: list[str] = Field(default_factory=list)
     """Any of SCENARIO_TAGS; the claims and figures find their scenarios by these, never by id."""
     primary: list[str] = Field(default_factory=list)
-    """Primary metrics, at most three; empty: added_p50_us, CPU per unit, goodput_rps."""
+    """Primary metrics without the tail; empty: added_p50_us, CPU per unit, goodput_rps. See `primaries`."""
     expected_outcomes: list[str] = Field(default_factory=list)
     """Outcomes besides ok that are part of the plan (faults, cancels) and no errors of the run."""
 
@@ -275,8 +280,16 @@ class Scenario(_Record):
         return "cpu_us_per_event" if self.kind == "stream" else "cpu_us_per_request"
 
     def primaries(self) -> tuple[str, ...]:
-        """The three metrics the scenario declared beforehand; everything else is secondary."""
-        return tuple(self.primary) or ("added_p50_us", self.cpu_metric(), "goodput_rps")
+        """The metrics the scenario declared beforehand, three or four; everything else is secondary.
+
+        A scenario about latency (one primary is a latency) has its tail among them: the end to end p99 of plain
+        replies, whose whole body counts, and the transit p99 of events in streams, whose pace is the backend's.
+        """
+        declared = tuple(self.primary) or ("added_p50_us", self.cpu_metric(), "goodput_rps")
+        latencies = [name for name in declared if METRICS[name].family == "latency"]
+        if not latencies or any(METRICS[name].tail is not None for name in latencies):
+            return declared
+        return (*declared, "transit_event_p99_us" if self.kind == "stream" else "e2e_p99_ms")
 
 
 class Target(_Record):
@@ -423,8 +436,7 @@ class RunRecord(_Record):
             return self.outcome
         if self.void_reason is None:
             return "ok" if self.fault is None else "failed"
-        found = outcome_of(self.validity)
-        return "void" if found == "ok" else found
+        return outcome_of(self.validity) if any(not check.ok for check in self.validity) else "void"
 
     @property
     def why(self) -> str | None:
@@ -453,6 +465,9 @@ class GateRecord(_Record):
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics
+Basis = Literal["ratio", "difference"]
+POOLED: Final = ("added_p99_us", "ttft_p99_ms", "transit_event_p99_us", "e2e_p99_ms", "e2e_p999_ms")
+"""Metrics of which all rounds' requests (or events) form one sample: no single run holds enough of its tail."""
 Family = Literal["latency", "cpu", "throughput", "memory", "gc", "stall", "errors", "stream"]
 
 
@@ -466,6 +481,17 @@ class Metric:
     family: Family
     about: str
     higher_is_better: bool = False
+
+    @property
+    def basis(self) -> Basis:
+        """How two values are compared, for every scenario and whatever the data: as a ratio, or as a difference where a
+        target may rightly have none of it."""
+        return "difference" if self.family in ("gc", "stall", "errors") else "ratio"
+
+    @property
+    def tail(self) -> float | None:
+        """The percentile, where it is pooled over all rounds: p99 and p99.9."""
+        return {"p99": 99.0, "p999": 99.9}.get(self.id.split("_")[-2]) if self.id in POOLED else None
 
     @property
     def shown_unit(self) -> str:
@@ -502,6 +528,7 @@ METRICS: Final[dict[str, Metric]] = {
         Metric("e2e_p50_ms", "End to end p50", "ms", "latency", _INTENDED),
         Metric("e2e_p95_ms", "End to end p95", "ms", "latency", _INTENDED),
         Metric("e2e_p99_ms", "End to end p99", "ms", "latency", _INTENDED),
+        Metric("e2e_p999_ms", "End to end p99.9", "ms", "latency", _INTENDED),
         Metric("throughput_rps", "Throughput", "req/s", "throughput", "whole replies per second, right or wrong", True),
         Metric(
             "goodput_rps", "Goodput", "req/s", "throughput", "right replies per second, within the SLO if any", True

@@ -7,7 +7,8 @@ What counts:
 - Open loop: a request belongs to the window its schedule put it in, and its times run from the *intended* send time
   (what a user feels; a stalled system cannot hide by delaying the generator). Closed loop: from the actual send time.
 - Percentiles are of the whole run, interpolated linearly, and only where the run has the samples to carry them:
-  ten beyond the percentile, so 20 for p50, 200 for p95, 1,000 for p99.
+  ten beyond the percentile, so 20 for p50, 200 for p95, 1,000 for p99. Those of the tail are pooled over the rounds of
+  a target by `compare`, which takes the values themselves (`Facts.tail`).
 - CPU is that of the target's whole process tree over the window, less what the idle tree used, divided by the work
   that *ended* inside the window (that of warm-up requests included: it was paid for there).
 
@@ -27,13 +28,15 @@ import pandas as pd
 
 from reports import store
 from reports.schema import METRICS, ROLES, RunRecord, Scenario
+from reports.stats import Tail, enough
 from reports.store import Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
-SATURATED: Final = 0.95
-"""Share of its cores a target must use for its throughput to be called its capacity."""
+SATURATED: Final = 0.85
+"""Share of its cores a target must use for its throughput to bound its capacity: that lies between the rate measured
+and the rate divided by this share (`Facts.bounds`), as work grows with the rate at most in proportion."""
 
 _BUCKETS_PER_DECADE: Final = 200
 """Event histograms: 1.2 % wide buckets, so that rounds can be pooled without keeping every event."""
@@ -112,12 +115,16 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The requests that had a collection (or a stall) inside them, and what it cost them (added time, microseconds)."""
+    """The requests that had a collection (or a stall) inside them, and for how long it lay inside them.
+
+    A request of one process is held up by a pause for at most the time that both share, so that is shown. Their whole
+    time against that of other requests would not do: a long request meets more pauses because it is long.
+    """
 
     with_pause: int
     without: int
-    added_with_us: float | None
-    added_without_us: float | None
+    shared_us: float | None
+    """Median over the requests with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,36 @@ class Facts:
         """The metric's number, or None."""
         found = self.metrics.get(metric)
         return None if found is None else found.value
+
+    @property
+    def busy(self) -> float | None:
+        """Share of its cores that the target used."""
+        used = self.extras.get("utilisation")
+        return float(used) / self.record.cores if isinstance(used, int | float) else None
+
+    def bounds(self, metric: str) -> tuple[float, float] | None:
+        """Between what the metric lies in this run. Of a capacity: the rate measured, and that rate over the busy
+        share; of all others the value itself, twice."""
+        value = self.value(metric)
+        if value is None:
+            return None
+        if metric == "capacity_rps_per_core" and self.busy is not None:
+            return value * min(self.busy, 1.0), value
+        return value, value
+
+    def tail(self, metric: str) -> Tail | None:
+        """The values behind a percentile of the tail, for pooling; None where no raw rows are kept."""
+        if metric == "transit_event_p99_us":
+            return None if self.transit is None else Tail(Histogram.edges(), self.transit.counts)
+        if self.requests is None:
+            return None
+        values = {
+            "added_p99_us": self.requests.added_us,
+            "ttft_p99_ms": self.requests.ttft_ms,
+            "e2e_p99_ms": self.requests.e2e_ms,
+            "e2e_p999_ms": self.requests.e2e_ms,
+        }.get(metric)
+        return None if values is None else Tail(_known(values))
 
 
 Tables: TypeAlias = "Mapping[str, pd.DataFrame | None]"
@@ -248,11 +285,6 @@ def measure(record: RunRecord, scenario: Scenario, tables: Tables) -> Facts:
     if window is None:
         return _from_summary(record, stored, "no request of the run was ever sent")
     return _Measurement(record, scenario, tables, rows, window, stored).facts()
-
-
-def enough(samples: int, percent: float) -> bool:
-    """Whether `samples` values carry this percentile: ten of them lie beyond it."""
-    return samples * (100 - percent) >= 1000 - 1e-9
 
 
 def _from_summary(record: RunRecord, stored: Mapping[str, Any], reason: str) -> Facts:
@@ -402,13 +434,15 @@ class _Measurement:
             if enough(present.size, percent):
                 self.values[name] = Value(float(np.percentile(present, percent)))
             else:
-                needed = int(np.ceil(1000 / (100 - percent)))
+                needed = int(np.ceil(1000 / (100 - percent) - 1e-9))
                 said = f"has {present.size:,}" if present.size else "has none"
                 self.values[name] = Value(None, f"p{percent:g} needs {needed:,} {what} in each run, this one {said}")
 
     def _latency(self, requests: Requests) -> None:
         self._percentiles(requests.added_us, {50: "added_p50_us", 99: "added_p99_us"}, "requests with both clocks")
-        self._percentiles(requests.e2e_ms, {50: "e2e_p50_ms", 95: "e2e_p95_ms", 99: "e2e_p99_ms"}, "requests")
+        self._percentiles(
+            requests.e2e_ms, {50: "e2e_p50_ms", 95: "e2e_p95_ms", 99: "e2e_p99_ms", 99.9: "e2e_p999_ms"}, "requests"
+        )
         if self.scenario.kind == "stream":
             self._percentiles(requests.ttft_ms, {50: "ttft_p50_ms", 99: "ttft_p99_ms"}, "streams")
         else:
@@ -542,10 +576,11 @@ class _Measurement:
             else:
                 self.values[name] = Value(net / 1e3 / work)
         goodput = self.values["goodput_rps"].value or 0.0
-        if self.scenario.loop == "closed" and utilisation >= SATURATED and goodput > 0:
+        busy = utilisation / self.record.cores
+        if self.scenario.loop == "closed" and busy >= SATURATED and goodput > 0:
             self.values["capacity_rps_per_core"] = Value(goodput / utilisation)
         else:
-            said = f"capacity is measured at saturation in closed loop; the target used {utilisation:.0%} of a core"
+            said = f"capacity is measured in closed loop from {SATURATED:.0%} busy on; the target was {busy:.0%} busy"
             self._missing(("capacity_rps_per_core",), said)
 
     def _memory(self, samples: _Samples | None, active_peak: int) -> None:
@@ -636,11 +671,20 @@ def _join(requests: Requests, pauses: Pauses) -> Join:
     begun_before_end = np.searchsorted(pause_start, ends, "left")
     over_before_start = np.searchsorted(np.maximum.accumulate(pause_end), starts, "right")
     hit = begun_before_end > over_before_start
-    known = ~np.isnan(requests.added_us)
-    inside, outside = requests.added_us[hit & known], requests.added_us[~hit & known]
+    shared = _paused_before(ends[hit], pause_start, pause_end) - _paused_before(starts[hit], pause_start, pause_end)
     return Join(
         with_pause=int(hit.sum()),
         without=int((~hit).sum()),
-        added_with_us=float(np.median(inside)) if inside.size else None,
-        added_without_us=float(np.median(outside)) if outside.size else None,
+        shared_us=float(np.median(shared)) * 1e6 if shared.size else None,
     )
+
+
+def _paused_before(at: Floats, starts: Floats, ends: Floats) -> Floats:
+    """Seconds of pauses before each moment. `starts` in order; pauses of one process do not overlap."""
+    if not starts.size:
+        return np.zeros(at.size)
+    total = np.concatenate([[0.0], np.cumsum(ends - starts)])
+    begun = np.searchsorted(starts, at, "right")
+    last = np.maximum(begun - 1, 0)
+    left = np.where(begun > 0, np.maximum(ends[last] - at, 0.0), 0.0)  # of the pause that is still going on
+    return total[begun] - left

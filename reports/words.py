@@ -1,7 +1,8 @@
 """The fixed words of every report: verdict sentences, units, digits. One home, so that no page says it differently.
 
 `Olla is faster: CPU per request -78 % (95 % CI -79..-77), 6 rounds` · `Equivalent within 5 %: ...` ·
-`Too noisy to tell: ... effects under 12 % are not visible here` · `Void: ...` · `Not measured: ...`.
+`Too noisy to tell: ... effects under 12 % are not visible here` · `Overloaded: ...` · `Unreliable: ...` · `Void: ...` ·
+`Not measured: ...`. Secondary rows have other words: `with Olla: memory idle +12 % (95 % CI 11..13), secondary`.
 Never `faster` with an interval that crosses 1, never a bare percentage, never a rank by mean.
 """
 
@@ -59,16 +60,22 @@ def interval(low: float, high: float) -> str:
     return "..".join("0" if end in ("+0.0", "-0.0") else end for end in ends)
 
 
+def confidence(level: float) -> str:
+    """How an interval of this level is labelled: `95 % CI`."""
+    return f"{100 * (1 - level):.4g} % CI"
+
+
 def change(row: Row) -> str:
     """The row's effect with its interval: `-78 % (95 % CI -79..-77)`; empty where there is none."""
     effect = row.effect
     if effect is None:
         return ""
+    label = confidence(row.level)
     if row.basis == "ratio":
-        return f"{percent(effect[0])} (95 % CI {interval(effect[1], effect[2])})"
+        return f"{percent(effect[0])} ({label} {interval(effect[1], effect[2])})"
     unit = row.spec.shown_unit
     numbers = [f"{'+' if value > 0 else ''}{number(value)}" for value in effect]
-    return f"{numbers[0]} {unit}".rstrip() + f" (95 % CI {numbers[1]}..{numbers[2]})"
+    return f"{numbers[0]} {unit}".rstrip() + f" ({label} {numbers[1]}..{numbers[2]})"
 
 
 def sentence(row: Row) -> str:
@@ -87,8 +94,14 @@ def sentence(row: Row) -> str:
             return f"Equivalent within {_margin(row)}: {label} {change(row)}, {rounds}"
         case "too-noisy":
             return f"Too noisy to tell: {label}, {row.reason}"
-        case "void":
-            return f"Void: {row.reason}"
+        case "lower" | "higher":
+            return f"With {name}: {label} {change(row)}, {rounds}, secondary"
+        case "similar":
+            return f"No difference beyond {_margin(row)}: {label} {change(row)}, {rounds}, secondary"
+        case "unclear":
+            return f"Unclear: {label}, {row.reason}"
+        case "void" | "overloaded" | "unreliable":
+            return f"{row.verdict.capitalize()}: {row.reason}"
         case _:
             return f"Not measured: {label}, {row.reason}"
 
@@ -112,9 +125,16 @@ def title(target: str) -> str:
 
 
 def headline(rows: Sequence[Row]) -> Row | None:
-    """The row that answers a use case: a decided primary if there is one (what was served first), else a doubt, else
-    an equivalence; CPU before latency."""
-    for words in (("faster", "slower"), ("too-noisy",), ("void",), ("equivalent",), ("not-measured",)):
+    """The row that answers a use case: what a target did wrong, else a decided primary (what was served first), else a
+    doubt, else an equivalence; CPU before latency."""
+    for words in (
+        ("unreliable", "overloaded"),
+        ("faster", "slower"),
+        ("too-noisy",),
+        ("void",),
+        ("equivalent",),
+        ("not-measured",),
+    ):
         found = [row for row in rows if row.primary and row.verdict in words]
         if found:
             order = ["throughput"] * ("faster" in words) + ["cpu", "latency"]

@@ -34,8 +34,9 @@ from loadgen.errors import INTERRUPTED, BadInput, Missing, Refusal
 from loadgen.targets.catalogue import choose
 from loadgen.workload import scenario
 from reports import store
-from reports.compare import Comparison, Estimate, estimate
+from reports.compare import Comparison
 from reports.schema import AA_SUFFIX
+from reports.stats import Estimate, estimate
 
 CAMPAIGNS: Final = 20
 ROUNDS: Final = 12
@@ -187,7 +188,9 @@ def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
     else:
         off = found.mean / PUT_IN_US - 1
         interval = found.interval()
-        shown = "" if interval is None else f" (95 % CI {interval[0]:.0f}..{interval[1]:.0f}), {found.rounds} rounds"
+        shown = (
+            "" if interval is None else f" (95 % CI {interval.low:.0f}..{interval.high:.0f}), {found.samples} rounds"
+        )
         lines.append(
             Finding(
                 "200 us at low load",

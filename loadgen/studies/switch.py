@@ -35,8 +35,9 @@ from loadgen.targets.catalogue import catalogue
 from loadgen.targets.process import ProcessTarget
 from loadgen.workload.scenario import Scenario, choose
 from reports import store
-from reports.compare import Comparison, estimate
+from reports.compare import Comparison
 from reports.schema import AA_SUFFIX
+from reports.stats import Interval, estimate
 from reports.summarise import Facts
 
 _BUDGET_S = 3600.0
@@ -118,13 +119,13 @@ def _changes(pairs: Sequence[tuple[Facts, Facts]]) -> str:
     text = ""
     if len(us) >= 2:
         found = estimate([math.log(b / a) for a, b in us])
-        low, high = found.interval() or (math.nan, math.nan)
-        ends = f"{math.expm1(low):+.2%} .. {math.expm1(high):+.2%}"
+        both = found.interval() or Interval(math.nan, math.nan, math.nan)
+        ends = f"{math.expm1(both.low):+.2%} .. {math.expm1(both.high):+.2%}"
         text += f"\n    per request {math.expm1(found.mean):+.2%} (95 % CI {ends}), {len(us)} rounds"
     if len(idle) >= 2:
         found = estimate(idle)
-        low, high = found.interval() or (math.nan, math.nan)
-        text += f"\n    when idle {found.mean:+.2%} of a core (95 % CI {low:+.2%} .. {high:+.2%})"
+        both = found.interval() or Interval(math.nan, math.nan, math.nan)
+        text += f"\n    when idle {found.mean:+.2%} of a core (95 % CI {both.low:+.2%} .. {both.high:+.2%})"
     return text
 
 

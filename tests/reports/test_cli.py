@@ -43,7 +43,7 @@ def test_report_prints_the_verdicts_and_where_the_page_is(
         (["choose"], 64, "Missing option '--rate'"),
         (["choose", "--rate", "many", "--endpoints", "2"], 64, "--rate"),
         (["choose", "--rate", "0", "--endpoints", "2"], 64, "--rate"),
-        (["choose", "--rate", "1", "--endpoints", "2"], 69, "no stored campaign"),
+        (["choose", "--rate", "1", "--endpoints", "2", "--from", "nowhere"], 65, "neither a campaign nor a verdict"),
         (["choose", "--rate", "1", "--endpoints", "2", "--slo", "speed=1"], 64, "'speed' is not a metric"),
         (["choose", "--rate", "1", "--endpoints", "2", "--slo", "gc_count=few"], 64, "'few' is not a number"),
     ],
@@ -91,6 +91,18 @@ def test_choose_answers_in_words_and_in_json(small: Path, capsys: pytest.Capture
     for cost in answer["costs"]:
         assert cost["error"] < 0.5
         assert cost["cores"] == pytest.approx(truths[cost["engine"]], rel=cost["error"])
+
+
+def test_choose_answers_on_a_fresh_clone_from_what_is_published(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert elsewhere.is_dir()  # no campaign of its own
+    assert main(["choose", "--rate", "500", "--endpoints", "4"]) == 0
+    assert "2026-11-25-full" in capsys.readouterr().out
+    assert main(["choose", "--rate", "500", "--endpoints", "4", "--from", "2026-11-26-full", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ratio"]["low"] < answer["ratio"]["value"] < answer["ratio"]["high"]
+    assert all("20261126" in where for where in answer["evidence"])
 
 
 def test_choose_refuses_outside_the_measured_range(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

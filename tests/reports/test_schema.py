@@ -26,8 +26,9 @@ from reports.schema import (
 def test_the_metric_ids_are_the_published_ones_in_their_order() -> None:
     published = (
         "added_p50_us added_p99_us ttft_p50_ms ttft_p99_ms transit_event_p50_us transit_event_p99_us itl_p50_ms "
-        "itl_p99_ms tpot_p50_ms e2e_p50_ms e2e_p95_ms e2e_p99_ms throughput_rps goodput_rps cpu_us_per_request "
-        "cpu_us_per_event cpu_us_per_mib capacity_rps_per_core rss_idle_mib rss_peak_mib rss_kib_per_stream gc_count "
+        "itl_p99_ms tpot_p50_ms e2e_p50_ms e2e_p95_ms e2e_p99_ms e2e_p999_ms throughput_rps goodput_rps "
+        "cpu_us_per_request cpu_us_per_event cpu_us_per_mib capacity_rps_per_core rss_idle_mib rss_peak_mib "
+        "rss_kib_per_stream gc_count "
         "gc_total_ms gc_max_ms stall_max_ms error_ratio coalescing"
     )
     assert list(METRICS) == published.split()

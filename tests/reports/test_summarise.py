@@ -313,14 +313,30 @@ def test_no_collection_is_zero_and_no_recorder_is_not_measured() -> None:
 
 
 def test_the_join_finds_the_requests_that_had_a_pause_inside() -> None:
-    rows = requests(10)  # one each ms, on the wire from 0.05 to 1.00 ms after
-    hit = rows.index == 4
-    rows.loc[hit, ["first_byte_ns", "end_ns"]] += 2 * MS
-    facts = measured(requests=rows, runtime=runtime(("gc", 4.2, 0.1, 0)))
+    facts = measured(requests=requests(10), runtime=runtime(("gc", 4.2, 0.1, 0)))
     assert facts.join is not None
     assert (facts.join.with_pause, facts.join.without) == (1, 9)
-    assert facts.join.added_with_us == pytest.approx(2400)
-    assert facts.join.added_without_us == pytest.approx(400)
+    assert facts.join.shared_us == pytest.approx(100)
+
+
+def test_a_pause_holds_a_request_up_for_no_longer_than_it_lasts_however_long_the_request_is() -> None:
+    rows = requests(10)
+    rows["end_ns"] += 40 * MS  # long requests meet every pause; nothing of their length is the pauses' doing
+    rows["first_byte_ns"] += 40 * MS
+    facts = measured(requests=rows, runtime=runtime(("gc", 12.0, 0.3, 0)))
+    assert facts.join is not None
+    assert facts.join.with_pause == 10
+    assert facts.join.shared_us == pytest.approx(300)
+
+
+def test_two_pauses_inside_a_request_and_a_part_of_a_third_add_up() -> None:
+    rows = requests(1)
+    rows["end_ns"] = rows["sent_ns"] + 10 * MS
+    begun = float(rows["sent_ns"].iloc[0] - T0) / MS
+    pauses = (("gc", begun + 1, 0.2, 0), ("gc", begun + 3, 0.3, 0), ("gc", begun + 9.5, 2.0, 0))
+    facts = measured(requests=rows, runtime=runtime(*pauses))
+    assert facts.join is not None
+    assert facts.join.shared_us == pytest.approx(1000, abs=0.01)
 
 
 def test_the_join_agrees_with_comparing_every_request_to_every_pause() -> None:
