@@ -308,11 +308,6 @@ def _blames(
     return found
 
 
-def bench_fault(checks: Sequence[Check]) -> Check | None:
-    """The first failed check that the bench is to blame for."""
-    return next((check for check in checks if not check.ok and check.blame == "bench"), None)
-
-
 def drift(rounds: Sequence[Sequence[Check]]) -> str | None:
     """The sentence for a target that drifts within its runs of a scenario, or None. `rounds`: the checks of each run.
 

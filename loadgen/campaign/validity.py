@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from reports import summarise
 from reports.compare import DRIFT
 from reports.schema import Check
 
@@ -25,7 +26,7 @@ LAG_FLOOR_MS: Final = 1.0
 LAG_SHARE_OF_TTFT: Final = 0.05
 GENERATOR_CPU: Final = 0.70
 BENCH_CPU: Final = 0.85
-SATURATED: Final = 0.95
+SATURATED: Final = summarise.SATURATED  # what a rate at this share of its cores says of a capacity: see there
 MOCK_HEADROOM: Final = 2.0
 STEAL_VOID: Final = 0.05
 STEAL_WARN: Final = 0.01

@@ -38,7 +38,6 @@ from loadgen.targets.target import Target
 from loadgen.workload import scenario
 from loadgen.workload.scenario import Open, Scenario
 from reports import store
-from reports.compare import bench_fault
 from reports.schema import RunRecord
 
 Word = Literal["kept", "lost", "bench"]
@@ -119,7 +118,7 @@ def judged(record: RunRecord) -> Rung:
     """What one run says about its rate."""
     offered = record.offered_rps or 0.0
     if record.void_reason is not None:
-        return Rung(offered, "lost" if bench_fault(record.validity) is None else "bench", record.void_reason)
+        return Rung(offered, "bench" if record.ended == "void" else "lost", record.void_reason)
     share = (record.summary.get("goodput_rps") or 0.0) / offered if offered else 0.0
     if share >= KEPT:
         return Rung(offered, "kept")

@@ -10,8 +10,9 @@ import pytest
 from loadgen.errors import BadInput, Missing
 from loadgen.studies import sensitivity
 from loadgen.studies.sensitivity import EFFECTS, Given, Tried, findings, found_delay, judged
-from reports.compare import Comparison, Estimate, compare, estimate
+from reports.compare import Comparison, compare
 from reports.schema import Scenario
+from reports.stats import Estimate, estimate
 from tests.reports.synthetic import campaign_of, fact
 
 NOISE = (1.0, 1.004, 0.997, 1.002, 0.999, 1.001)
@@ -31,7 +32,12 @@ def comparison(
             scenario,
             number,
             name,
-            {"added_p50_us": added * noise, "cpu_us_per_request": cpu * noise, "goodput_rps": 1000.0},
+            {
+                "added_p50_us": added * noise,
+                "cpu_us_per_request": cpu * noise,
+                "goodput_rps": 1000.0,
+                "e2e_p99_ms": 2.0,
+            },
             void="steal 9 %" if (number, name) in void else None,
             utilisation=cpu / 1000 + 0.1,
         )
@@ -78,7 +84,7 @@ def test_the_delay_is_the_mean_difference_of_the_rounds() -> None:
     )
     assert found is not None
     assert found.mean == pytest.approx(202, abs=1)
-    assert found.rounds == 6
+    assert found.samples == 6
     assert found_delay(comparison(LEVELS)) is None
 
 
