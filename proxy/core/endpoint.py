@@ -75,6 +75,12 @@ class EndpointSpec:
         return host if self.port == default else f"{host}:{self.port}"
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """How a URL on this endpoint begins: scheme and authority, also with the scheme's own port written out."""
+        origin = f"{self.scheme}://{self.authority}"
+        return (origin,) if origin.endswith(f":{self.port}") else (origin, f"{origin}:{self.port}")
+
+    @property
     def url(self) -> str:
         """Scheme, authority and path prefix, without a trailing slash."""
         return f"{self.scheme}://{self.authority}{self.prefix}"

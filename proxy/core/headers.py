@@ -111,6 +111,25 @@ def response_headers(fields: Iterable[tuple[str, str]], *, request_id: str, endp
     return out
 
 
+def may_redirect(status: int) -> bool:
+    """Whether `Location` means something in an answer with this status (RFC 9110 10.2.2)."""
+    return status == 201 or (300 <= status < 400 and status != 304)
+
+
+def relative_location(location: str, origins: Iterable[str]) -> str:
+    """A `Location` on the endpoint itself without the endpoint's address, which clients may not be able to reach.
+
+    `origins` are the endpoint's (`EndpointSpec.origins`). Any other value stays as it is.
+    """
+    for origin in origins:
+        rest = location[len(origin) :]
+        if location[: len(origin)].lower() == origin.lower() and rest[:1] in ("", "/", "?", "#"):
+            if rest.startswith("//"):
+                return "/." + rest  # it would name a host (RFC 3986 4.2)
+            return rest if rest.startswith("/") else "/" + rest
+    return location
+
+
 def sane_request_id(value: str | None) -> bool:
     """Whether a client's X-Request-ID may be kept: short, printable, no separators that could forge a log line."""
     return value is not None and SANE_REQUEST_ID.fullmatch(value) is not None

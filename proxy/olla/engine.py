@@ -33,7 +33,8 @@ class Route:
         self.endpoint = endpoint
         self.pool = pool
         self.breaker = breaker
-        self.heads = ResponseReader()  # one for all its connections: what they say is alike, and 1.5 KiB a stream less
+        # One for all its connections: what they say is alike, and 1.5 KiB a stream less.
+        self.heads = ResponseReader(endpoint.spec.origins)
         self.prefix = endpoint.spec.prefix.encode()
         self.host = b" HTTP/1.1\r\nHost: " + endpoint.authority.encode()
         self.configure()

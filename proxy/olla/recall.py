@@ -13,9 +13,11 @@ A request's head costs 0.1 us if equal, 0.7 by shape, 5 judged; a response's 0.5
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from proxy.core.headers import may_redirect, relative_location
 from proxy.http1.heads import (
     CHUNKED,
     IDEMPOTENT,
@@ -32,6 +34,7 @@ from proxy.http1.heads import (
 MISSES = 8  # heads unlike the one before, after which a reader stops remembering
 PATIENCE = 64  # heads from one attempt to remember again to the next
 
+_LOCATION = re.compile(rb"(?im)^(location:[ \t]*)([^\r\n]*)")
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
@@ -244,12 +247,14 @@ class _ResponseShape:
 class ResponseReader:
     """Reads the response heads of one endpoint, like RequestReader. Raises ProxyError `upstream_invalid`.
 
-    `to_head`: the response answers a HEAD request and has no body, whatever it says.
+    `origins` are the endpoint's, which `Location` does not show. `to_head`: the response answers a HEAD request and has
+    no body, whatever it says.
     """
 
-    __slots__ = ("_misses", "_shape")
+    __slots__ = ("_misses", "_origins", "_shape")
 
-    def __init__(self) -> None:
+    def __init__(self, origins: tuple[str, ...] = ()) -> None:
+        self._origins = origins
         self._shape: _ResponseShape | None = None
         self._misses = 0
 
@@ -297,11 +302,14 @@ class ResponseReader:
         response.fields = b"".join([head[a:b] for a, b in judged.others])
         if judged.nominated:
             response.fields = _without(b"\r\n" + response.fields, judged.nominated)[2:]
+        redirects = may_redirect(judged.status)
+        if redirects:
+            response.fields = _LOCATION.sub(self._relative, response.fields)
         if response.interim:  # it comes before a final one and says nothing of how those look
             return response
         self._shape = None
         self._misses += 1
-        if not judged.nominated and _worth_remembering(self._misses):
+        if not judged.nominated and not redirects and _worth_remembering(self._misses):
             self._shape = known = _ResponseShape()
             known.size = judged.size
             known.shape = head.translate(_ZEROS)
@@ -311,6 +319,9 @@ class ResponseReader:
             known.length = judged.length_at
             known.kept = judged.others
         return response
+
+    def _relative(self, found: re.Match[bytes]) -> bytes:
+        return found[1] + relative_location(found[2].decode("latin-1"), self._origins).encode("latin-1")
 
 
 def _worth_remembering(misses: int) -> bool:

@@ -13,7 +13,14 @@ from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, passed_through, request_headers, response_headers
+from proxy.core.headers import (
+    Pairs,
+    may_redirect,
+    passed_through,
+    relative_location,
+    request_headers,
+    response_headers,
+)
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import StatsCollector
 from proxy.net.tls import tls_context
@@ -151,6 +158,11 @@ class Relay:
         """Pass the response on as it comes. Raises ProxyError when the upstream cuts it short."""
         request, content, proxy = exchange.request, upstream.content, self._config.proxy
         headers = response_headers(check_response(upstream), request_id=exchange.request_id, endpoint=endpoint.name)
+        if may_redirect(upstream.status):
+            headers = [
+                (name, relative_location(value, endpoint.spec.origins) if name.lower() == "location" else value)
+                for name, value in headers
+            ]
         if proxy.server_timing:
             headers.append(("Server-Timing", exchange.server_timing(guard.head_began(request))))
         response = exchange.response = guard.RelayedResponse(request, upstream, headers)

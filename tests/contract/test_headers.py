@@ -345,6 +345,55 @@ def test_redirects_are_passed_on(start, endpoint):
     assert endpoint.untouched(0.05)
 
 
+@pytest.mark.promise("HDR-LOCATION")
+@pytest.mark.parametrize("status", ["201 Created", "301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+@pytest.mark.parametrize(
+    ("location", "seen"),
+    [
+        ("{origin}/v1/models/?a=b#c", "/v1/models/?a=b#c"),
+        ("{upper}/a", "/a"),
+        ("{origin}", "/"),
+        ("{origin}?a", "/?a"),
+        ("{origin}//elsewhere.test/", "/.//elsewhere.test/"),
+        ("{origin}0/other-port", "{origin}0/other-port"),
+        ("{origin}.elsewhere.test/", "{origin}.elsewhere.test/"),
+        ("https{rest}/other-scheme", "https{rest}/other-scheme"),
+        ("http://elsewhere.test/", "http://elsewhere.test/"),
+        ("/relative", "/relative"),
+        ("", ""),
+    ],
+)
+def test_a_redirect_does_not_name_the_endpoints_address(start, endpoint, status, location, seen):
+    """Servers make it of Host, which is the endpoint's authority; clients may not reach that."""
+    urls = {"origin": endpoint.url, "upper": endpoint.url.upper(), "rest": endpoint.url.removeprefix("http")}
+    answer = returned(start, endpoint, f"LOCATION: {location.format(**urls)}", "X-After: 1", status=status)
+    assert (answer.get("Location"), answer.get("X-After")) == (seen.format(**urls), "1")
+
+
+@pytest.mark.promise("HDR-LOCATION")
+def test_a_location_that_does_not_redirect_stays(start, endpoint):
+    answer = returned(start, endpoint, f"Location: {endpoint.url}/a", status="200 OK")
+    assert answer.get("Location") == f"{endpoint.url}/a"
+
+
+@pytest.mark.promise("HDR-LOCATION")
+def test_redirects_that_differ_in_digits_only_are_told_apart(start, endpoint):
+    """Olla remembers heads but for their digits, and a port is digits."""
+    other = endpoint.url[:-1] + str((endpoint.port + 1) % 10)
+    proxy = start(endpoint)
+    endpoint_says = [f"{other}/1", f"{endpoint.url}/2", f"{other}/3", f"{endpoint.url}/4"]
+    with proxy.client() as client:
+        peer = None
+        seen = []
+        for location in endpoint_says:
+            client.get()
+            peer = peer or endpoint.accept()
+            peer.request()
+            peer.respond(b"", f"Location: {location}", status="302 Found")
+            seen.append(client.response().get("Location"))
+    assert seen == [f"{other}/1", "/2", f"{other}/3", "/4"]
+
+
 @pytest.mark.promise("NOTHING-SHARED")
 def test_cookies_of_one_client_do_not_reach_the_next(start, endpoint):
     proxy = start(endpoint)
