@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from proxy import config, worker
-from proxy.control import effective, logs
-from proxy.control.limits import raise_file_limit
+from proxy import config, process, worker
+from proxy.control import logs, print_config
+from proxy.control.rlimit import raise_file_limit
 from proxy.engines import ENGINES, UNUSED_KEYS
 from proxy.net.listen import CannotListen, listen, listen_again, url_of
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return worker.run_supervised(args.channel) if args.verb == "worker" else _serve(args)
     except config.ConfigError as exc:
         return _fail(str(exc), BAD_CONFIG)
-    except (CannotListen, worker.MissingPart) as exc:
+    except (CannotListen, process.Unavailable) as exc:
         return _fail(str(exc), UNAVAILABLE)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -76,17 +76,17 @@ def _serve(args: argparse.Namespace) -> int:
     settings = loaded.config
     unused = UNUSED_KEYS[settings.proxy.engine]
     if args.check_config:
-        print(f"{args.config}: OK", *effective.asked(settings), sep="\n")
+        print(f"{args.config}: OK", *print_config.asked(settings), sep="\n")
         return 0
     if args.print_config:
-        print(effective.printed(loaded, unused), end="")
+        print(print_config.printed(loaded, unused), end="")
         return 0
     logs.set_up(settings.server.log_level)
-    for key in effective.unused(loaded, unused):
+    for key in print_config.unused(loaded, unused):
         log.warning("%s is written in %s and not used by %s", key, loaded.source, settings.proxy.engine)
     if sentence := raise_file_limit(settings.server.max_connections):
         log.warning("%s", sentence)
-    worker.require_loop(settings.server.loop)
+    process.require_loop(settings.server.loop)
     several = settings.server.workers > 1
     sock = listen(settings.server.host, settings.server.port, key="server", shared=several)
     admin_sock = listen(settings.admin.host, settings.admin.port, key="admin")
@@ -97,7 +97,7 @@ def _serve(args: argparse.Namespace) -> int:
             print(json.dumps(line), flush=True)
 
     if not several:
-        return worker.run_on_loop(lambda: worker.serve_alone(loaded, sock, admin_sock, ready), settings.server.loop)
+        return process.run_on_loop(lambda: worker.serve_alone(loaded, sock, admin_sock, ready), settings.server.loop)
 
     # Here and not above: a worker starts through this module too, and has no use for a supervisor in memory.
     from proxy.supervisor import Supervisor
@@ -107,7 +107,7 @@ def _serve(args: argparse.Namespace) -> int:
     async def supervise() -> int:
         return await Supervisor(loaded, sockets).run(admin_sock, ready)
 
-    return worker.run_on_loop(supervise, "asyncio")
+    return process.run_on_loop(supervise, "asyncio")
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -413,7 +413,7 @@ class LoadedConfig:
         return load(self.source, self.overrides)
 
 
-def taken_over(old: Config, new: Config, fixed_keys: Iterable[str]) -> tuple[Config, list[str]]:
+def merge_reload(old: Config, new: Config, fixed_keys: Iterable[str]) -> tuple[Config, list[str]]:
     """`new` as a proxy that runs with `old` can take it, and a sentence for each value under `fixed_keys` it cannot."""
     fixed_keys = tuple(fixed_keys)
     before, after = (dict(flatten(config.model_dump(mode="json"))) for config in (old, new))

@@ -6,20 +6,19 @@ The parts are put together here and nowhere else: discovery and stats, the engin
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from proxy.config import Config, ConfigError, LoadedConfig, parse, taken_over
-from proxy.control import heap, logs, runtime
-from proxy.control.channel import Channel, Message, open_channel, receive_first
+from proxy.config import Config, LoadedConfig, merge_reload, parse
+from proxy.control import build_info, gc_settings, logs
+from proxy.control.channel import BrokenChannel, Channel, Message, open_channel, receive_first
 from proxy.control.checks import HealthChecker
 from proxy.control.recorders import Recorders
 from proxy.core.discovery import DiscoveryService
@@ -29,12 +28,9 @@ from proxy.core.stats import Snapshot, StatsCollector
 from proxy.engines import engine_class, fixed_keys
 from proxy.net.dial import Dialer
 from proxy.net.tls import CannotTrust, read_authorities
+from proxy.process import Stop, Unavailable, reload_logged, run_on_loop
 
 log = logging.getLogger("proxy.serve")
-
-
-class MissingPart(Exception):
-    """Something this machine lacks is needed: one sentence with what to do."""
 
 
 def new_instance() -> Instance:
@@ -65,21 +61,21 @@ class Worker:
         self.service = engine_class(self.engine)(self.config, self.discovery, StatsCollector(), instance, dialer)
         self._checker = HealthChecker(self.discovery, dialer)
         self._recorders = Recorders(self.config.runtime.recorders)
-        self._heap: heap.Heap | None = None
+        self._heap: gc_settings.Heap | None = None
         self.started = asyncio.Event()
         self._about: dict[str, Any] = {}
 
     async def start(self, sock: socket.socket) -> None:
-        """Serve on `sock`, a listening socket. Raises MissingPart."""
+        """Serve on `sock`, a listening socket. Raises Unavailable."""
         load_certificates(self.config)
         await self.service.start(sock)
         self._checker.start()
         settings = self.config.runtime.gc
         # Last, so that everything that lives as long as the worker is alive by now.
-        self._heap = heap.settle(
+        self._heap = gc_settings.apply(
             ballast=settings.ballast, thresholds=settings.thresholds, freeze=settings.freezes(self.engine)
         )
-        self._about = {"module_hash": runtime.module_hash(), "versions": runtime.versions()}
+        self._about = {"module_hash": build_info.module_hash(), "versions": build_info.versions()}
         self._recorders.start()
         self.started.set()
 
@@ -92,10 +88,10 @@ class Worker:
     def reload(self, config: Config) -> list[str]:
         """Take a new config without cutting a stream; returns a sentence for each value that has to wait.
 
-        Raises MissingPart before anything is changed.
+        Raises Unavailable before anything is changed.
         """
         load_certificates(config)
-        self._file_config, refused = taken_over(self._file_config, config, fixed_keys(self._file_config))
+        self._file_config, refused = merge_reload(self._file_config, config, fixed_keys(self._file_config))
         self.config = _as_run(self._file_config, self.engine)
         self.digest = self.config.digest()
         self.discovery.update(self.config.endpoint_specs(), time.monotonic())
@@ -132,7 +128,7 @@ class Worker:
             "config_hash": self.digest,
             **self._about,
             "heap": self._heap.as_json() if self._heap else {},
-            "rss_bytes": runtime.rss_bytes(),
+            "rss_bytes": build_info.rss_bytes(),
             "now_ns": time.monotonic_ns(),
             **self._recorders.as_json(since_ns),
         }
@@ -155,7 +151,7 @@ class Worker:
         }
 
 
-class Alone:
+class SingleWorker:
     """The admin listener's source when there is one worker and no supervisor."""
 
     def __init__(self, worker: Worker, source: str) -> None:
@@ -190,63 +186,11 @@ class Alone:
 
 
 def load_certificates(config: Config) -> None:
-    """Read the authorities of all endpoints (again) now, not while requests wait. Raises MissingPart."""
+    """Read the authorities of all endpoints (again) now, not while requests wait. Raises Unavailable."""
     try:
         read_authorities(config.endpoint_specs())
     except CannotTrust as exc:
-        raise MissingPart(str(exc)) from exc
-
-
-def run_on_loop(main: Callable[[], Coroutine[Any, Any, int]], loop: str) -> int:
-    """Run `main` on uvloop or on asyncio's own loop; its result is the exit code. Raises MissingPart."""
-    require_loop(loop)
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    if loop == "uvloop":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main())
-
-
-def require_loop(loop: str) -> None:
-    """Raises MissingPart if that loop is not installed."""
-    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise MissingPart("server.loop: uvloop is not installed; pip install uvloop, or write `loop: asyncio`")
-
-
-class Stop:
-    """A stop asked for: `code` is the exit code it means. Asked a second time, nobody waits for streams any longer."""
-
-    def __init__(self) -> None:
-        self.code = 0
-        self.asked = asyncio.Event()
-        self.at_once = asyncio.Event()
-
-    def listen(self, *signals: tuple[signal.Signals, int]) -> None:
-        """Let signals ask, each with its exit code."""
-        for number, code in signals:
-            asyncio.get_running_loop().add_signal_handler(number, self.ask, code)
-
-    def ask(self, code: int) -> None:
-        """Stop; asked twice, at once."""
-        if self.asked.is_set():
-            self.at_once.set()
-        else:
-            self.code = code
-            self.asked.set()
-
-    async def graceful(self, stopping: Coroutine[Any, Any, None]) -> None:
-        """Wait until `stopping` is done or someone asks again."""
-        work = asyncio.ensure_future(stopping)
-        again = asyncio.ensure_future(self.at_once.wait())
-        await asyncio.wait((work, again), return_when=asyncio.FIRST_COMPLETED)
-        again.cancel()
-        if work.done():
-            work.result()
-        else:
-            log.warning("asked twice to stop: not waiting for streams in flight")
-            work.cancel()
+        raise Unavailable(str(exc)) from exc
 
 
 async def serve_alone(
@@ -257,9 +201,9 @@ async def serve_alone(
     from proxy.control.admin import AdminListener
 
     stop = Stop()
-    stop.listen((signal.SIGTERM, 0), (signal.SIGINT, 130))
+    stop.listen(interrupts=True)
     worker = Worker(loaded.config, new_instance())
-    source = Alone(worker, loaded.source)
+    source = SingleWorker(worker, loaded.source)
     admin = AdminListener(source)
 
     def hang_up() -> None:
@@ -278,19 +222,6 @@ async def serve_alone(
     return stop.code
 
 
-def reload_logged(reload: Callable[[], list[str]]) -> None:
-    """Do a reload asked for by SIGHUP and log how it went; a config that cannot be used changes nothing."""
-    try:
-        refused = reload()
-    except (ConfigError, MissingPart) as exc:
-        for sentence in str(exc).splitlines():
-            log.error("config refused, the old one stays: %s", sentence)
-        return
-    for sentence in refused:
-        log.warning("%s", sentence)
-    log.info("config reloaded")
-
-
 def run_supervised(channel_fd: int) -> int:
     """A worker started by the supervisor, which sends its task over the channel. Returns the exit code."""
     sock = socket.socket(fileno=channel_fd)
@@ -306,7 +237,7 @@ def run_supervised(channel_fd: int) -> int:
 
 async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socket.socket) -> int:
     stop = Stop()
-    stop.listen((signal.SIGTERM, 0))
+    stop.listen(interrupts=False)  # Ctrl-C goes to the supervisor, which has the say
     channel = await open_channel(sock)
     obeying = asyncio.ensure_future(_obey(worker, channel, stop))
     await worker.start(listener)
@@ -322,21 +253,33 @@ async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socke
 
 async def _obey(worker: Worker, channel: Channel, stop: Stop) -> None:
     """Answer the supervisor. Its end is an order, too: a worker does not outlive it."""
-    while message := await channel.receive():
-        try:
-            match message:
-                case {"do": "stop"}:
-                    stop.ask(0)
-                case {"do": "reload", "config": text, "source": source}:
-                    await worker.started.wait()
-                    reload_logged(partial(worker.reload, parse(text, source).config))
-                case {"ask": question, "id": number}:
-                    channel.send({"id": number, "asked": question, "answer": _answer(worker, message)})
-        except Exception:  # a question that fails must not make the worker deaf to its supervisor's end
-            log.exception("%s failed", message)
+    try:
+        while message := await channel.receive():
+            try:
+                await _do(worker, message, channel, stop)
+            except Exception:  # a question that fails must not make the worker deaf to its supervisor's end
+                log.exception("%.200r failed", message)
+    except BrokenChannel as exc:
+        log.error("the supervisor sent %s", exc)
     if not stop.asked.is_set():
         log.warning("the supervisor is gone: stopping")
-        stop.ask(0)
+        stop.order()
+
+
+async def _do(worker: Worker, message: Message, channel: Channel, stop: Stop) -> None:
+    match message:
+        case {"do": "stop"}:
+            stop.order()
+        case {"do": "cut"}:
+            stop.cut()
+        case {"do": "reload", "config": text, "source": source}:
+            await worker.started.wait()
+            if not stop.asked.is_set():
+                reload_logged(partial(worker.reload, parse(text, source).config))
+        case {"ask": question, "id": number}:
+            channel.send({"id": number, "asked": question, "answer": _answer(worker, message)})
+        case _:
+            log.warning("the supervisor sent a message that nobody knows: %.200r", message)
 
 
 def _answer(worker: Worker, question: Message) -> Message:

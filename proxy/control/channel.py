@@ -1,6 +1,7 @@
-"""The control channel between the supervisor and a worker: JSON objects, one a line, over a socket pair.
+"""The control channel between the supervisor and a worker: JSON objects over a socket pair, each behind its length.
 
-A worker that reads the end of it has lost its supervisor and stops; a supervisor that reads the end has lost a worker.
+A message is cut out by its length and by nothing else: it may come in pieces or joined to the next one. A worker that
+reads the end of the channel has lost its supervisor and stops; a supervisor that reads the end has lost a worker.
 """
 
 from __future__ import annotations
@@ -8,13 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 from contextlib import suppress
 from typing import Any
 
 Message = dict[str, Any]
 
+# multiprocessing.connection frames like this, too, but reads a message to its end before anything else: half a message
+# of a process that hangs would stop the loop, and a thread for each channel is one more thing that cannot be started.
+_LENGTH = struct.Struct("!I")
 # A runtime view with full rings is about 300 KiB.
 _LONGEST = 2**24
+
+
+class BrokenChannel(Exception):
+    """What came is no message, so that nothing after it can be understood either."""
 
 
 class Channel:
@@ -27,15 +36,16 @@ class Channel:
     def send(self, message: Message) -> None:
         """Send without waiting; after the other end is gone, do nothing."""
         if not self._writer.is_closing():
-            self._writer.write(json.dumps(message).encode() + b"\n")
+            data = json.dumps(message).encode()
+            self._writer.write(_LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> Message | None:
-        """The next message, None at the end."""
+        """The next message, None at the end. Raises BrokenChannel."""
         try:
-            line = await self._reader.readline()
-        except (OSError, ValueError):
+            size = _size(await self._reader.readexactly(_LENGTH.size))
+            return _decoded(await self._reader.readexactly(size))
+        except (OSError, EOFError):
             return None
-        return json.loads(line) if line.endswith(b"\n") else None
 
     async def drain(self) -> None:
         """Wait until what was sent is written."""
@@ -49,17 +59,31 @@ class Channel:
 
 async def open_channel(sock: socket.socket) -> Channel:
     """Take one end of a socket pair into use on the running loop."""
-    return Channel(*await asyncio.open_connection(sock=sock, limit=_LONGEST))
+    return Channel(*await asyncio.open_connection(sock=sock))
 
 
 def receive_first(sock: socket.socket) -> Message | None:
-    """The first message, read before there is a loop. None if the other end is gone."""
-    line = b""
-    while not line.endswith(b"\n"):
-        # Byte by byte would do, too: nothing follows the first message until it is answered.
-        chunk = sock.recv(2**16)
-        if not chunk:
-            return None
-        line += chunk
-    message: Message = json.loads(line)
+    """The first message, read before there is a loop; what follows it stays in the socket. None at the end."""
+    head = sock.recv(_LENGTH.size, socket.MSG_WAITALL)
+    if len(head) < _LENGTH.size:
+        return None
+    size = _size(head)
+    data = sock.recv(size, socket.MSG_WAITALL)
+    return _decoded(data) if len(data) == size else None
+
+
+def _size(head: bytes) -> int:
+    (size,) = _LENGTH.unpack(head)
+    if size > _LONGEST:
+        raise BrokenChannel(f"a message of {size} bytes")
+    return int(size)
+
+
+def _decoded(data: bytes) -> Message:
+    try:
+        message = json.loads(data)
+    except ValueError as exc:
+        raise BrokenChannel("a message that is not JSON") from exc
+    if not isinstance(message, dict):
+        raise BrokenChannel("a message that is not an object")
     return message

@@ -184,7 +184,7 @@ class Snapshot:
             endpoints={name: dict(row) for name, row in data["endpoints"].items()},
         )
 
-    def buried(self) -> Snapshot:
+    def final(self) -> Snapshot:
         """What stays of a worker that died: what it had in flight failed, its gauges are gone."""
         counts = {name: n if is_counter(name) else 0 for name, n in self.counts.items()}
         counts["proxy.requests.failed"] += self.counts["proxy.active_connections"]

@@ -342,8 +342,11 @@ class ProcessProxy:
         try:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
-                self.process.send_signal(signal.SIGTERM)  # twice: without waiting for what is in flight
-                self.process.wait(PATIENCE)
+                try:
+                    self.process.wait(1.2)
+                except subprocess.TimeoutExpired:
+                    self.process.send_signal(signal.SIGINT)  # a person's: without waiting for what is in flight
+                    self.process.wait(PATIENCE)
         finally:
             if self.process.poll() is None:
                 self.process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -201,6 +202,31 @@ def test_the_whole_life_of_a_process(engine, endpoints):
         peer.chunk(b"to the end").chunk(b"")
         assert b"to the end" in client.receive_until(b"0\r\n\r\n")
         wait()
+    finally:
+        proxy.close()
+
+
+@pytest.mark.promise("LIFE-ONE-ORDER")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_order_to_stop_is_one_order_and_an_interrupt_later_cuts(engine, endpoint, workers):
+    proxy = ProcessProxy(engine, [endpoint], {"server.shutdown_timeout": "30s"}, workers=workers)
+    try:
+        everyone = {proxy.process.pid, *(worker["pid"] for worker in proxy.status()["workers"])}
+        client, peer = stream(proxy, endpoint)
+        wait = proxy.begin_stop(30)
+        for _ in range(3):
+            for pid in everyone:
+                with contextlib.suppress(ProcessLookupError):  # a worker without streams is gone at once
+                    os.kill(pid, signal.SIGTERM)
+            time.sleep(0.5)
+        peer.chunk(b"not cut")
+        client.receive_until(b"not cut\r\n")
+        proxy.process.send_signal(signal.SIGINT)
+        with pytest.raises(Cut):
+            client._chunked()
+        began = time.monotonic()
+        wait()
+        assert time.monotonic() - began < 20, "it does not sit out its grace period"
     finally:
         proxy.close()
 

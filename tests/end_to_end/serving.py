@@ -92,19 +92,27 @@ class Backend:
 
 
 class Serve:
-    """A proxy process. Its config file can be rewritten with `configure`; its log lines are in `log()`."""
+    """A proxy process, `under` another program if need be. `configure` rewrites its config; `log()` are its lines."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], *args: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        *args: str,
+        under: tuple[str, ...] = (),
+        start_new_session: bool = False,
+    ) -> None:
         self.file = folder / "proxy.yaml"
         self._log = folder / "stderr"
         self.configure(config)
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", "--config", str(self.file), *args],
+                [*under, sys.executable, "-m", "proxy", "serve", "--config", str(self.file), *args],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                start_new_session=start_new_session,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

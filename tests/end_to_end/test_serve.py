@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.process import PERSON_GAP
 from tests.end_to_end.serving import Backend, Serve, assert_identity, backend, until
 
 ENGINES = ("sherpa", "olla")
@@ -164,11 +167,50 @@ def refuses(host: str, port: int) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_second_signal_does_not_wait_for_streams(start: Start, workers: int) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sigterm_to_the_whole_group_twice_is_one_order_and_streams_end(
+    tmp_path: Path, upstream: Backend, engine: str, workers: int
+) -> None:
+    """dumb-init, timeout and systemd signal the group; timeout signals its child, too."""
+    proxy = Serve(tmp_path, config_for(upstream), "--engine", engine, "--workers", str(workers), start_new_session=True)
+    try:
+        streams = [proxy.stream() for _ in range(4)]
+        for _ in range(2):
+            os.killpg(proxy.process.pid, signal.SIGTERM)
+        until(lambda: proxy.admin("/internal/health")["status"] == "stopping", "the proxy says that it stops")
+        time.sleep(PERSON_GAP + 0.2)
+        os.killpg(proxy.process.pid, signal.SIGTERM)  # and once more when it has been stopping for a while
+        time.sleep(0.2)
+        assert proxy.process.poll() is None
+        upstream.release()
+        assert [stream.read() for stream in streams] == [b"last"] * 4
+        assert proxy.wait() == 0
+        assert not proxy.said("interrupted")
+    finally:
+        proxy.close()
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs the timeout command (coreutils)")
+def test_under_timeout_streams_end_too(tmp_path: Path, upstream: Backend) -> None:
+    proxy = Serve(tmp_path, config_for(upstream), "--workers", "2", under=("timeout", "3"), start_new_session=True)
+    try:
+        streams = [proxy.stream() for _ in range(4)]
+        until(lambda: proxy.said("stopping"), "timeout has ended it")
+        time.sleep(0.5)
+        upstream.release()
+        assert [stream.read() for stream in streams] == [b"last"] * 4
+        assert proxy.wait() == 124  # timeout's own word for it
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_after_the_order_to_stop_does_not_wait_for_streams(start: Start, workers: int) -> None:
     proxy = start("--workers", str(workers))
     stream = proxy.stream()
     proxy.signal(signal.SIGTERM)
     until(lambda: proxy.said("stopping"), "the stop is logged")
+    time.sleep(PERSON_GAP + 0.1)
     proxy.signal(signal.SIGINT)
     assert proxy.wait() == 0  # the first signal decides
     with pytest.raises((OSError, Exception)):
@@ -223,6 +265,22 @@ def test_a_bad_config_is_refused_with_its_sentence_and_the_old_one_stays(start: 
     assert proxy.said("proxy.load_balancer: 'fair' is not a balancer")
     assert proxy.admin("/internal/status")["config"]["hash"] == before
     assert proxy.get()[0] == 200
+
+
+def test_a_reload_while_a_worker_boots_kills_nobody(start: Start, upstream: Backend) -> None:
+    """The reload's message came joined to the first one, and the worker died of "Extra data"."""
+    proxy = start("--workers", "2")
+    pids = [worker["pid"] for worker in proxy.admin("/internal/status")["workers"]]
+    os.kill(pids[0], signal.SIGKILL)
+    until(lambda: proxy.said("starting another"), "its end is seen")
+    for seconds in range(20):
+        proxy.configure(config_for(upstream, server={"workers": 2, "header_timeout": f"{seconds + 1}s"}))
+        proxy.signal(signal.SIGHUP)
+        time.sleep(0.03)
+    until(lambda: proxy.admin("/internal/health")["workers"]["serving"] == 2, "both serve")
+    assert sum(worker["restarts"] for worker in proxy.admin("/internal/status")["workers"]) == 1
+    hashes = lambda: {w["config_hash"] for w in proxy.admin("/internal/runtime")["workers"]}  # noqa: E731
+    until(lambda: hashes() == {proxy.admin("/internal/status")["config"]["hash"]}, "both have the last config")
 
 
 def test_what_needs_a_restart_is_said_and_keeps_its_value(start: Start, upstream: Backend) -> None:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from proxy import cli, worker
+from proxy import cli, process
 from proxy.config import parse
 from proxy.net.listen import listen
 
@@ -123,13 +123,13 @@ def broken(*args):
 
 
 def test_a_bug_is_70_in_one_line_without_debug(file, capsys, monkeypatch):
-    monkeypatch.setattr(worker, "run_on_loop", broken)
+    monkeypatch.setattr(process, "run_on_loop", broken)
     assert cli.main(["serve", "--config", str(file), "--port", "0", "--admin-port", "0"]) == 70
     assert capsys.readouterr().err == "internal error: RuntimeError: what happened (--debug shows where)\n"
 
 
 def test_a_bug_shows_its_traceback_with_debug(file, capsys, monkeypatch):
-    monkeypatch.setattr(worker, "run_on_loop", broken)
+    monkeypatch.setattr(process, "run_on_loop", broken)
     assert cli.main(["serve", "--config", str(file), "--port", "0", "--admin-port", "0", "--debug"]) == 70
     assert 'raise RuntimeError("what happened")' in capsys.readouterr().err
 
@@ -138,13 +138,13 @@ def test_an_interrupt_while_starting_is_130(file, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker, "run_on_loop", interrupted)
+    monkeypatch.setattr(process, "run_on_loop", interrupted)
     assert cli.main(["serve", "--config", str(file), "--port", "0", "--admin-port", "0"]) == 130
 
 
 def test_written_keys_that_the_engine_does_not_use_are_announced_one_line_each(file, capsys, monkeypatch):
     file.write_text("proxy: {engine: sherpa, circuit_breaker: {timeout: 9s}, pools: {prewarm: 1}}\n" + ENDPOINTS)
-    monkeypatch.setattr(worker, "run_on_loop", lambda main, loop: 0)
+    monkeypatch.setattr(process, "run_on_loop", lambda main, loop: 0)
     assert cli.main(["serve", "--config", str(file), "--port", "0", "--admin-port", "0"]) == 0
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == [
         f"proxy.circuit_breaker.timeout is written in {file} and not used by sherpa",

@@ -14,12 +14,12 @@ from proxy.config import (
     Config,
     ConfigError,
     load,
+    merge_reload,
     parse,
     parse_duration,
     parse_size,
     show_duration,
     show_size,
-    taken_over,
 )
 from proxy.config_go import _CALLED_HERE
 
@@ -416,7 +416,7 @@ def test_a_reload_that_cannot_change_sherpas_limit_leaves_it_without_one():
     """A value kept through a reload was kept as if it were written: a restarted worker then had a limit of 50."""
     old = parse("proxy: {engine: sherpa}\n" + ENDPOINTS).config
     new = parse("proxy: {engine: sherpa, max_conns_per_host: 7}\n" + ENDPOINTS).config
-    merged, refused_ = taken_over(old, new, ("proxy.max_conns_per_host",))
+    merged, refused_ = merge_reload(old, new, ("proxy.max_conns_per_host",))
     assert refused_ == ["proxy.max_conns_per_host: 7 needs a restart; until then it stays unset"]
     assert parse(merged.as_written()).config.proxy.connection_limit("sherpa") == 0
 
@@ -512,7 +512,7 @@ def test_a_reload_takes_what_a_running_proxy_can_change_and_says_the_rest():
         "server: {port: 2000, header_timeout: 1s}\nproxy: {engine: sherpa, timeout: 9s}\nruntime: {gc: {ballast: 5}}\n"
         + ENDPOINTS.replace("name: a", "name: b")
     ).config
-    merged, refused_ = taken_over(old, new, ("server.port", "proxy.engine", "runtime"))
+    merged, refused_ = merge_reload(old, new, ("server.port", "proxy.engine", "runtime"))
     assert (merged.server.port, merged.proxy.engine, merged.runtime.gc.ballast) == (1000, "olla", 0)
     assert (merged.server.header_timeout, merged.proxy.timeout, merged.endpoints[0].name) == (1.0, 9.0, "b")
     assert refused_ == [
@@ -524,4 +524,4 @@ def test_a_reload_takes_what_a_running_proxy_can_change_and_says_the_rest():
 
 def test_a_reload_of_the_same_file_changes_nothing_and_says_nothing():
     one = parse(WHOLE + ENDPOINTS).config
-    assert taken_over(one, parse(WHOLE + ENDPOINTS).config, ("server", "proxy")) == (one, [])
+    assert merge_reload(one, parse(WHOLE + ENDPOINTS).config, ("server", "proxy")) == (one, [])

@@ -1,6 +1,7 @@
 """The supervisor, with workers that are a few lines of Python and misbehave on request."""
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -13,28 +14,31 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy import supervisor
+from proxy import process, supervisor, worker_slot
 from proxy.config import load
-from proxy.core.stats import Snapshot, StatsCollector
 from proxy.net.listen import listen, listen_again
-from proxy.supervisor import Seat, Supervisor, _how, _one_hash
+from proxy.supervisor import Supervisor, _one_hash
 
 # Speaks the channel's protocol. `behave` decides what it does with an order or a question; None is silence.
 WORKER = """
-import json, os, signal, socket, sys
+import json, os, signal, socket, struct, sys, time
 channel = socket.socket(fileno=int(sys.argv[1]))
-lines = channel.makefile("r")
-task = json.loads(lines.readline())
+def hear():
+    head = channel.recv(4, socket.MSG_WAITALL)
+    return json.loads(channel.recv(struct.unpack("!I", head)[0], socket.MSG_WAITALL)) if head else None
+task = hear()
+def frame(message):
+    data = json.dumps(message).encode()
+    return struct.pack("!I", len(data)) + data
 def say(**message):
-    channel.sendall(json.dumps(message).encode() + b"\\n")
+    channel.sendall(frame(message))
 counts = dict.fromkeys(["proxy.requests.total", "proxy.requests.success", "proxy.requests.failed",
                         "proxy.requests.client_disconnected", "proxy.active_connections"], 0)
 counts.update({"proxy.requests.total": 5, "proxy.requests.success": 3, "proxy.active_connections": 2})
 snapshot = {"engine": "olla", "counts": counts, "latency_counts": {}, "latency_sum": 0.0, "endpoints": {}}
 def serve(behave):
     say(ready=True)
-    for line in lines:
-        message = json.loads(line)
+    while message := hear():
         if "ask" in message:
             answer = behave(message)
             if answer is not None:
@@ -46,32 +50,35 @@ def usual(message):
         case {"ask": "snapshot"}: return snapshot
         case {"ask": "status"}: return {"worker": task["worker"], "pid": os.getpid()}
         case {"ask": "runtime"}: return {"module_hash": "h", "versions": {"python": "x"}, "worker": task["worker"]}
-        case {"do": "stop"}: return "exit"
+        case {"do": "stop" | "cut"}: return "exit"
 """
 
 
 @pytest.fixture
 def workers(monkeypatch):
-    """Call it with the code that a worker runs after WORKER; returns the list of processes that were started."""
+    """Call it with the code that a worker runs after WORKER; returns the list of processes that were started.
+
+    `failing(started)` returns an OSError where a process cannot be started.
+    """
     started = []
 
-    def use(code):
+    def use(code, failing=lambda started: None):
         def spawn(channel, listener):
+            if error := failing(started):
+                raise error
             script = WORKER + textwrap.dedent(code)
-            process = subprocess.Popen(
-                [sys.executable, "-c", script, str(channel.fileno())], pass_fds=(channel.fileno(),)
-            )
-            started.append(process)
-            return process
+            made = subprocess.Popen([sys.executable, "-c", script, str(channel.fileno())], pass_fds=(channel.fileno(),))
+            started.append(made)
+            return made
 
-        monkeypatch.setattr(supervisor, "_spawn", spawn)
+        monkeypatch.setattr(supervisor, "spawn_worker", spawn)
         return started
 
     yield use
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    for made in started:
+        if made.poll() is None:
+            made.kill()
+        made.wait()
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def loaded(tmp_path):
 
 @asynccontextmanager
 async def running(loaded):
-    """A Supervisor that is ready; at the end it is told to stop, and its exit code must be the signal's."""
+    """A Supervisor that is ready; at the end it is told to stop, and its exit code must be the order's."""
     first = listen("127.0.0.1", 0, key="server", shared=True)
     boss = Supervisor(loaded, [first, listen_again(first)])
     ready = asyncio.Event()
@@ -123,7 +130,7 @@ def test_answers_of_all_workers_are_put_together(workers, loaded):
 
 def test_a_dead_worker_is_replaced_and_what_it_had_in_flight_failed(workers, loaded, monkeypatch):
     started = workers("serve(usual)")
-    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(worker_slot, "FIRST_PAUSE", 0.01)
 
     async def main():
         async with running(loaded) as boss:
@@ -145,12 +152,12 @@ def test_a_worker_that_keeps_dying_is_restarted_after_longer_and_longer_pauses(w
     started = workers("""
         say(ready=True)
         if task["worker"] == 0:
-            lines.readline()
+            hear()
             sys.exit(3)
         serve(usual)
         """)
-    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE", 0.04)
+    monkeypatch.setattr(worker_slot, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(worker_slot, "LONGEST_PAUSE", 0.04)
 
     async def main():
         async with running(loaded) as boss:
@@ -175,7 +182,7 @@ def test_a_worker_that_does_not_answer_is_shown_with_its_last_counts(workers, lo
     async def main():
         async with running(loaded) as boss:
             await boss.snapshots()
-            monkeypatch.setattr(supervisor, "_ANSWER_TIMEOUT", 0.05)
+            monkeypatch.setattr(worker_slot, "ANSWER_TIMEOUT", 0.05)
             return await boss.snapshots(), await boss.status(), await boss.runtime(0)
 
     snapshots, status, runtime = asyncio.run(main())
@@ -189,14 +196,14 @@ def test_a_worker_that_does_not_stop_is_killed_after_the_grace_period(workers, l
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         serve(lambda message: usual(message) if "ask" in message else None)
         """)
-    monkeypatch.setattr(supervisor, "_EXIT_TIMEOUT", 0.05)
+    monkeypatch.setattr(supervisor, "EXIT_TIMEOUT", 0.05)
 
     async def main():
         async with running(loaded):
             pass
 
     asyncio.run(main())
-    assert [process.wait() for process in started] == [-signal.SIGKILL] * 2
+    assert [made.wait() for made in started] == [-signal.SIGKILL] * 2
     assert "worker 0 did not stop in time and is killed" in caplog.messages
 
 
@@ -246,57 +253,140 @@ def test_a_reload_is_forwarded_as_it_was_taken_and_a_bad_one_is_not(workers, loa
     assert "port: 0" in json.loads(sent)
 
 
-def test_a_seat_keeps_the_counts_of_all_its_dead():
-    async def main():
-        seat = Seat(0, "olla", listen("127.0.0.1", 0, key="server"))
-        stats = StatsCollector()
-        for _ in range(3):
-            stats.record_request()
-        for _ in range(2):
-            seat.last = stats.snapshot("olla", [])
-            seat.bury()
-        seat.bury()  # one that never counted anything
-        return seat.snapshot()
-
-    snapshot = asyncio.run(main())
-    assert snapshot.counts["proxy.requests.total"] == snapshot.counts["proxy.requests.failed"] == 6
-    assert snapshot.counts["proxy.active_connections"] == 0
-    assert Snapshot.from_wire(snapshot.as_wire()) == snapshot
+# -- what cannot be started
 
 
-def test_an_answer_that_came_just_before_the_end_is_counted_once():
-    snapshot = StatsCollector()
-    snapshot.record_request()
-    wire = snapshot.snapshot("olla", []).as_wire()
-
-    class Dying:
-        """A channel whose worker answers with its last breath."""
-
-        messages = iter([{"ready": True}, {"id": 0, "asked": "snapshot", "answer": wire}, None])
-
-        def send(self, message):
-            pass
-
-        async def receive(self):
-            return next(self.messages)
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_a_start_that_fails_is_tried_again_and_again_while_the_others_serve(
+    workers, loaded, monkeypatch, caplog, number
+):
+    monkeypatch.setattr(worker_slot, "FIRST_PAUSE", 0.01)
+    failures = [OSError(number, os.strerror(number)) for _ in range(3)]
+    started = workers("serve(usual)", lambda started: failures.pop(0) if len(started) == 2 and failures else None)
 
     async def main():
-        seat = Seat(0, "olla", listen("127.0.0.1", 0, key="server"))
-        seat.channel = Dying()
-        seat.ready.set()
-        asking = asyncio.ensure_future(seat.ask("snapshot"))
-        await asyncio.sleep(0)
-        await seat.listen_to(seat.channel)
-        seat.bury()
-        await asking
-        return seat.snapshot()
+        async with running(loaded) as boss:
+            await boss.snapshots()
+            started[0].kill()
+            await until(lambda: len(started) == 3 and boss.health()["workers"]["serving"] == 2)
+            return await boss.status()
 
-    counts = asyncio.run(main()).counts
-    assert (counts["proxy.requests.total"], counts["proxy.requests.failed"]) == (1, 1)
+    status = asyncio.run(main())
+    assert [w["restarts"] for w in status["workers"]] == [4, 0]
+    said = [m for m in caplog.messages if "could not be started" in m]
+    assert said[0] == f"worker 0 could not be started ({os.strerror(number)}); starting another in 0.02s"
+    assert len(said) == 3
 
 
-def test_how_a_worker_ended_is_said_in_words():
-    assert [_how(code) for code in (0, 70, -9, -200)] == ["exit code 0", "exit code 70", "SIGKILL", "signal 200"]
+def test_a_worker_that_cannot_be_started_does_not_shorten_the_grace_of_the_others(workers, loaded, monkeypatch, caplog):
+    """Its task ended with an exception, and at SIGTERM every healthy worker was killed at once."""
+    monkeypatch.setattr(worker_slot, "FIRST_PAUSE", 0.01)
+    started = workers(
+        """
+        def slow(message):
+            if message.get("do") == "stop":
+                time.sleep(0.5)
+            return usual(message)
+        serve(slow)
+        """,
+        lambda started: OSError(errno.EAGAIN, "no") if len(started) == 2 else None,
+    )
+
+    async def main():
+        async with running(loaded):
+            started[0].kill()
+            await until(lambda: any("could not be started" in m for m in caplog.messages))
+
+    asyncio.run(main())
+    assert started[1].wait() == 0
+    assert not any("killed" in m for m in caplog.messages)
+
+
+def test_a_first_start_that_fails_ends_the_proxy_with_69_and_leaves_no_worker(workers, loaded, caplog):
+    started = workers("serve(usual)", lambda started: OSError(errno.EAGAIN, "none left") if started else None)
+
+    async def main():
+        first = listen("127.0.0.1", 0, key="server", shared=True)
+        boss = Supervisor(loaded, [first, listen_again(first)])
+        never = []
+        code = await asyncio.wait_for(boss.run(listen("127.0.0.1", 0, key="admin"), lambda: never.append(1)), 30)
+        return code, never
+
+    assert asyncio.run(main()) == (69, [])
+    assert caplog.messages[-1] == "worker 1 could not be started (none left) before it served"
+    assert [made.wait() for made in started] == [0]
+
+
+def test_a_worker_that_dies_of_the_group_s_signal_while_it_boots_is_not_a_failed_start(workers, loaded, caplog):
+    workers("os.kill(os.getppid(), signal.SIGTERM) if task['worker'] else None; os.kill(os.getpid(), signal.SIGTERM)")
+
+    async def main():
+        first = listen("127.0.0.1", 0, key="server", shared=True)
+        boss = Supervisor(loaded, [first, listen_again(first)])
+        return await asyncio.wait_for(boss.run(listen("127.0.0.1", 0, key="admin"), lambda: None), 30)
+
+    assert asyncio.run(main()) == 0
+
+
+# -- orders
+
+
+def test_a_reload_and_a_stop_while_a_worker_boots_reach_it_joined_and_kill_nobody(
+    workers, loaded, tmp_path, monkeypatch
+):
+    """Two messages in one read were 'Extra data', and the worker died of it."""
+    started = workers(f"""
+        if task["worker"] == 0 and os.path.exists({str(tmp_path)!r} + "/slow"):
+            time.sleep(0.3)  # the orders wait in the socket meanwhile
+        got = []
+        def remember(message):
+            got.append(message.get("do"))
+            if got[-1] == "stop":
+                with open({str(tmp_path)!r} + "/got", "a") as file:
+                    print(task["worker"], got.count("reload"), file=file)
+            return usual(message)
+        serve(remember)
+        """)
+    monkeypatch.setattr(worker_slot, "FIRST_PAUSE", 0.01)
+
+    async def main():
+        async with running(loaded) as boss:
+            (tmp_path / "slow").touch()
+            started[0].kill()
+            await until(lambda: len(started) == 3 and boss._slots[0]._channel is not None)
+            for _ in range(3):
+                boss._reload()
+
+    asyncio.run(main())
+    assert sorted((tmp_path / "got").read_text().splitlines()) == ["0 3", "1 3"]
+    assert started[2].wait() == 0
+
+
+def test_an_order_that_comes_many_times_cuts_nobody_and_an_interrupt_later_does(workers, loaded, monkeypatch):
+    started = workers("""
+        def heard(message):
+            if message.get("do") == "cut":
+                os._exit(44)
+            return usual(message) if "ask" in message else None
+        serve(heard)
+        """)
+    monkeypatch.setattr(process, "PERSON_GAP", 0.2)
+
+    async def main():
+        first = listen("127.0.0.1", 0, key="server", shared=True)
+        boss = Supervisor(loaded, [first, listen_again(first)])
+        ready = asyncio.Event()
+        task = asyncio.ensure_future(boss.run(listen("127.0.0.1", 0, key="admin"), ready.set))
+        await asyncio.wait_for(ready.wait(), 30)
+        for _ in range(5):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.08)
+        assert [p.poll() for p in started] == [None, None]
+        os.kill(os.getpid(), signal.SIGINT)
+        return await asyncio.wait_for(task, 30)
+
+    assert asyncio.run(main()) == 0
+    assert [p.wait() for p in started] == [44, 44]
 
 
 def test_workers_of_one_engine_share_a_module_hash_and_a_canary_makes_a_third():

@@ -1,19 +1,18 @@
 """How a worker is put together, with an engine that only remembers what it was told."""
 
 import asyncio
-import logging
 import os
-import signal
 import socket
 
 import pytest
 
 from proxy import worker
-from proxy.config import ConfigError, parse
+from proxy.config import parse
 from proxy.control.channel import open_channel
 from proxy.core.service import Instance
 from proxy.net.listen import listen
-from proxy.worker import Alone, MissingPart, Stop, Worker, engine_of, new_instance, reload_logged, run_on_loop
+from proxy.process import Unavailable
+from proxy.worker import SingleWorker, Worker, engine_of, new_instance
 
 ENDPOINTS = 'endpoints: [{name: a, url: "http://127.0.0.1:9001", health: {enabled: false}}]\n'
 
@@ -139,7 +138,7 @@ def test_a_reload_whose_certificates_cannot_be_loaded_changes_nothing(tmp_path):
 
     async def scenario(sock):
         made = make()
-        with pytest.raises(MissingPart, match=r"endpoint b: tls\.ca_file"):
+        with pytest.raises(Unavailable, match=r"endpoint b: tls\.ca_file"):
             made.reload(parse(text).config)
         return made
 
@@ -151,7 +150,7 @@ def test_a_reload_whose_certificates_cannot_be_loaded_changes_nothing(tmp_path):
 def test_a_lone_worker_is_ok_until_it_stops_even_when_no_endpoint_is_healthy():
     async def scenario(sock):
         made = make()
-        source = Alone(made, "f.yaml")
+        source = SingleWorker(made, "f.yaml")
         for _ in range(3):
             made.discovery.record_check(made.discovery.endpoints[0], False)
         before = source.health()
@@ -234,74 +233,3 @@ def test_a_worker_whose_supervisor_is_gone_stops(caplog):
     assert code == 0
     assert made.service.told[-1] == ("stop", 30.0)
     assert "the supervisor is gone: stopping" in caplog.messages
-
-
-# -- stopping
-
-
-def test_the_first_signal_decides_the_exit_code_and_the_second_stops_the_waiting():
-    async def main():
-        stop = Stop()
-        stop.listen((signal.SIGUSR1, 7), (signal.SIGUSR2, 9))
-        os.kill(os.getpid(), signal.SIGUSR1)
-        await stop.asked.wait()
-        os.kill(os.getpid(), signal.SIGUSR2)
-        await asyncio.wait_for(stop.graceful(asyncio.sleep(3600)), 20)
-        return stop.code
-
-    assert asyncio.run(main()) == 7
-
-
-def test_a_graceful_stop_waits_for_what_is_in_flight_and_passes_on_its_failure():
-    async def main():
-        stop, done = Stop(), []
-
-        async def stopping():
-            await asyncio.sleep(0)
-            done.append(True)
-
-        await stop.graceful(stopping())
-
-        async def failing():
-            raise ValueError("cannot stop")
-
-        with pytest.raises(ValueError, match="cannot stop"):
-            await stop.graceful(failing())
-        return done
-
-    assert asyncio.run(main()) == [True]
-
-
-# -- reloading
-
-
-def test_a_refused_config_is_logged_sentence_by_sentence_and_nothing_is_raised(caplog):
-    def refused():
-        raise ConfigError("f.yaml: a\nf.yaml: b")
-
-    reload_logged(refused)
-    assert caplog.messages == [
-        "config refused, the old one stays: f.yaml: a",
-        "config refused, the old one stays: f.yaml: b",
-    ]
-
-
-def test_a_reload_logs_what_needs_a_restart(caplog):
-    caplog.set_level(logging.INFO)
-    reload_logged(lambda: ["server.port: ..."])
-    assert caplog.messages == ["server.port: ...", "config reloaded"]
-
-
-# -- the loop
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_loop_is_the_one_that_was_asked_for(loop):
-    if loop == "uvloop":
-        pytest.importorskip("uvloop")
-
-    async def main():
-        name = type(asyncio.get_running_loop()).__module__
-        return 0 if (loop == "uvloop") == name.startswith("uvloop") else 1
-
-    assert run_on_loop(main, loop) == 0

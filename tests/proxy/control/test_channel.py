@@ -3,9 +3,14 @@
 import asyncio
 import json
 import socket
+import struct
 import threading
 
-from proxy.control.channel import open_channel, receive_first
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.control.channel import BrokenChannel, open_channel, receive_first
 
 
 def talk(scenario):
@@ -47,20 +52,65 @@ def test_when_one_end_hangs_up_the_other_reads_the_end_and_may_still_send():
 
 def test_a_message_cut_by_the_death_of_its_sender_is_the_end():
     async def scenario(a, b):
-        a._writer.write(b'{"half": ')
+        a._writer.write(struct.pack("!I", 100) + b'{"half": ')
         a.close()
         return await b.receive()
 
     assert talk(scenario) is None
 
 
-def test_the_first_message_can_be_read_before_there_is_a_loop():
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=40), max_size=3), max_size=6), st.integers(1, 9))
+def test_messages_are_whole_however_they_are_split_and_joined(messages, piece):
+    async def scenario(a, b):
+        data = b"".join(struct.pack("!I", len(text)) + text for text in (json.dumps(m).encode() for m in messages))
+        for i in range(0, len(data), piece):
+            a._writer.write(data[i : i + piece])
+            await asyncio.sleep(0)
+        a.close()
+        return [await b.receive() for _ in messages], await b.receive()
+
+    assert talk(scenario) == (messages, None)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", struct.pack("!I", 3) + b"nul", struct.pack("!I", 2) + b"[]"])
+def test_what_is_no_message_is_said_to_be_none(data):
+    async def scenario(a, b):
+        a._writer.write(data)
+        with pytest.raises(BrokenChannel):
+            await b.receive()
+
+    talk(scenario)
     ours, theirs = socket.socketpair()
-    text = json.dumps({"config": "x" * 300_000}).encode() + b"\n"
-    sender = threading.Thread(target=ours.sendall, args=(text,))
+    with ours, theirs:
+        ours.sendall(data)
+        with pytest.raises(BrokenChannel):
+            receive_first(theirs)
+
+
+def test_the_first_message_is_read_before_there_is_a_loop_and_leaves_the_next_ones():
+    """A supervisor that reloads or stops while a worker boots sends right behind the first message."""
+    ours, theirs = socket.socketpair()
+    texts = [json.dumps(m).encode() for m in ({"config": "x" * 300_000}, {"do": "reload"}, {"do": "stop"})]
+    data = b"".join(struct.pack("!I", len(text)) + text for text in texts)
+    sender = threading.Thread(target=ours.sendall, args=(data,))
     sender.start()
-    assert receive_first(theirs) == json.loads(text)
+    assert receive_first(theirs) == json.loads(texts[0])
     sender.join()
+
+    async def rest():
+        channel = await open_channel(theirs)
+        received = [await channel.receive(), await channel.receive()]
+        channel.close()
+        return received
+
+    assert asyncio.run(rest()) == [{"do": "reload"}, {"do": "stop"}]
     ours.close()
-    assert receive_first(theirs) is None
-    theirs.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0", struct.pack("!I", 9) + b"{"])
+def test_an_end_before_the_first_message_is_over_is_the_end(sent):
+    ours, theirs = socket.socketpair()
+    ours.sendall(sent)
+    ours.close()
+    with theirs:
+        assert receive_first(theirs) is None

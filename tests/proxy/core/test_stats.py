@@ -48,15 +48,15 @@ def test_total_is_success_failed_disconnected_and_active_at_every_moment(steps):
 
 
 @given(st.lists(events, min_size=1, max_size=4), st.booleans())
-def test_the_identity_survives_adding_up_workers_and_burying_one(workers, bury):
+def test_the_identity_survives_adding_up_workers_and_retiring_one(workers, retire):
     snapshots = []
     for steps in workers:
         stats, endpoint = StatsCollector(), Endpoint(EndpointSpec("a", "http", "h", 80))
         for stats, endpoint in collected(steps):  # noqa: B007  # the last state is what is wanted
             pass
         snapshots.append(stats.snapshot("olla", [endpoint], {"proxy.pool.buffer.active": 2}))
-    if bury:
-        dead = snapshots[0] = snapshots[0].buried()
+    if retire:
+        dead = snapshots[0] = snapshots[0].final()
         assert dead.counts["proxy.active_connections"] == 0
         assert dead.counts["proxy.pool.buffer.active"] == 0
     whole = merge(snapshots)

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.config import parse
-from proxy.control.effective import printed, unused
+from proxy.control.print_config import printed, unused
 from proxy.engines import UNUSED_KEYS
 
 ENDPOINTS = 'endpoints: [{name: a, url: "http://h:1"}, {name: b, url: "https://h", max_idle_conns: 3}]\n'

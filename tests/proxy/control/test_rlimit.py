@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from proxy.control.limits import raise_file_limit
+from proxy.control.rlimit import raise_file_limit
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import sys
 
 def settled(**settings):
     code = (
-        "import gc, json; from proxy.control.heap import settle\n"
-        f"before = gc.get_threshold(); heap = settle(**{settings!r})\n"
+        "import gc, json; from proxy.control.gc_settings import apply\n"
+        f"before = gc.get_threshold(); heap = apply(**{settings!r})\n"
         "tracked = sum(1 for o in gc.get_objects() if type(o) is dict and o.keys() == {'row'})\n"
         "print(json.dumps({'heap': heap.as_json(), 'tracked': tracked, 'before': before, 'alive': len(heap.ballast)}))"
     )

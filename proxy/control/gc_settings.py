@@ -25,7 +25,7 @@ class Heap:
         return {"ballast": len(self.ballast), "frozen": self.frozen, "thresholds": list(gc.get_threshold())}
 
 
-def settle(*, ballast: int, thresholds: tuple[int, int, int] | None, freeze: bool) -> Heap:
+def apply(*, ballast: int, thresholds: tuple[int, int, int] | None, freeze: bool) -> Heap:
     """Build `ballast` pairs of a dict and a list, set the thresholds, and freeze everything that is alive by now."""
     # Each pair is two tracked containers, the shape of a cache entry or a parsed JSON object.
     kept = [{"row": [i, i + 1, i + 2]} for i in range(ballast)]
