@@ -187,9 +187,9 @@ class Campaign:
         self._same_program(record)
         self._records.append(record)
         self._voice.advance(len(self._records), self._total)
-        if record.void_reason is not None:
+        if record.ended != "ok":
             where = f"round {record.round}, {record.target}, {record.scenario}"
-            self._voice.say(f"Void: {record.void_reason} ({where})")
+            self._voice.say(f"{record.ended.capitalize()}: {record.why} ({where})")
 
     def _same_program(self, record: RunRecord) -> None:
         """Stops a campaign whose engine was edited under it: BadInput, and the run is forgotten. A report refuses to

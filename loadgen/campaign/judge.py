@@ -15,7 +15,7 @@ from loadgen.campaign import tally, validity
 from loadgen.workload.plan import Plan
 from loadgen.workload.scenario import Scenario
 from reports import store, summarise
-from reports.schema import Check, RunRecord
+from reports.schema import Check, RunRecord, outcome_of
 from reports.schema import Scenario as Described
 
 USAGE_COLUMNS: Final = ("t_ns", "pid", "role", "cpu_ns", "rss_bytes", "ctx_voluntary", "ctx_involuntary", "fds")
@@ -141,7 +141,7 @@ def cpu_share(usage: pd.DataFrame | None, role: watch.Role, window: tuple[int, i
 def judge(
     record: RunRecord, seen: Evidence, conditions: Conditions, rows: pd.DataFrame | None, events: pd.DataFrame | None
 ) -> RunRecord:
-    """The record with window, checks, summary and, if a check failed, the reason why it is void."""
+    """The record with window, checks, summary, how it ended and, if a check failed, why."""
     scenario = conditions.scenario
     if scenario.generator == "wrk":
         return _tallied(record, seen, conditions)
@@ -223,8 +223,16 @@ def _judged(record: RunRecord, seen: Evidence, checks: list[Check], summary: Map
     extras = {"mocks": mocks, "driver": dict(seen.driver), "steal": seen.steal}
     if seen.left:
         extras["endurance"] = dict(seen.left)
+    outcome = outcome_of(checks)
+    why = validity.reason(checks, outcome)
     return record.model_copy(
-        update={"validity": checks, "void_reason": validity.void_reason(checks), "summary": {**summary, **extras}}
+        update={
+            "validity": checks,
+            "outcome": outcome,
+            "void_reason": why if outcome == "void" else None,
+            "fault": None if outcome == "void" else why,
+            "summary": {**summary, **extras},
+        }
     )
 
 
@@ -244,7 +252,8 @@ def _checks(
     if driver is not None and conditions.bench_cores == 1:  # the others' share it
         drivers = driver + sum(cpu_share(usage_table(one), "driver", window) or 0.0 for one in seen.beside)
     begun = rows["intended_ns"].fillna(rows["sent_ns"])
-    lag = (rows["sent_ns"] - rows["intended_ns"])[((begun >= window[0]) & (begun < window[1])).fillna(False)]
+    # Until the driver took a request up. What follows, connecting and sending, waits for the target.
+    lag = (rows["dispatched_ns"] - rows["intended_ns"])[((begun >= window[0]) & (begun < window[1])).fillna(False)]
     lag_ms = lag.dropna().to_numpy(dtype=np.float64) / 1e6
     wait_ms = requests.ttft_ms[~np.isnan(requests.ttft_ms)]
     checked = rows["digest_ok"].dropna()
@@ -277,8 +286,8 @@ def _checks(
         due = begun.to_numpy(dtype=np.float64, na_value=np.nan)
         ended = rows["end_ns"].to_numpy(dtype=np.float64, na_value=np.nan)
         # Before the others that a target which falls behind breaks too: the first one is what people read.
-        checks.insert(0, validity.achieved_rate(due, ended, window, scenario.duration_s, scenario.steady))
-    return checks
+        checks.insert(0, validity.achieved_rate(due, ended, window, scenario.steady))
+    return validity.excused(checks)
 
 
 def _other_load(seen: Evidence, conditions: Conditions) -> float | None:

@@ -154,6 +154,7 @@ class Run:
             attempt=slot.attempt,
             generator=slot.scenario.generator,
             turns=self._turn.of,
+            cores=len(setting.cores.target or (0,)),
         )
         self._folder = store.run_folder(setting.folder, self._record.run)
         self._label = f"round {slot.round} · {self._arm.name} · {slot.scenario.id}"
@@ -370,6 +371,7 @@ class Run:
             closed=scenario.closed(),
             shape=scenario.shape(),
             timeout_s=scenario.timeout_s,
+            drain_s=scenario.drain_s(),
             quiet_s=0.0 if self._turn == ALONE else scenario.total_s() + scenario.typical_reply_s + _QUIET_S,
             keepalive=scenario.keepalive,
             cancel=scenario.cancel,

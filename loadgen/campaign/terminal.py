@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _announce(console: Console, planned: Planned) -> None:
     for name, rows in planned.dropped.items():
         console.print(Text(f"{name}: {_accounting(rows)}"))
     console.print(Text(f"Cores: {planned.cores.note}"))
-    console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of void runs"))
+    console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of what the bench spoils"))
 
 
 def _accounting(rows: dict[str, Any]) -> str:
@@ -153,7 +154,9 @@ def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
         console.print(Text(f"  {reason}"))
     for reason in advice["unless"]:
         console.print(Text(f"  unless {reason}" if advice["engine"] else f"  {reason}"))
-    valid = sum(record.void_reason is None for record in campaign.records)
-    console.print(Text(f"{valid} of {len(campaign.records)} runs are valid, in {_minutes(campaign.passed_s())}"))
+    ended = Counter(record.ended for record in campaign.records)
+    others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
+    runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")
+    console.print(Text(f"{runs}, in {_minutes(campaign.passed_s())}"))
     console.print(Text(f"Report: {report.html}"))
-    return 0 if valid else NO_VALID_RUN
+    return 0 if ended["ok"] or ended["overloaded"] else NO_VALID_RUN

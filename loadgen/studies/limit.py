@@ -5,8 +5,8 @@ is halved (on the log scale) until it is narrow enough. Every rung is a run of i
 ordinary campaign folder: void rungs stay on disk and are drawn hollow, and the report's figure of latency against load
 shows them all.
 
-A void run is made once more and the second one counts: void by the target's own fault means that the rate was lost,
-void by the bench's that the bench ends here, which is said and never taken for the target's limit. One process start a
+A run that its target cannot carry is a rate that was lost. A void run is made once more and the second one counts: if
+it is void too the bench ends here, which is said and never taken for the target's limit. One process start a
 rung has no interval: for one, compare at the rates found here.
 """
 
@@ -117,8 +117,8 @@ def at_rate(one: Scenario, rate: float, seconds: float | None) -> Scenario:
 def judged(record: RunRecord) -> Rung:
     """What one run says about its rate."""
     offered = record.offered_rps or 0.0
-    if record.void_reason is not None:
-        return Rung(offered, "bench" if record.ended == "void" else "lost", record.void_reason)
+    if record.ended != "ok":
+        return Rung(offered, "bench" if record.ended == "void" else "lost", record.why or "")
     share = (record.summary.get("goodput_rps") or 0.0) / offered if offered else 0.0
     if share >= KEPT:
         return Rung(offered, "kept")
@@ -154,7 +154,7 @@ class Ladder:
         Campaign(everyone, self.folder, Silent()).create(command)
 
     def climb(self, target: Target, rate: float, voice: Voice) -> Rung:
-        """One rung, made once more if it was void."""
+        """One rung, made once more if the bench spoilt it."""
         one = at_rate(self.base, rate, self.seconds)
         header = store.load_campaign(self.folder).header
         described = {name: known.model_dump(mode="json") for name, known in header.scenarios.items()}
@@ -167,7 +167,7 @@ class Ladder:
             campaign.run()
             mine = [r for r in campaign.records if (r.scenario, r.target) == (one.id, target.name)]
             last = max(mine, key=lambda r: r.round)
-            if last.void_reason is None:
+            if last.ended != "void":
                 break
         return replace(judged(last), rate=rate)
 

@@ -36,6 +36,8 @@ from reports import schema
 
 FOLDER = Path(__file__).with_name("scenarios")
 
+_DRAIN_S = 5.0
+
 PINS = "pins.json"
 """The replies that each scenario expects, made by `python -m loadgen.bench.pin`: `{id: [{digest, events}]}`."""
 
@@ -318,6 +320,10 @@ class Scenario(_Part):
     def total_s(self) -> float:
         """Warm-up and measured time."""
         return self.warmup_s + self.duration_s
+
+    def drain_s(self) -> float:
+        """How long the last replies are waited for. What an overloaded target still owes then is lost."""
+        return self.timeout_s if self.sizes_vary else min(self.timeout_s, _DRAIN_S + 3 * self.typical_reply_s)
 
     def for_campaign(self, profile: str, duration_s: float | None = None) -> Scenario:
         """This scenario as `profile` wants it; `duration_s` (from `--duration`) wins over both."""

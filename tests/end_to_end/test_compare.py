@@ -320,10 +320,10 @@ def test_what_is_killed_in_mid_run_voids_that_run_and_the_campaign_goes_on(
     found = records(folder)
     for number, (_, blame, said) in enumerate(victims, 1):
         broken = found[f"r0{number}-tiny-relay"]
-        assert broken.void_reason is not None
-        assert broken.void_reason.startswith(said)
-        assert broken.validity[0].blame == blame
-        assert f"Void: {said}" in told
+        assert broken.why is not None
+        assert broken.why.startswith(said)
+        assert broken.ended == ("void" if blame == "bench" else "failed")
+        assert f"{broken.ended.capitalize()}: {said}" in told
     repeat = found["r04-tiny-relay"]  # for the two rounds that the bench spoilt: half the rounds at most are added
     assert repeat.attempt == 2
     assert repeat.summary["outcomes"] == {"ok": 60}
@@ -346,6 +346,26 @@ def test_a_generator_and_mocks_that_are_asked_for_too_much_void_their_runs_and_s
     assert "the mocks alone reach" in found["r01-overload-mocks-direct"].void_reason
     for run in found.values():
         assert f"Void: {run.void_reason}" in told
+
+
+def test_a_target_that_cannot_carry_the_load_is_overloaded_and_spoils_nobody_elses_round(
+    compare: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "campaign"
+    path = scenario(tmp_path, 1.0, ALONE + "mock: {profile: instant}\narrivals: {kind: constant, rate: 100}\n")
+    process = compare(
+        *("--scenarios", path, "--targets", "relay,relay-slow", "--baseline", "relay", "--rounds", "2"),
+        *("--out", str(folder)),
+    )
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, told
+    found = records(folder)
+    slow = [run for name, run in found.items() if name.endswith("relay-slow")]
+    assert [run.ended for run in slow] == ["overloaded"] * 2
+    assert all(run.summary["e2e_p50_ms"] > 200 for run in slow)
+    assert "Overloaded:" in told
+    assert len(slow) == 2  # a result: not repeated
+    assert all(run.attempt == 1 for run in found.values() if run.ended != "void") or "void" in told
 
 
 def test_a_target_that_answers_wrongly_is_not_measured(
@@ -373,8 +393,9 @@ def test_a_target_that_answers_wrongly_is_not_measured(
         liar.kill()
         liar.communicate()
     assert process.returncode == NO_VALID_RUN, told
-    reason = records(folder)["r01-tiny-liar"].void_reason
-    assert "does not carry X-Mock-Digest" in reason
+    liar_run = records(folder)["r01-tiny-liar"]
+    assert liar_run.ended == "failed"
+    assert "does not carry X-Mock-Digest" in liar_run.fault
 
 
 def test_a_trace_is_replayed_with_every_reply_checked(

@@ -21,7 +21,7 @@ def record(number: int, target: str, module_hash: str | None) -> RunRecord:
 
 def test_a_campaign_stops_when_the_program_of_a_target_changed_and_forgets_that_run(tmp_path: Path) -> None:
     campaign = Campaign(plan(Asked()), tmp_path / "c", Silent())
-    campaign.create("proxy-engines compare", Path())
+    campaign.create("proxy-engines compare")
     kept = [record(1, "sherpa", "a"), record(1, "olla", "b"), record(1, "sherpa@aa", "a"), record(1, "direct", None)]
     for one in [*kept, changed := record(2, "sherpa@aa", "c")]:
         store.write_run(tmp_path / "c", one)

@@ -46,6 +46,7 @@ def rows(**changes: Any) -> pd.DataFrame:
             "scenario": "small",
             "endpoint": "mock-0",
             "intended_ns": due,
+            "dispatched_ns": due + 50_000,
             "sent_ns": due + 100_000,
             "first_byte_ns": due + 5 * MS,
             "first_event_ns": pd.NA,
@@ -108,20 +109,69 @@ def test_a_clean_run_is_valid_and_has_its_window_and_metrics() -> None:
 @pytest.mark.parametrize(
     ("what", "changed", "table", "said"),
     [
-        ("lag", {}, {"sent_ns": BEGUN + PLAN.offset_ns + 3 * MS}, "generator lag p99 3 ms over its 1 ms budget"),
+        ("lag", {}, {"dispatched_ns": BEGUN + PLAN.offset_ns + 3 * MS}, "generator lag p99 3 ms over its 1 ms budget"),
         ("driver", {"samples": samples(driver=0.75)}, {}, "the driver used 75% of a core"),
         ("bench", {"samples": samples(driver=0.6, mock=0.4)}, {}, "driver and mocks together used 100%"),
         ("steal", {"steal": 0.2}, {}, "20.0% of CPU time was stolen"),
-        ("errors", {}, {"outcome": ["timeout"] * 50 + ["ok"] * 2400 + ["timeout"] * 50}, "ended unexpectedly"),
-        ("digest", {}, {"digest_ok": [False] + [True] * 2499}, "not what the mock sent"),
     ],
 )
-def test_a_broken_rule_voids_the_run_with_its_sentence(
+def test_a_rule_broken_by_the_bench_voids_the_run_with_its_sentence(
     what: str, changed: dict[str, Any], table: dict[str, Any], said: str
 ) -> None:
     record = judged(seen(**changed), rows(**table))
+    assert record.outcome == "void"
     assert record.void_reason is not None
     assert said in record.void_reason
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"outcome": ["timeout"] * 50 + ["ok"] * 2400 + ["timeout"] * 50}, "ended unexpectedly"),
+        ({"digest_ok": [False] + [True] * 2499}, "not what the mock sent"),
+    ],
+)
+def test_what_the_target_did_wrong_is_a_result_with_its_sentence(table: dict[str, Any], said: str) -> None:
+    record = judged(seen(), rows(**table))
+    assert (record.outcome, record.void_reason) == ("failed", None)
+    assert record.fault is not None
+    assert said in record.fault
+
+
+def slow_target(lag_ms: int = 0) -> pd.DataFrame:
+    """A target that carries 250 of 500 requests a second: connections wait for it, longer and longer."""
+    due = BEGUN + PLAN.offset_ns
+    ended = BEGUN + PLAN.offset_ns * 2 + 2 * MS
+    took_up = due + lag_ms * MS
+    return rows(
+        dispatched_ns=took_up,
+        sent_ns=np.maximum(ended - MS, took_up),
+        mock_recv_ns=ended,
+        mock_sent_ns=ended,
+        first_byte_ns=ended + MS,
+        end_ns=ended + MS,
+    )
+
+
+def test_a_target_that_cannot_carry_the_load_is_overloaded_and_the_generator_is_not_blamed() -> None:
+    record = judged(seen(), slow_target(lag_ms=6))
+    assert (record.outcome, record.void_reason) == ("overloaded", None)
+    assert record.fault is not None
+    assert "50.0% were not carried" in record.fault
+    assert record.summary["e2e_p50_ms"] > 1000
+
+
+def test_what_its_backlog_costs_the_driver_is_a_warning_but_a_driver_that_was_late_is_not() -> None:
+    record = judged(seen(samples=samples(driver=0.9, mock=0.2)), slow_target())
+    assert record.outcome == "overloaded"
+    assert {check.check for check in record.validity if check.warn} >= {"generator-cpu", "bench-cpu"}
+    assert judged(seen(samples=samples(driver=0.9)), slow_target(lag_ms=900)).outcome == "void"
+    assert judged(seen(steal=0.2, samples=samples(driver=0.9)), slow_target()).outcome == "void"
+
+
+def test_time_to_connect_and_to_send_is_the_targets() -> None:
+    record = judged(seen(), rows(sent_ns=BEGUN + PLAN.offset_ns + 3 * MS // 2))
+    assert record.outcome == "ok", record.why
 
 
 def test_mocks_that_could_not_do_twice_as_much_void_the_run() -> None:
@@ -140,7 +190,7 @@ def test_a_run_without_rows_is_void_and_says_why() -> None:
 
     broken = validity.broken("the target was ended by SIGKILL", "target")
     record = judged(seen(broken=broken, driver={}), None)
-    assert record.void_reason == "the target was ended by SIGKILL"
+    assert (record.outcome, record.fault) == ("failed", "the target was ended by SIGKILL")
     assert judged(seen(driver={}), None).void_reason is not None
 
 

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from loadgen.campaign import validity
+from loadgen.workload.arrivals import poisson
+from loadgen.workload.plan import make_plan
+from loadgen.workload.timetable import Turn, in_turns
 from reports.schema import Check, outcome_of
 
 MS = 1_000_000
@@ -40,12 +43,11 @@ def test_driver_and_mocks_are_added_up_on_one_core_and_looked_at_singly_on_more(
     assert not validity.bench_cpu(0.5, 0.86, open_loop=True, cores=2).ok
 
 
-def test_a_target_that_the_generator_cannot_load_in_closed_loop_has_no_capacity_and_is_not_void() -> None:
-    check = validity.saturation(0.8, open_loop=False, has_process=True)
-    assert not check.ok
-    assert outcome_of([check]) == "ok"
-    assert validity.saturation(0.86, open_loop=False, has_process=True).ok
-    assert validity.saturation(0.1, open_loop=True, has_process=True).ok
+@pytest.mark.parametrize(("share", "warns"), [(0.84, True), (0.86, False), (0.94, False)])
+def test_a_target_short_of_its_limit_in_closed_loop_is_warned_of_and_never_void(share: float, warns: bool) -> None:
+    check = validity.saturation(share, open_loop=False, has_process=True)
+    assert (check.ok, check.warn) == (True, warns)
+    assert not validity.saturation(share, open_loop=True, has_process=True).warn
 
 
 def test_mocks_must_reach_twice_what_is_asked_of_them() -> None:
@@ -75,20 +77,43 @@ def served(rate: float, seconds: float, capacity: float, took_s: float) -> tuple
 @pytest.mark.parametrize("took_s", [0.0005, 0.2])
 def test_a_target_that_keeps_up_is_seen_to_whatever_its_replies_take(took_s: float) -> None:
     due, end = served(rate=500, seconds=4, capacity=5000, took_s=took_s)
-    check = validity.achieved_rate(due, end, (1_000 * MS, 3_500 * MS), 2.5)
+    check = validity.achieved_rate(due, end, (1_000 * MS, 3_500 * MS))
     assert check.ok, check.text
 
 
 def test_a_target_that_falls_behind_by_a_tenth_is_seen() -> None:
     due, end = served(rate=500, seconds=4, capacity=450, took_s=0.001)
-    check = validity.achieved_rate(due, end, (1_000 * MS, 3_500 * MS), 2.5)
+    check = validity.achieved_rate(due, end, (1_000 * MS, 3_500 * MS))
     assert not check.ok
     assert check.blame == "target"
 
 
+@pytest.mark.parametrize("capacity", [125, 250, 400])
+def test_a_target_that_carries_a_part_of_the_load_only_is_seen_however_late_its_replies_are(capacity: int) -> None:
+    due, end = served(rate=500, seconds=5, capacity=capacity, took_s=0.001)
+    check = validity.achieved_rate(due, end, (1_000 * MS, 5_000 * MS))
+    assert not check.ok
+    assert check.value == pytest.approx(1 - capacity / 500, abs=0.02)
+
+
+def test_poisson_arrivals_that_scatter_are_no_overload() -> None:
+    for seed in range(50):
+        due = poisson(400, 3.0, seed).astype(np.float64)
+        check = validity.achieved_rate(due, due + 170 * MS, (500 * MS, 3_000 * MS))
+        assert check.ok, check.text
+
+
+def test_a_load_in_turns_is_kept_up_with_whatever_turn_the_window_begins_in() -> None:
+    plan = make_plan(poisson(400, 2.0, 1))
+    for place in range(4):
+        due = in_turns(plan, 8.0, 1.0, Turn(place, 4)).offset_ns.astype(np.float64)
+        check = validity.achieved_rate(due, due + 170 * MS, (1_000 * MS, 8_000 * MS))
+        assert check.ok, check.text
+
+
 def test_requests_that_never_ended_are_no_achievement() -> None:
     due = np.arange(100) * 1e7
-    check = validity.achieved_rate(due, np.full(100, np.nan), (0, 1_000 * MS), 1.0)
+    check = validity.achieved_rate(due, np.full(100, np.nan), (0, 1_000 * MS))
     assert not check.ok
 
 
@@ -146,17 +171,23 @@ def test_the_bench_is_named_before_the_target_as_the_reason() -> None:
         Check(check="errors", ok=False, blame="target", text="errors"),
         Check(check="steal", ok=False, blame="bench", text="steal"),
     ]
-    assert validity.void_reason(checks) == "steal"
-    assert validity.void_reason(checks[:1]) == "errors"
-    assert validity.void_reason([Check(check="steal")]) is None
+    assert validity.reason(checks, "void") == "steal"
+    assert validity.reason(checks[:1], "failed") == "errors"
+    assert validity.reason([Check(check="steal")], "ok") is None
+
+
+def test_a_wrong_reply_is_named_before_an_overload() -> None:
+    failed = [Check(check=name, ok=False, blame="target", text=name) for name in ("achieved-rate", "errors", "digest")]
+    assert (outcome_of(failed), validity.reason(failed, outcome_of(failed))) == ("failed", "digest")
+    assert (outcome_of(failed[:2]), validity.reason(failed[:2], "overloaded")) == ("overloaded", "achieved-rate")
 
 
 def test_where_lengths_vary_on_purpose_all_that_was_due_must_have_ended() -> None:
     due = np.linspace(0, 10e9, 400, endpoint=False)
     end = due + np.where(np.arange(400) % 2, 0.1e9, 4e9)  # no latency is typical
     window = (2_000_000_000, 10_000_000_000)
-    assert validity.achieved_rate(due, end, window, 8, steady=False).ok
+    assert validity.achieved_rate(due, end, window, steady=False).ok
     end[-20:] = np.nan
-    check = validity.achieved_rate(due, end, window, 8, steady=False)
+    check = validity.achieved_rate(due, end, window, steady=False)
     assert not check.ok
     assert check.text == "300 of 320 requests that were due came to an end, limit 99%"
