@@ -174,7 +174,17 @@ class BreakerConfig(_Section):
     failure_threshold: AtLeastOne = 5
     timeout: Duration = 30.0
     half_open_requests: AtLeastOne = 3
-    count_5xx: Flag = False
+    count_5xx: Flag = True  # 500, 502, 503 and 504
+
+
+class RetryConfig(_Section):
+    """How much one request may cost: endpoints it is sent to, and the time after which no further try begins.
+
+    nginx has `proxy_next_upstream_tries` and `_timeout`, caddy `lb_retries` and `lb_try_duration`.
+    """
+
+    max_attempts: Count = 3
+    max_time: Duration = 30.0
 
 
 class FlushConfig(_Section):
@@ -216,6 +226,7 @@ class ProxyConfig(_Section):
     circuit_breaker: BreakerConfig = BreakerConfig()
     flush: FlushConfig = FlushConfig()
     pools: PoolsConfig = PoolsConfig()
+    retry: RetryConfig = RetryConfig()
     max_replay_body: Size = 2**20
     retry_non_idempotent: Flag = False
     strip_credentials: Flag = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from loadgen.micro.suite import Benchmark, Prepared, each, script
+from proxy.config import parse
 from proxy.olla.buffers import ObjectPool
-from proxy.olla.engine import Engine, Settings
+from proxy.olla.engine import Engine
 from proxy.olla.exchange import Exchange
+from proxy.olla.settings import Settings
 
 _BUFFER = 64 * 1024
 
@@ -16,10 +18,8 @@ def _new_buffer() -> memoryview:
 
 def _engine() -> Engine:
     engine = Engine()
-    engine.settings = settings = Settings()
-    settings.adaptive_flush = True
-    settings.flush_small = 1024
-    settings.flush_limit = _BUFFER
+    config = parse("{endpoints: [{name: a, url: 'http://127.0.0.1:9001'}]}", "benchmark", {}).config
+    engine.settings = Settings(config, "olla")
     return engine
 
 
@@ -32,7 +32,7 @@ def _pooled_buffer() -> Prepared:
 
 def _pooled_context() -> Prepared:
     engine = _engine()
-    pool = ObjectPool(lambda: Exchange(engine), 64)
+    pool: ObjectPool[Exchange] = ObjectPool(lambda: Exchange(engine, pool), 64)
     _lend(pool)
     assert pool.created == 1
     return each(lambda: _lend(pool))
@@ -44,7 +44,8 @@ def _lend(pool: ObjectPool[memoryview] | ObjectPool[Exchange]) -> None:
 
 def _plain_context() -> Prepared:
     engine = _engine()
-    return each(lambda: Exchange(engine))
+    pool: ObjectPool[Exchange] = ObjectPool(lambda: Exchange(engine, pool), 0)
+    return each(lambda: Exchange(engine, pool))
 
 
 BENCHMARKS = (

@@ -13,9 +13,10 @@ def _record() -> Prepared:
 
     def operation() -> None:
         stats.record_request()
-        stats.record_endpoint_request(endpoint)
-        stats.release_endpoint(endpoint)
-        stats.record_success(0.0123, endpoint, 200)
+        endpoint.begin()
+        endpoint.active -= 1
+        stats.record_success(0.0123, 200)
+        endpoint.record_success(200)
 
     operation()
     assert (stats.total, stats.success, stats.active, endpoint.active) == (1, 1, 0, 0)
@@ -27,7 +28,8 @@ def _snapshot() -> Prepared:
     endpoints = [Endpoint(EndpointSpec(f"e{i}", "http", "127.0.0.1", 9000 + i)) for i in range(10)]
     for number in range(10_000):
         stats.record_request()
-        stats.record_success(0.0001 * (1 + number % 500), endpoints[number % 10], 200)
+        stats.record_success(0.0001 * (1 + number % 500), 200)
+        endpoints[number % 10].record_success(200)
     assert stats.snapshot("olla", endpoints).as_json()["proxy.requests.total"] == 10_000
     return each(lambda: stats.snapshot("olla", endpoints).as_json())
 

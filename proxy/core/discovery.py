@@ -23,6 +23,7 @@ class DiscoveryService:
         self._health: dict[Endpoint, HealthState] = {}
         self._on_change: list[Callable[[], None]] = []
         self._on_hurry: list[Callable[[], None]] = []
+        self._on_alive: list[Callable[[Endpoint], None]] = []
         self.update(specs, now)
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -32,6 +33,10 @@ class DiscoveryService:
     def on_hurry(self, listener: Callable[[], None]) -> None:
         """Call `listener` when traffic brought a check forward."""
         self._on_hurry.append(listener)
+
+    def on_alive(self, listener: Callable[[Endpoint], None]) -> None:
+        """Call `listener` after each good check of an endpoint."""
+        self._on_alive.append(listener)
 
     def update(self, specs: Iterable[EndpointSpec], now: float) -> None:
         """Take a new list. An endpoint is its address: one that stays keeps its object, health and counts."""
@@ -77,7 +82,12 @@ class DiscoveryService:
     def record_check(self, endpoint: Endpoint, ok: bool) -> bool:
         """Take one active check's result; True when the endpoint became healthy or unhealthy by it."""
         state = self._health.get(endpoint)
-        if state is None or not state.record(ok):  # a reload may have removed it meanwhile
+        if state is None:  # a reload may have removed it meanwhile
+            return False
+        if ok:
+            for listener in self._on_alive:
+                listener(endpoint)
+        if not state.record(ok):
             return False
         endpoint.healthy = state.healthy
         self._rebuild()

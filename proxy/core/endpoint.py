@@ -133,6 +133,8 @@ def _check_host(host: str) -> None:
 class Endpoint:
     """One endpoint in use. DiscoveryService owns `spec` and `healthy`; the engine owns the rest.
 
+    requests = success + failed + client_disconnected + active, at every moment.
+
     Engines compare endpoints by identity: one whose address did not change keeps its object over a reload.
     """
 
@@ -170,6 +172,17 @@ class Endpoint:
     def record_failure(self, now: float) -> None:
         """An attempt on it failed before an answer began, or its answer was an error. `now`: monotonic seconds."""
         self.failed_at.append(now)
+
+    def begin(self) -> None:
+        """It is asked. What ends the attempt takes one from `active` and adds one to a count."""
+        self.requests += 1
+        self.active += 1
+
+    def record_success(self, status: int) -> None:
+        """It gave a whole response, whatever its status."""
+        self.success += 1
+        if status >= 500:
+            self.upstream_5xx += 1
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "unhealthy"

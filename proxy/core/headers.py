@@ -27,7 +27,20 @@ HOP_BY_HOP = frozenset(
 )
 
 # `Connection` may name further fields to drop, but these carry framing or routing: naming them changes nothing.
-NEVER_NOMINATED = frozenset({"host", "content-length", "transfer-encoding", "via", "x-request-id"})
+# So does it for the trail: a client that names X-Forwarded-For would hide where it came from ("hop-by-hop abuse").
+NEVER_NOMINATED = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "via",
+        "x-request-id",
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+    }
+)
 
 # The proxy states these itself, so what an upstream says of them never passes.
 OWN_RESPONSE_PREFIX = "x-olla-"
@@ -128,6 +141,16 @@ def relative_location(location: str, origins: Iterable[str]) -> str:
                 return "/." + rest  # it would name a host (RFC 3986 4.2)
             return rest if rest.startswith("/") else "/" + rest
     return location
+
+
+def client_address(address: str | None) -> str:
+    """A client's address as X-Forwarded-For and the access log show it; empty if it is not known.
+
+    No brackets and no port: those are RFC 7239's, for `Forwarded`. An IPv4 client of a listener for both families
+    arrives as `::ffff:192.0.2.1` and is written as what it is.
+    """
+    address = address or ""
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def sane_request_id(value: str | None) -> bool:

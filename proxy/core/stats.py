@@ -58,39 +58,24 @@ class StatsCollector:
         self.total += 1
         self.active += 1
 
-    def record_endpoint_request(self, endpoint: Endpoint) -> None:
-        """`endpoint` was chosen for an attempt. Pair it with `release_endpoint`."""
-        endpoint.requests += 1
-        endpoint.active += 1
-
-    def release_endpoint(self, endpoint: Endpoint) -> None:
-        """The attempt on `endpoint` is over, however it went."""
-        endpoint.active -= 1
-
-    def record_success(self, seconds: float, endpoint: Endpoint, status: int) -> None:
+    def record_success(self, seconds: float, status: int) -> None:
         """The upstream's response was delivered whole."""
         self.active -= 1
         self.success += 1
-        endpoint.success += 1
         if status >= 500:
             self.upstream_5xx += 1
-            endpoint.upstream_5xx += 1
         self.record_latency(seconds)
 
-    def record_failure(self, seconds: float, endpoint: Endpoint | None) -> None:
-        """The proxy answered by itself, or the response was cut. `endpoint` is the one that failed, if any did."""
+    def record_failure(self, seconds: float) -> None:
+        """The proxy answered by itself, or the response was cut."""
         self.active -= 1
         self.failed += 1
-        if endpoint is not None:
-            endpoint.failed += 1
         self.record_latency(seconds)
 
-    def record_client_disconnected(self, endpoint: Endpoint | None) -> None:
+    def record_client_disconnected(self) -> None:
         """The client left first: nobody's failure."""
         self.active -= 1
         self.client_disconnected += 1
-        if endpoint is not None:
-            endpoint.client_disconnected += 1
 
     def record_refused(self) -> None:
         """A head that never parsed: outside the identity."""

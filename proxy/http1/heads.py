@@ -24,6 +24,7 @@ from httptools import (
     HttpResponseParser,
 )
 
+from proxy.core import retry
 from proxy.core.errors import ProxyError
 from proxy.core.headers import (
     CREDENTIALS,
@@ -41,7 +42,7 @@ UNTIL_CLOSE: Final = -2
 
 HEAD_END: Final = b"\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
+IDEMPOTENT: Final = frozenset(method.encode() for method in retry.IDEMPOTENT)
 
 Span = tuple[int, int]
 

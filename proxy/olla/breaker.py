@@ -9,6 +9,13 @@ Every admission carries the breaker's epoch, which each change of state bumps; a
 ignored. So a straggler that was admitted before the breaker opened neither closes it by a late success (the seed's
 code does) nor keeps it open by a late failure.
 
+What ends together counts once: ten streams that one restart cuts are one failure, not ten in a row. A failure is taken
+for part of the last one if its exchange had begun before that was counted, and ended at most TOGETHER seconds after it.
+(Both: with the first alone an endpoint that lets every connect time out would be noticed five timeouts late.)
+
+An open breaker whose endpoint passed an active check lets probes in before its timeout (`endpoint_alive`): most
+restarts take less. After a probe failed it does not: a check says that the server lives, not that it can serve.
+
 What counts as what is the caller's: a complete exchange is a success; a cut stream, a timeout or a connect error is a
 failure; a client that left or a stale reused connection is neither (`release`).
 """
@@ -16,6 +23,7 @@ failure; a client that left or a stale reused connection is neither (`release`).
 from __future__ import annotations
 
 CLOSED, OPEN, HALF_OPEN = 0, 1, 2  # the seed's numbers
+TOGETHER = 0.5  # seconds
 STATE_NAMES = ("closed", "open", "half-open")
 
 
@@ -24,6 +32,8 @@ class CircuitBreaker:
 
     __slots__ = (
         "_half_open_requests",
+        "_probe_failed",
+        "_struck_at",
         "_threshold",
         "epoch",
         "failures",
@@ -31,6 +41,7 @@ class CircuitBreaker:
         "opened_count",
         "probes",
         "state",
+        "strikes",
         "successes",
         "timeout",
     )
@@ -41,6 +52,9 @@ class CircuitBreaker:
         self._half_open_requests = half_open_requests
         self.state = CLOSED
         self.epoch = 0
+        self.strikes = 0  # failures that counted, ever
+        self._struck_at = 0.0  # when the last one did
+        self._probe_failed = False  # since it was closed last
         self.failures = 0  # in a row, while closed
         self.probes = 0  # in flight, while half-open
         self.successes = 0  # of probes, while half-open
@@ -83,18 +97,32 @@ class CircuitBreaker:
             if self.successes >= self._half_open_requests:
                 self._become(CLOSED)
 
-    def record_failure(self, epoch: int, now: float) -> bool:
-        """An exchange admitted in `epoch` failed by the endpoint's fault; True when that opened the breaker."""
+    def record_failure(self, epoch: int, now: float, strikes: int | None = None) -> bool:
+        """An exchange admitted in `epoch` failed by the endpoint's fault; True when that opened the breaker.
+
+        `strikes`: what `self.strikes` was when the exchange was admitted; None counts it by itself.
+        """
         if epoch != self.epoch:
             return False
         if self.state == CLOSED:
+            if strikes not in (None, self.strikes) and now - self._struck_at <= TOGETHER:
+                return False
+            self.strikes += 1
+            self._struck_at = now
             self.failures += 1
             if self.failures < self._threshold:
                 return False
+        else:
+            self._probe_failed = True
         self.opened_at = now
         self.opened_count += 1
         self._become(OPEN)
         return True
+
+    def endpoint_alive(self, now: float) -> None:
+        """An active check was good: if no probe failed yet, the next request may be one."""
+        if self.state == OPEN and not self._probe_failed:
+            self.opened_at = min(self.opened_at, now - self.timeout)
 
     def release(self, epoch: int) -> None:
         """An exchange admitted in `epoch` ended in a way that says nothing of the endpoint."""
@@ -104,6 +132,8 @@ class CircuitBreaker:
     def _become(self, state: int) -> None:
         self.state = state
         self.epoch += 1
+        if state == CLOSED:
+            self._probe_failed = False
         self.failures = self.probes = self.successes = 0
 
     def __repr__(self) -> str:

@@ -16,18 +16,20 @@ import contextlib
 import socket
 import struct
 from http import HTTPStatus
-from time import perf_counter
 from typing import cast
 
 from httptools import HttpParserError
 
 from proxy.core.errors import ErrorKind, ProxyError, error_body
+from proxy.core.headers import client_address
 from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import CHUNKED, CONTINUE, HEAD_END, check_partial_head, skip_empty_lines
 from proxy.net.write_stall import STEP, WriteStall, unacked
-from proxy.olla.engine import NEVER, Engine
+from proxy.olla.buffers import ObjectPool
+from proxy.olla.engine import Engine
 from proxy.olla.exchange import Exchange
 from proxy.olla.recall import Request, RequestReader
+from proxy.olla.settings import NEVER
 
 HEAD, BODY, BUSY, CLOSING, LINGERING = range(5)
 
@@ -41,15 +43,17 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 class ClientConnection(asyncio.Protocol):
     """A client's TCP connection."""
 
-    __slots__ = ("address", "deadline", "decoder", "engine", "exchange", "left", "mark", "owner", "parts", "pending",
-                 "read_paused", "reader", "state", "streaming", "taking", "transport", "upload_paused",
-                 "write_paused")  # fmt: skip
+    __slots__ = (
+        "address", "contexts", "deadline", "decoder", "engine", "exchange", "left", "mark", "owner", "parts", "pending",
+        "read_paused", "reader", "state", "streaming", "taking", "transport", "upload_paused", "write_paused",
+    )  # fmt: skip
 
     transport: asyncio.Transport
     reader: RequestReader
 
-    def __init__(self, engine: Engine, owner: set[ClientConnection]) -> None:
+    def __init__(self, engine: Engine, contexts: ObjectPool[Exchange], owner: set[ClientConnection]) -> None:
         self.engine = engine
+        self.contexts = contexts
         self.owner = owner
         self.exchange: Exchange | None = None
         self.state = HEAD
@@ -72,15 +76,12 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         engine = self.engine
         settings = engine.settings
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if peer else ""
-        shown = f'"[{self.address}]"' if ":" in self.address else self.address
-        self.reader = RequestReader(
-            settings.limits, shown.encode() or b"unknown", engine.via, settings.strip_credentials
-        )
+        self.address = client_address((transport.get_extra_info("peername") or ("",))[0])
+        self.configure()
         self.owner.add(self)
         if settings.max_connections and len(self.owner) > settings.max_connections:
-            self._refuse(ProxyError("too_many_requests_in_flight", "connections"))
+            # Closed at once: connections that linger would keep others out, and hold descriptors beyond the limit.
+            self._refuse(ProxyError("too_many_requests_in_flight", "connections"), linger=False)
             return
         self.deadline = engine.horizon + settings.keep_alive_timeout
 
@@ -114,9 +115,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        if self.state == BUSY:
-            self._await_taking()
-        elif self.state == BODY:  # answered before it sent all of its request
+        if self.state in (BUSY, BODY):  # BODY: answered before it sent all of its request
             self._watch_taking()
         if self.exchange is not None:
             self.exchange.writing_paused(True)
@@ -128,8 +127,8 @@ class ClientConnection(asyncio.Protocol):
             self._watch_body()
         elif self.state == BUSY:
             self.deadline = NEVER
-            if self.exchange is None:
-                self.exchange_done(keep_alive=True)
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits()  # `await_drained` may have changed them
         if self.exchange is not None:
             self.exchange.writing_paused(False)
 
@@ -141,7 +140,6 @@ class ClientConnection(asyncio.Protocol):
             if not data:
                 return
         engine = self.engine
-        arrived = perf_counter() if engine.settings.timed else 0.0
         request = self.reader.recall(data)
         if request is None:
             end = data.find(HEAD_END)
@@ -154,10 +152,8 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(error)
                 return
         self.deadline = NEVER
-        self.exchange = exchange = engine.contexts.get()
+        self.exchange = exchange = self.contexts.get()
         exchange.open(self, request)
-        if exchange.marks is not None:
-            exchange.marks[b"parse"] = exchange.started - arrived
         length = request.length
         rest = data[request.size :]
         size = len(rest)
@@ -196,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error)
             return
         if not self.pending:  # the time for the whole head starts at its first byte and is not renewed
-            self.deadline = engine.horizon + engine.settings.header_timeout if engine.settings.header_timeout else NEVER
+            self.deadline = engine.horizon + engine.settings.header_timeout
         self.pending = data
 
     def _begin_body(self, request: Request, exchange: Exchange, first: bytes) -> None:
@@ -234,7 +230,7 @@ class ClientConnection(asyncio.Protocol):
         if complete:
             self._body_complete()
         if self.streaming:
-            exchange.upload(data, complete)
+            exchange.add_body(data, complete)
         else:
             self.parts.append(data)
             if complete:
@@ -260,13 +256,13 @@ class ClientConnection(asyncio.Protocol):
             self.pending = decoder.rest
             self._end_body()
         framed = encode_chunk(body) if body else b""
-        exchange.upload(framed + LAST_CHUNK if decoder.done else framed, decoder.done)
+        exchange.add_body(framed + LAST_CHUNK if decoder.done else framed, decoder.done)
 
     def _body_complete(self) -> None:
         self.state = BUSY
         self.deadline = NEVER
         if self.write_paused:
-            self._await_taking()
+            self._watch_taking()
 
     def _end_body(self) -> None:
         if self.decoder is not None:
@@ -278,27 +274,26 @@ class ClientConnection(asyncio.Protocol):
     # -- called by the exchange
 
     def exchange_done(self, keep_alive: bool) -> None:
-        """The answer is written. Wait for the next request, or close."""
+        """The answer is with the kernel. Wait for the next request, or close."""
         self.exchange = None
         engine = self.engine
         if not keep_alive or engine.stopping:
-            # Who sends on would be reset, and might lose the end of its answer.
-            sends_on = bool(self.pending) and not self.transport.get_write_buffer_size()
-            self._close(unread=self.state == BODY or sends_on)
+            # A client that goes on sending would be reset, and might lose the end of its answer.
+            self._close(unread=self.state == BODY or bool(self.pending))
             return
         self.state = HEAD
         self.deadline = engine.horizon + engine.settings.keep_alive_timeout
         if self.pending or self.read_paused:
-            if self.write_paused:
-                self.state = BUSY  # with an answer that the client does not take
-                self.deadline = engine.horizon  # when somebody looks whether it does
-            else:
-                engine.loop.call_soon(self._next_request)
+            engine.loop.call_soon(self._next_request)
+
+    def await_drained(self) -> None:
+        """Tell the exchange by `writing_paused(False)` when our memory holds nothing more of its answer."""
+        if not self.transport.is_closing():  # else the exchange hears that the client left
+            self.transport.set_write_buffer_limits(high=0)  # calls `pause_writing`, if it is not paused already
 
     def answer(self, error: ProxyError, request: Request, request_id: bytes, keep_alive: bool) -> None:
-        """Send an error of our own and go on, or close."""
+        """Send an error of our own."""
         self._send_error(error.kind, request_id, keep_alive, to_head=request.traits.is_head)
-        self.exchange_done(keep_alive)
 
     def abort(self, reset: bool = False) -> None:
         """Cut the connection, by RST instead of FIN if `reset`."""
@@ -327,7 +322,7 @@ class ClientConnection(asyncio.Protocol):
             if not taking.stalled(unacked(self.transport), now, limit):
                 self.deadline = taking.next_check(now, limit)
             elif self.exchange is not None:
-                self.exchange.client_failed(None)
+                self.exchange.give_client_up()
             else:
                 self.abort()
         elif state == HEAD and self.pending:
@@ -338,6 +333,19 @@ class ClientConnection(asyncio.Protocol):
             self._close(unread=False)
         else:
             self.abort()
+
+    def configure(self) -> None:
+        """Take the settings that this connection keeps; the request that is here keeps what it was judged by."""
+        engine = self.engine
+        settings = engine.settings
+        peer = self.address.encode() or b"unknown"
+        self.reader = RequestReader(settings.limits, peer, engine.via, settings.strip_credentials)
+        if self.exchange is not None:
+            self.exchange.configure()
+
+    def unfinished(self) -> bool:
+        """Whether somebody still waits for bytes of an answer."""
+        return self.exchange is not None or self.transport.get_write_buffer_size() > 0
 
     def close_now(self) -> None:
         """The engine's grace is over."""
@@ -351,12 +359,8 @@ class ClientConnection(asyncio.Protocol):
 
     # -- inside
 
-    def _await_taking(self) -> None:
-        """The client takes its answer too slowly. Until it did, its next request waits: `read_paused` says so."""
-        self.read_paused = True
-        self._watch_taking()
-
     def _watch_taking(self) -> None:
+        """The client takes its answer too slowly: see that it goes on taking."""
         engine = self.engine
         self.taking = WriteStall(unacked(self.transport), engine.horizon)
         self.deadline = self.taking.next_check(engine.horizon, engine.settings.write_timeout)
@@ -375,11 +379,11 @@ class ClientConnection(asyncio.Protocol):
         if data:
             self._read_head(data)
 
-    def _refuse(self, error: ProxyError) -> None:
+    def _refuse(self, error: ProxyError, linger: bool = True) -> None:
         """A head that never parsed: answered, counted apart, and the connection closes."""
         self.engine.stats.record_refused()
         self._send_error(error.kind, self.engine.request_ids.make(), keep_alive=False)
-        self._close(unread=True)
+        self._close(unread=linger)
 
     def _send_error(self, kind: ErrorKind, request_id: bytes, keep_alive: bool, to_head: bool = False) -> None:
         head, body = self.engine.rendered_error(kind)

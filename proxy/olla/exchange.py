@@ -1,23 +1,26 @@
 """One request's way through the proxy: choose an endpoint, get a connection, send, stream the answer back, account
 for it.
 
-The hot path is here: `open`, `start`, `connected`, `received`, `succeed`. It makes two reads and two writes a request
-and no task, future or timer; all waiting is one `deadline` that the service's tick compares. What happens when an
-attempt fails is in `retry`, what HTTP/1.0 and other odd framing need in `odd`.
+The hot path is `open`, `start`, `connected`, `received`, `succeed`. It makes two reads and two writes a request and no
+task, future or timer; all waiting is one `deadline` that the service's tick compares.
 
-Exactly one of four ends closes an exchange: `succeed`, `fail` (the proxy answers by itself), `cut` (a started answer is
-aborted, so that nobody mistakes it for a whole one) and `client_gone`. Each ends in `_recycle`.
+Everything else that can happen comes in by `_happen`: the table in `phases` says what an event does in the phase at
+hand, and the method called like that action does it. What a try costs its endpoint is counted by its `attempt`; what
+the request comes to is counted here, once, by the methods under "ends", each of which ends in `_recycle`.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from time import perf_counter
+from typing import Any, Protocol
 
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade
 
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.health import FAILING_STATUSES
+from proxy.core.retry import Next, after
 from proxy.http1.chunked import (
     ENDS_OF_LAST_CHUNK,
     LAST_CHUNK,
@@ -27,73 +30,100 @@ from proxy.http1.chunked import (
     trim_chunked_end,
 )
 from proxy.http1.heads import CHUNKED, HEAD_END, UNTIL_CLOSE
-from proxy.olla import odd, retry
-from proxy.olla.breaker import CLOSED
-from proxy.olla.engine import NEVER, Client, Engine, Route
+from proxy.olla.answer import make_answer
+from proxy.olla.attempt import Attempt
+from proxy.olla.buffers import ObjectPool
+from proxy.olla.engine import Engine
 from proxy.olla.flush import Gatherer
+from proxy.olla.phases import (
+    ARRIVING,
+    CONNECTING,
+    DRAINING,
+    HEARD,
+    OVER,
+    PHASE_NAMES,
+    QUEUED,
+    RETRYING,
+    SENT,
+    STREAMING,
+    TO_CLOSE,
+    Action,
+    Event,
+    step,
+)
 from proxy.olla.recall import Request, Response
+from proxy.olla.route import Route
+from proxy.olla.settings import NEVER
+from proxy.olla.upload import Upload
 from proxy.olla.upstream import UpstreamConnection
+
+
+class Client(Protocol):
+    """The client connection as an exchange sees it."""
+
+    transport: asyncio.Transport
+    write_paused: bool
+    address: str
+
+    def answer(self, error: ProxyError, request: Request, request_id: bytes, keep_alive: bool) -> None:
+        """Send an error of our own."""
+
+    def exchange_done(self, keep_alive: bool) -> None:
+        """The client took the answer; the next request may come unless the connection must close."""
+
+    def await_drained(self) -> None:
+        """Tell the exchange by `writing_paused(False)` when the client took all that was written."""
+
+    def pause_upload(self, paused: bool) -> None:
+        """Read no more of the request body (True), or read on (False)."""
+
+    def abort(self, reset: bool = False) -> None:
+        """Cut the connection, so that nobody takes the answer for whole; `reset`: a FIN would look like its end."""
 
 
 class Exchange:
     """The context of one request, reused from request to request (`pools.contexts`)."""
 
     __slots__ = (
-        "body",
-        "body_complete",
-        "chunks",
-        "client",
-        "connection",
-        "deadline",
-        "decoder",
-        "ends_at",
-        "engine",
-        "epoch",
-        "flush_pending",
-        "gatherer",
-        "heard",
-        "interims",
-        "kept_body",
-        "marks",
-        "partial",
-        "remaining",
-        "replayable",
-        "request",
-        "request_id",
-        "response",
-        "route",
-        "started",
-        "tried",
-    )
+        "attempt", "body", "chunks", "client", "connection", "contexts", "deadline", "decoder", "ends_at", "engine",
+        "failure", "flush_pending", "gatherer", "interims", "keep_alive", "partial", "phase", "remaining", "request",
+        "request_id", "response", "started", "tried", "upload",
+    )  # fmt: skip
 
     client: Client
     request: Request
     request_id: bytes
     started: float  # perf_counter
-    body_complete: bool
-    epoch: int  # of the breaker's admission
+    keep_alive: bool  # what the answer's head told the client
     remaining: int  # bytes of body to come, CHUNKED or UNTIL_CLOSE
-    heard: bool  # bytes came since the tick looked last
     chunks: ChunkReader
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, contexts: ObjectPool[Exchange]) -> None:
         self.engine = engine
-        settings = engine.settings
-        self.gatherer = Gatherer(settings.flush_small, settings.flush_limit) if settings.adaptive_flush else None
-        self.tried: list[Endpoint] = []
-        self.route: Route | None = None
+        self.contexts = contexts
+        self.gatherer: Gatherer | None = None
+        self.phase = OVER
+        self.attempt: Attempt | None = None  # the last one
+        self.tried: list[Endpoint] | None = None  # endpoints that failed
+        self.failure: ProxyError | None = None  # what the client is told, or will be unless a further try succeeds
         self.connection: UpstreamConnection | None = None
         self.response: Response | None = None
         self.body = b""  # as sent upstream
-        self.kept_body: list[bytes] | None = None  # instead of `body`, for one that is passed on while it arrives
-        self.replayable = True  # the body can be sent again
+        self.upload: Upload | None = None  # instead of `body`, for one that is passed on while it arrives
         self.partial = b""  # a response head that has not arrived whole
-        self.interims = 0  # bytes of 1xx answers
+        self.interims = 0  # bytes of 1xx responses
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
         self.ends_at = NEVER
         self.flush_pending = False
-        self.marks: dict[bytes, float] | None = None  # for Server-Timing
+        self.configure()
+
+    def configure(self) -> None:
+        """Take the engine's settings that an exchange keeps."""
+        if self.flush_pending:
+            self._flush()
+        settings = self.engine.settings
+        self.gatherer = Gatherer(settings.flush_small, settings.flush_limit) if settings.adaptive_flush else None
 
     # -- from the client's connection
 
@@ -102,100 +132,93 @@ class Exchange:
         self.client = client
         self.request = request
         self.started = perf_counter()
-        self.body_complete = False
+        self.phase = ARRIVING
         engine = self.engine
         stats = engine.stats
         stats.total += 1
         stats.active += 1
         self.request_id = request.request_id or engine.request_ids.make()
-        if engine.settings.timed:
-            odd.take_times(self)
+        if engine.settings.max_duration:
+            self.ends_at = engine.horizon + engine.settings.max_duration
 
     def start(self, body: bytes, complete: bool) -> None:
-        """Send the request somewhere, with its body. Unless `complete`, more of it follows by `upload`."""
+        """Send the request somewhere, with its body. Unless `complete`, more of it follows by `add_body`."""
         self.body = body
-        self.body_complete = complete
         engine = self.engine
+        if not complete:
+            self.upload = Upload(engine.settings.max_replay)
         limit = engine.settings.max_in_flight
         if limit and engine.stats.active > limit:
-            self.fail(ProxyError("too_many_requests_in_flight"))
+            self._refuse(ProxyError("too_many_requests_in_flight"))
         elif self.request.traits.looped:
-            self.fail(ProxyError("loop_detected"))
+            self._refuse(ProxyError("loop_detected"))
         else:
-            route = engine.pick(self.tried)
+            route = engine.pick(())
             if route is None:
-                self.fail(ProxyError("no_endpoint"))
+                self._refuse(ProxyError("no_endpoint"))
             else:
-                self.attempt(route, fresh=False)
+                self._try(route, fresh=False)
 
-    def upload(self, data: bytes, complete: bool) -> None:
+    def add_body(self, data: bytes, complete: bool) -> None:
         """More of the request body, already framed for the upstream."""
-        odd.upload(self, data, complete)
+        upload, connection = self.upload, self.connection
+        assert upload is not None
+        upload.complete = complete
+        if self.phase == DRAINING:
+            return  # answered already; nobody reads the rest
+        upload.add(data, sent=connection is not None)
+        if connection is not None and data:
+            connection.transport.write(data)
+        if complete:
+            self.client.pause_upload(False)  # it may have come whole in the read that had to wait for a connection
+            if self.phase == SENT or self.phase == HEARD:
+                self.deadline = self.engine.horizon + self.engine.settings.head_wait
 
     def client_gone(self) -> None:
         """The client left first: nobody's failure. The upstream is cancelled at once."""
-        route = self.route
-        self.engine.stats.record_client_disconnected(None if route is None else route.endpoint)
-        if route is not None:
-            retry.withdraw(self, route)
-        self.close("client_disconnected", 499)
+        self._happen(Event.CLIENT_GONE)
 
-    def client_failed(self, error: ProxyError | None) -> None:
-        """The client's fault, so nothing is held against the endpoint: its body is late, too long or broken, or (None)
-        it does not take the answer. Answered while that is still possible, else cut."""
-        route = self.route
-        if route is not None:
-            route.endpoint.client_disconnected += 1
-            retry.withdraw(self, route)
-        self.route = None
-        if error is not None and self.response is None:
-            self.fail(error)
-        else:
-            self.engine.stats.record_failure(perf_counter() - self.started, None)
-            client = self.client
-            self.close("failed", 0)
-            client.abort()
+    def client_failed(self, error: ProxyError) -> None:
+        """The client's fault: its body is late, too long or broken. Answered while that is still possible."""
+        self._happen(Event.CLIENT_FAILED, error)
+
+    def give_client_up(self) -> None:
+        """The client does not take its answer, or the engine waits no longer for it."""
+        self._happen(Event.CLIENT_CUT)
 
     def writing_paused(self, paused: bool) -> None:
-        """The client takes the answer too slowly (True), or takes it again (False)."""
+        """The client takes the answer too slowly (True), or took what was written (False)."""
         connection = self.connection
         if connection is not None:
             if paused:
                 connection.pause_reading()
             else:
-                self.heard = True  # the silence was ours
+                if self.phase >= STREAMING:
+                    self.deadline = self.engine.idle_horizon  # the silence was ours
                 connection.resume_reading()
+        elif self.phase == DRAINING and not paused:
+            self._taken()
 
     # -- from the pool
 
-    def attempt(self, route: Route, fresh: bool) -> None:
-        """Try one endpoint; `fresh`: not on a connection that was used before."""
-        self.route = route
-        endpoint = route.endpoint
-        endpoint.requests += 1
-        endpoint.active += 1
-        breaker = route.breaker
-        if breaker is not None:
-            if breaker.state == CLOSED:
-                self.epoch = breaker.epoch
-            else:
-                retry.probe(self, breaker)
-        if self.marks is not None:
-            self.marks[b"pick"] = perf_counter()
-        connection = None if fresh else route.pool.take()
-        if connection is not None:
-            self.connected(connection)
-        else:
-            retry.wait_for_connection(self, route)
+    def connecting(self) -> None:
+        """A place is there: from now on it is the endpoint that is waited for."""
+        self.phase = CONNECTING
+        self.deadline = self.engine.horizon + self.engine.settings.connect_timeout
 
     def connected(self, connection: UpstreamConnection) -> None:
         """A connection is ours: send the request, in one write with as much of its body as is here."""
         self.connection = connection
         connection.exchange = self
-        request = self.request
-        traits = request.traits
-        route = self.route
-        assert route is not None
+        self.phase = SENT
+        engine, request, attempt = self.engine, self.request, self.attempt
+        assert attempt is not None
+        traits, route = request.traits, attempt.route
+        if self.upload is None:
+            self.deadline = engine.horizon + engine.settings.head_wait
+            body = self.body
+        else:
+            body = self._take_upload(self.upload)
         connection.transport.write(
             b"".join(
                 (
@@ -207,28 +230,30 @@ class Exchange:
                     traits.suffix,
                     b"" if request.request_id else self.request_id,
                     HEAD_END,
-                    self.body,
+                    body,
                 )
             )
         )
-        if self.body_complete and self.marks is None and self.kept_body is None:
-            engine = self.engine
-            self.deadline = engine.horizon + engine.settings.head_wait
-        else:
-            odd.connected(self, connection)
 
     def connect_failed(self, detail: str) -> None:
         """No connection could be opened. Nothing was sent, so any method may try elsewhere."""
-        retry.attempt_failed(self, ProxyError("upstream_unreachable", detail), sent=False)
+        assert self.attempt is not None
+        self.attempt.waiting = False
+        self._happen(Event.CONNECT_FAILED, ProxyError("upstream_unreachable", detail))
+
+    @property
+    def responding(self) -> bool:
+        """Whether the response's head came."""
+        return self.phase >= STREAMING
 
     # -- from the upstream's connection
 
     def received(self, data: bytes) -> None:
         """Bytes of the response."""
-        if self.response is None:
+        if self.phase < STREAMING:
             self._read_head(data)
             return
-        self.heard = True
+        self.deadline = self.engine.idle_horizon
         remaining = self.remaining
         if remaining == CHUNKED:
             self._forward_chunks(data, b"")
@@ -243,41 +268,99 @@ class Exchange:
         elif self.decoder is None:
             self.forward(data)
         else:
-            odd.decode(self, data, self.decoder)
+            self._decode(data, self.decoder)
+
+    def upstream_lost(self, clean: bool) -> None:
+        """The upstream's connection ended. Whether that is the end of the response is decided by its framing."""
+        self._happen(Event.UPSTREAM_CLOSED if clean else Event.UPSTREAM_RESET)
+
+    def upload_paused(self, paused: bool) -> None:
+        """The upstream takes the request body too slowly (True), or takes it again (False)."""
+        if self.upload is None or self.upload.complete:
+            return
+        self.client.pause_upload(paused)
+        if self.phase < STREAMING:
+            engine = self.engine
+            self.deadline = engine.horizon + engine.settings.head_wait if paused else NEVER
+
+    # -- from the tick
+
+    def expire(self, now: float) -> None:
+        """A deadline passed."""
+        if now >= self.ends_at:
+            self._happen(Event.CAPPED)
+        elif self.phase >= STREAMING and self.client.write_paused:
+            self.deadline = self.engine.idle_horizon  # we do not read the endpoint: its silence is ours
+        else:
+            self._happen(Event.DEADLINE)
+
+    # -- tries
+
+    def _try(self, route: Route, fresh: bool) -> None:
+        """Ask one endpoint; `fresh`: not on a connection that was used before."""
+        self.attempt = attempt = Attempt(self.engine, self, route)
+        # A reused connection that closes says nothing, and a probe is there to learn something.
+        connection = None if fresh or attempt.probe else route.pool.take()
+        if connection is not None:
+            self.connected(connection)
+            return
+        if self.upload is not None and not self.upload.complete:
+            self.client.pause_upload(True)
+        self.phase = QUEUED
+        self.deadline = self.engine.horizon + self.engine.settings.pool_wait
+        attempt.waiting = True
+        route.pool.request(attempt)
+
+    def _try_again(self, failed: Attempt, same: bool) -> None:
+        """The loop's next pass after a try that failed."""
+        if self.attempt is not failed or self.phase != RETRYING:
+            return  # ended meanwhile
+        engine, route = self.engine, failed.route
+        error, self.failure = self.failure, None
+        if same and (route.breaker is None or route.breaker.allows(engine.loop.time())):
+            self._try(route, fresh=True)
+            return
+        other = engine.pick(self.tried or ())
+        if other is not None:
+            self._try(other, fresh=False)
+        else:
+            assert error is not None
+            self._answer(error)
+
+    def _take_upload(self, upload: Upload) -> bytes:
+        """What came of the body. The client is read on before the write, which may pause it again."""
+        if upload.complete:
+            self.deadline = self.engine.horizon + self.engine.settings.head_wait
+        else:
+            self.deadline = NEVER  # the client's own timeouts run while its body is awaited
+            self.client.pause_upload(False)
+        return upload.send()
+
+    # -- the response
 
     def _read_head(self, data: bytes) -> None:
-        route = self.route
-        assert route is not None
+        attempt = self.attempt
+        assert attempt is not None
         if self.partial:
             data = self.partial + data
         traits = self.request.traits
+        route = attempt.route
         response = route.heads.recall(data, traits.is_head)
         if response is None:
-            end = data.find(HEAD_END)
-            if end < 0:
-                odd.wait_for_head(self, data)
+            judged = self._judge_head(data, route)
+            if judged is None:
                 return
-            limit = self.engine.settings.limits.head
-            if limit and end + 4 + self.interims > limit:
-                odd.wait_for_head(self, data)  # which refuses it
-                return
-            try:
-                response = route.heads.read(data[: end + 4], traits.is_head)
-            except ProxyError as error:
-                retry.attempt_failed(self, error, sent=True, answered=True)
-                return
-            if response.interim:
-                odd.skip_interim(self, data, end + 4)
-                return
+            response, data = judged
         body = data[response.size :]
         self.response = response
         length = response.length
-        if not traits.plain or length == UNTIL_CLOSE or not self.body_complete or self.engine.peculiar:
-            odd.send_head(self, response, body)
+        if not traits.plain or length == UNTIL_CLOSE or self.upload is not None or self.engine.stopping:
+            self._send_answer(response, route, body)
             return
+        self.keep_alive = True
         head = (response.line, b"X-Olla-Request-ID: ", self.request_id, route.served_by, response.fields, body)
         if length == CHUNKED:
-            self.begin_chunks(b"".join(head[:5]), body)
+            self._begin_chunks(b"".join(head[:5]), body)
             return
         missing = length - len(body)
         if missing >= 0:
@@ -286,31 +369,76 @@ class Exchange:
             self.client.transport.write(b"".join((*head[:5], body[:length])))
         if missing > 0:
             self.remaining = missing
-            self.await_body()
+            self._await_body(STREAMING)
         else:
             self.succeed(reusable=missing == 0)
 
-    def begin_chunks(self, head: bytes, body: bytes) -> None:
+    def _judge_head(self, data: bytes, route: Route) -> tuple[Response, bytes] | None:
+        """A head unlike the endpoint's last, and `data` from there on; None while it is not whole, or never will be.
+
+        Interim responses (1xx) before it are dropped. They renew no deadline, and share the limit of heads with the
+        final one: as many may come as fit in.
+        """
+        self.phase = HEARD
+        limit = self.engine.settings.limits.head
+        start = 0
+        while True:
+            end = data.find(HEAD_END, start)
+            if limit and self.interims + (len(data) if end < 0 else end + 4) > limit:
+                self._happen(Event.UPSTREAM_INVALID, ProxyError("upstream_invalid", "its heads are too large"))
+                return None
+            if end < 0:
+                self.interims += start
+                self.partial = data[start:]
+                return None
+            try:
+                response = route.heads.read(data[start : end + 4], self.request.traits.is_head)
+            except ProxyError as error:
+                self._happen(Event.UPSTREAM_INVALID, error)
+                return None
+            if not response.interim:
+                return response, data[start:]
+            start = end + 4
+
+    def _send_answer(self, response: Response, route: Route, body: bytes) -> None:
+        """The cases in which the head must say more than the endpoint's: see `answer`."""
+        complete = self.upload is None or self.upload.complete
+        own = b"".join((b"X-Olla-Request-ID: ", self.request_id, route.served_by))
+        answer = make_answer(response, self.request.traits, own, complete and not self.engine.stopping)
+        self.keep_alive = answer.keep_alive
+        if answer.decoded:
+            self.decoder = BodyReader()
+        if answer.length == CHUNKED:
+            self._begin_chunks(answer.head, body)
+            return
+        self.client.transport.write(answer.head)
+        self.remaining = answer.length
+        if answer.length == 0:
+            self.succeed(reusable=not body)
+            return
+        self._await_body(TO_CLOSE if response.length == UNTIL_CLOSE else STREAMING)
+        if body:
+            self.received(body)
+
+    def _begin_chunks(self, head: bytes, body: bytes) -> None:
         """Send `head` and the first bytes of a chunked body in one write."""
         connection = self.connection
         assert connection is not None
         self.remaining = CHUNKED
         self.chunks = connection.chunk_reader()
-        self.await_body()
+        self._await_body(STREAMING)
         if body:
             self._forward_chunks(body, head)
         else:
             self.client.transport.write(head)
 
-    def await_body(self) -> None:
+    def _await_body(self, phase: int) -> None:
         """The head is sent; the rest of the body comes when it comes."""
+        self.phase = phase
         self.body = b""  # nothing is sent again from here on, and a long prompt need not live as long as its stream
-        if self.kept_body:
-            self.replayable = False
-            self.kept_body.clear()
-        engine = self.engine
-        self.heard = False
-        self.deadline = engine.horizon + engine.settings.idle_wait
+        if self.upload is not None:
+            self.upload.forget()
+        self.deadline = self.engine.idle_horizon
         if self.client.write_paused and self.connection is not None:
             self.connection.pause_reading()
 
@@ -318,10 +446,10 @@ class Exchange:
         chunks = self.chunks
         try:
             chunks.feed(data)
-        except HttpParserError:
+        except (HttpParserError, HttpParserUpgrade):  # the latter for a 101 behind the end: no kind of the former
             if not chunks.done:
                 self.forward(head)
-                self.cut(ProxyError("upstream_invalid", "chunk framing"))
+                self._happen(Event.UPSTREAM_INVALID, ProxyError("upstream_invalid", "chunk framing"))
                 return
             chunks.extra = True
         if not chunks.done:
@@ -333,20 +461,32 @@ class Exchange:
             self._end_with_surplus(data, head)
         else:
             plain = data.endswith(LAST_CHUNK) or data in ENDS_OF_LAST_CHUNK
-            if not plain:  # a trailer, or empty lines that llhttp does not see: those reach nobody
+            if not plain:  # a trailer, or empty lines behind the end, which llhttp does not report
                 data = trim_chunked_end(data)
             self.forward(head + data if head else data)
             self.succeed(reusable=plain)
 
     def _end_with_surplus(self, data: bytes, head: bytes) -> None:
-        """The body ended inside `data`. The surplus reaches nobody, and the connection is not used again."""
+        """The body ended inside `data`. The surplus is dropped, and the connection is not used again."""
         # Where it ended can only be told of a body that came whole: further reads may begin inside a chunk, whose bytes
         # can look like a last chunk. An answer that would end at the wrong byte is cut.
         end = chunked_end(data) if head else None
         if end is None:
-            self.cut(ProxyError("upstream_invalid", "bytes after the response"))
+            self._happen(Event.UPSTREAM_INVALID, ProxyError("upstream_invalid", "bytes after the response"))
         else:
             self.forward(head + data[:end])
+            self.succeed(reusable=False)
+
+    def _decode(self, data: bytes, decoder: BodyReader) -> None:
+        """A chunked answer for a client that knows no chunks."""
+        try:
+            body = decoder.feed(data)
+        except (HttpParserError, ProxyError):
+            self._happen(Event.UPSTREAM_INVALID, ProxyError("upstream_invalid", "chunk framing"))
+            return
+        if body:
+            self.forward(body)
+        if decoder.done:
             self.succeed(reusable=False)
 
     def forward(self, data: bytes) -> None:
@@ -368,114 +508,203 @@ class Exchange:
             if self.gatherer:  # not empty
                 self.client.transport.write(self.gatherer.take())
 
-    def upstream_lost(self, clean: bool) -> None:
-        """The upstream's connection ended. Whether that is the end of the response is decided by its framing."""
+    # -- what the table says
+
+    def _happen(self, event: Event, error: ProxyError | None = None) -> None:
+        """Something happened that is not the hot path's."""
+        action, code, detail = step(event, self.phase)
+        if error is None and code:
+            error = ProxyError(code, detail)
+        _ACTIONS[action](self, error)
+
+    def _retry(self, error: ProxyError) -> None:
+        attempt, engine = self.attempt, self.engine
+        assert attempt is not None
         connection = self.connection
-        if self.response is None:
-            stale = connection is not None and connection.used > 0 and not self.answered
-            error = ProxyError("upstream_closed", "FIN" if clean else "reset")
-            retry.attempt_failed(self, error, sent=True, answered=self.answered, stale=stale)
-        elif self.response.length == UNTIL_CLOSE and clean:
-            self.succeed(reusable=False)
+        sent, heard = connection is not None, self.phase == HEARD
+        stale = connection is not None and connection.used > 0 and error.kind.code == "upstream_closed" and not heard
+        self._let_go()
+        tried = self.tried = self.tried or []
+        following = after(
+            sent=sent,
+            heard=heard,
+            stale=stale,
+            replayable=self.upload is None or self.upload.replayable,
+            idempotent=self.request.traits.idempotent or engine.settings.retry_all,
+            asked=len(tried) + 1,
+            elapsed=perf_counter() - self.started,
+            limits=engine.settings.retry_limits,
+        )
+        same = following is Next.SAME_ENDPOINT
+        if stale:
+            attempt.stale(again=same)
         else:
-            self.cut(ProxyError("upstream_closed", "in the middle of the body"))
+            attempt.failed()
+            tried.append(attempt.route.endpoint)
+        if following is Next.GIVE_UP:
+            self._answer(error)
+            return
+        self.phase = RETRYING
+        self.deadline = NEVER
+        self.partial = b""
+        self.failure = error
+        engine.loop.call_soon(self._try_again, attempt, same)
 
-    @property
-    def answered(self) -> bool:
-        """Whether the upstream said anything at all: then nothing is sent a second time."""
-        return bool(self.partial or self.interims)
+    def _cut(self, error: ProxyError) -> None:
+        attempt = self.attempt
+        assert attempt is not None
+        if self.flush_pending:
+            self._flush()
+        self._let_go()
+        attempt.failed()
+        self._end_aborted()
 
-    def upload_paused(self, paused: bool) -> None:
-        """The upstream takes the request body too slowly (True), or takes it again (False)."""
-        odd.upload_paused(self, paused)
+    def _finish(self, error: ProxyError | None) -> None:
+        self.succeed(reusable=False)
 
-    # -- from the tick
+    def _refuse(self, error: ProxyError) -> None:
+        self._withdraw(by_client=error.kind.blame == "client")
+        self._answer(error)
 
-    def expire(self, now: float) -> None:
-        """The deadline passed."""
-        if now >= self.ends_at:
-            self.ends_at = NEVER
-            retry.time_out(self, "the whole exchange")
-        elif self.response is None:
-            retry.time_out(self, "no response head")
-        elif self.heard or self.client.write_paused:
-            self.heard = False
-            self.deadline = now + self.engine.settings.idle_wait
-        else:
-            retry.time_out(self, "silent in the middle of the body")
+    def _abort(self, error: ProxyError | None) -> None:
+        self._withdraw(by_client=error is None or error.kind.blame == "client")
+        self._end_aborted()
+
+    def _leave(self, error: ProxyError | None) -> None:
+        self._withdraw(by_client=True)
+        self.engine.stats.record_client_disconnected()
+        self._log("client_disconnected")
+        self._recycle()
+
+    def _withdraw(self, by_client: bool) -> None:
+        attempt, phase = self.attempt, self.phase
+        if attempt is not None and phase != RETRYING and phase != DRAINING:  # there it has ended
+            self._let_go()
+            attempt.withdrawn(by_client)
+
+    def _let_go(self) -> None:
+        """Give up the connection, or the wait for one."""
+        connection, attempt = self.connection, self.attempt
+        if connection is not None:
+            self.connection = None
+            if connection.exchange is self:  # else it is lost, and told us so
+                connection.abort()
+        elif attempt is not None and attempt.waiting:
+            attempt.route.pool.cancel(attempt)
 
     # -- ends
 
     def succeed(self, reusable: bool) -> None:
-        """The answer was delivered whole. `reusable`: nothing but the answer came over the upstream's connection."""
-        engine = self.engine
-        route, connection, response = self.route, self.connection, self.response
-        assert route is not None and connection is not None and response is not None
+        """The answer came whole. `reusable`: nothing but the answer came over the upstream's connection."""
+        attempt, connection, response = self.attempt, self.connection, self.response
+        assert attempt is not None and connection is not None and response is not None
         if self.flush_pending:
             self._flush()
-        endpoint = route.endpoint
-        endpoint.active -= 1
-        engine.stats.record_success(perf_counter() - self.started, endpoint, response.status)
-        if response.status >= 500 and response.status in FAILING_STATUSES:
-            endpoint.record_failure(engine.now)
-        breaker = route.breaker
-        if breaker is not None and (breaker.failures or breaker.state != CLOSED or response.status >= 500):
-            retry.report_status(self, route, breaker, response.status)
-        keep_alive = self.request.traits.plain or odd.keeps_alive(self)
-        if response.length == UNTIL_CLOSE or not self.body_complete:
-            keep_alive = reusable = False
-        if reusable and response.keep_alive:
-            self.connection = None
+        attempt.served(response.status)
+        self.connection = None
+        if reusable and response.keep_alive and (self.upload is None or self.upload.complete):
             if connection.reading_paused:
                 connection.resume_reading()
-            route.pool.release(connection, engine.now)
-        if engine.access_log is not None:
-            odd.log(self, "success", response.status)
-        client = self.client
+            attempt.route.pool.release(connection, self.engine.now)
+        elif connection.exchange is self:
+            connection.abort()
+        if self.client.transport.get_write_buffer_size():
+            self._drain()
+        else:
+            self._taken()
+
+    def _answer(self, error: ProxyError) -> None:
+        """Tell the client of a failure; the attempt, if there was one, has ended."""
+        self.failure = error
+        complete = self.upload is None or self.upload.complete
+        traits = self.request.traits
+        self.keep_alive = traits.keep_alive and complete and not error.kind.close and not self.engine.stopping
+        self.client.answer(error, self.request, self.request_id, self.keep_alive)
+        if self.client.transport.get_write_buffer_size():
+            self._drain()
+        else:
+            self._taken()
+
+    def _drain(self) -> None:
+        self.phase = DRAINING
+        self.deadline = NEVER  # the client's `write_timeout` runs
+        self.client.await_drained()
+
+    def _taken(self) -> None:
+        """The client's kernel has all of the answer: count the request, and let the next one come."""
+        engine, response = self.engine, self.response
+        seconds = perf_counter() - self.started
+        if self.failure is None:
+            assert response is not None
+            engine.stats.record_success(seconds, response.status)
+            if engine.access_log is not None:
+                self._log("success")
+        else:
+            engine.stats.record_failure(seconds)
+            self._log("failed")
+        client, keep_alive = self.client, self.keep_alive
         self._recycle()
         client.exchange_done(keep_alive)
 
-    def fail(self, error: ProxyError) -> None:
-        """Answer with an error of our own."""
-        engine = self.engine
-        engine.stats.record_failure(perf_counter() - self.started, None)
-        client, request, request_id = self.client, self.request, self.request_id
-        complete = self.body_complete
-        keep_alive = request.traits.keep_alive and complete and not error.kind.close and not engine.stopping
-        self.close("failed", error.kind.status)
-        client.answer(error, request, request_id, keep_alive)
-
-    def cut(self, error: ProxyError) -> None:
-        """The answer began and cannot be ended: abort the client's connection, so that nobody takes it for whole."""
-        route = self.route
-        assert route is not None
-        if self.flush_pending:
-            self._flush()
-        route.endpoint.active -= 1
-        retry.blame(self, route)
-        self.engine.stats.record_failure(perf_counter() - self.started, None)
+    def _end_aborted(self) -> None:
+        """The answer cannot be ended: cut the client, so that nobody takes it for whole."""
+        self.engine.stats.record_failure(perf_counter() - self.started)
+        self._log("failed")
         client = self.client
         unframed = self.decoder is not None or (self.response is not None and self.response.length == UNTIL_CLOSE)
-        self.close("failed", 0)
+        self._recycle()
         client.abort(reset=unframed)
 
-    def close(self, outcome: str, status: int) -> None:
-        """Whatever ended the exchange was counted: drop what it held."""
-        if self.engine.access_log is not None:
-            odd.log(self, outcome, status)
-        self._recycle()
+    def _log(self, outcome: str) -> None:
+        """One line of the access log: the status that the client was sent, and the endpoint that was asked last."""
+        access_log = self.engine.access_log
+        if access_log is None:
+            return
+        status = 0
+        if self.response is not None:
+            status = self.response.status
+        elif self.failure is not None and self.phase != RETRYING:
+            status = self.failure.kind.status
+        access_log.record(
+            client=self.client.address,
+            method=self.request.traits.method.decode("ascii").rstrip(),
+            target=self.request.target.decode("latin-1"),
+            status=status,
+            outcome=outcome,
+            endpoint="" if self.attempt is None else self.attempt.route.endpoint.name,
+            seconds=perf_counter() - self.started,
+            request_id=self.request_id.decode("ascii"),
+        )
 
     def _recycle(self) -> None:
         """Forget everything and go back to the pool. Nothing may touch this exchange afterwards."""
-        if self.connection is not None:
-            self.connection.abort()
-            self.connection = None
-        self.route = None
+        self.phase = OVER
+        self.attempt = None
+        self.tried = None
+        self.failure = None
         self.response = None
-        self.deadline = NEVER
-        self.body = b""
-        if self.tried or self.partial or not self.replayable or self.kept_body is not None or self.flush_pending:
-            odd.forget(self)
-        if self.marks is not None or self.ends_at != NEVER or self.decoder is not None or self.interims:
-            odd.forget(self)
-        self.engine.contexts.put(self)
+        self.deadline = self.ends_at = NEVER
+        self.body = self.partial = b""
+        self.upload = None
+        self.interims = 0
+        if self.flush_pending:
+            self.flush_pending = False
+            if self.gatherer:
+                self.gatherer.take()
+        if self.decoder is not None:
+            self.decoder.close()
+            self.decoder = None
+        self.contexts.put(self)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {PHASE_NAMES[self.phase]} {self.attempt}>"
+
+
+_ACTIONS: dict[Action, Callable[[Exchange, Any], None]] = {
+    Action.RETRY: Exchange._retry,
+    Action.CUT: Exchange._cut,
+    Action.FINISH: Exchange._finish,
+    Action.REFUSE: Exchange._refuse,
+    Action.ABORT: Exchange._abort,
+    Action.LEAVE: Exchange._leave,
+}

@@ -22,29 +22,53 @@ from proxy.net.tls import tls_context
 from proxy.olla.upstream import Keeper, UpstreamConnection
 
 
-class Waiter(Protocol):
-    """An exchange that wants a connection."""
+class Owner(Protocol):
+    """Who is told of a connection."""
+
+    def connecting(self) -> None:
+        """There is a place for one, and it is being opened."""
 
     def connected(self, connection: UpstreamConnection) -> None:
         """Here it is."""
 
     def connect_failed(self, detail: str) -> None:
-        """There is none to be had."""
+        """None could be opened."""
+
+
+class Waiter(Protocol):
+    """One wish for a connection, known by identity: each wish needs an object of its own, which is never used again."""
+
+    @property
+    def owner(self) -> Owner:
+        """Who is told."""
+
+
+_NO_LIMIT = float("inf")
 
 
 class Budget:
-    """Limits and counts of connections. `max_conns` 0 is no limit; `max_idle` 0 keeps none idle for reuse."""
+    """Limits and counts of connections. `max_conns` and `max_idle`: 0 is no limit."""
 
-    __slots__ = ("idle", "max_conns", "max_idle", "open", "pools", "shared", "waiting")
+    __slots__ = ("idle", "idle_limit", "max_conns", "open", "pools", "shared", "waiting")
 
     def __init__(self, max_conns: int, max_idle: int, *, shared: bool = False) -> None:
         self.max_conns = max_conns
-        self.max_idle = max_idle
+        self.idle_limit: float = max_idle or _NO_LIMIT
         self.shared = shared
         self.open = 0  # connecting ones included
         self.idle = 0
         self.waiting: deque[tuple[EndpointPool, Waiter]] = deque()
         self.pools: list[EndpointPool] = []
+
+    def configure(self, max_conns: int, max_idle: int) -> None:
+        """Take new limits. Connections above them go as they end or come free."""
+        self.max_conns = max_conns
+        self.idle_limit = max_idle or _NO_LIMIT
+
+    @property
+    def max_idle(self) -> int:
+        """Connections kept idle for reuse, 0 without limit."""
+        return 0 if self.idle_limit == _NO_LIMIT else int(self.idle_limit)
 
     def full(self) -> bool:
         """Whether no further connection may be opened."""
@@ -118,10 +142,6 @@ class EndpointPool:
             with contextlib.suppress(ValueError):
                 self.budget.waiting.remove((self, waiter))
 
-    def is_connecting(self, waiter: Waiter) -> bool:
-        """Whether a connection is being opened for `waiter` (else it queues)."""
-        return waiter in self._connecting
-
     def release(self, connection: UpstreamConnection, now: float) -> None:
         """An exchange ended and its connection can serve another one."""
         connection.exchange = None
@@ -129,7 +149,7 @@ class EndpointPool:
         budget = self.budget
         if budget.waiting:
             self._hand_over(connection)
-        elif self.closed or connection.ended or budget.idle >= budget.max_idle:
+        elif self.closed or connection.ended or budget.idle >= budget.idle_limit:
             self._close(connection)
         else:
             connection.idle_since = now
@@ -146,20 +166,19 @@ class EndpointPool:
 
     # -- for the service
 
-    def prewarm(self, count: int) -> None:
-        """Open up to `count` connections ahead of the first request, within the limits; failures are silent."""
-        budget = self.budget
-        for _ in range(min(count, budget.max_idle - budget.idle)):
-            if budget.full():
-                break
-            self._connect(_Prewarmer(self))
+    def drop_idle(self) -> None:
+        """Close all idle connections: one that was as old was found closed, and the next must say something."""
+        idle, self.idle = self.idle, []
+        self.budget.idle -= len(idle)
+        for connection in idle:
+            self._close(connection)
 
     def configure(self, spec: EndpointSpec) -> None:
         """Take new limits for the same address; they concern the pool's own budget only, not a shared one."""
         self.spec = spec
         budget = self.budget
         if not budget.shared:
-            budget.max_conns, budget.max_idle = spec.max_conns, spec.max_idle
+            budget.configure(spec.max_conns, spec.max_idle)
             self._admit()
 
     def expire(self, before: float) -> None:
@@ -172,10 +191,7 @@ class EndpointPool:
     def close(self) -> None:
         """Close idle connections; those in use are closed when their exchange ends."""
         self.closed = True
-        idle, self.idle = self.idle, []
-        self.budget.idle -= len(idle)
-        for connection in idle:
-            self._close(connection)
+        self.drop_idle()
         if self in self.budget.pools:
             self.budget.pools.remove(self)
 
@@ -188,6 +204,7 @@ class EndpointPool:
     def _connect(self, waiter: Waiter) -> None:
         self.budget.open += 1
         self.open += 1
+        waiter.owner.connecting()
         task = self._loop.create_task(self._open())
         self._connecting[waiter] = task
         # A callback, not the coroutine's end: a task cancelled before its first step never runs at all.
@@ -199,13 +216,13 @@ class EndpointPool:
         if task.cancelled() or failure is not None or not task.result().usable:
             self._slot_freed()
             if wanted:
-                waiter.connect_failed(str(failure or "closed at once"))
+                waiter.owner.connect_failed(str(failure or "closed at once"))
             return
         connection = task.result()
         connection.keeper = self
         self.created += 1
         if wanted:
-            waiter.connected(connection)
+            waiter.owner.connected(connection)
         else:  # the exchange left while the handshake ended: the next one can have it
             self.release(connection, self._loop.time())
             connection.used = 0
@@ -220,16 +237,16 @@ class EndpointPool:
         pool, waiter = self.budget.waiting[0]
         if pool is self and connection.usable and not self.closed:
             self.budget.waiting.popleft()
-            waiter.connected(connection)
+            waiter.owner.connected(connection)
         else:
             self._close(connection)
 
     def _evict(self) -> bool:
-        """In a shared budget: close the longest idle connection of another endpoint to make room."""
-        others = [pool for pool in self.budget.pools if pool.idle and pool is not self]
-        if not others:
+        """Close the longest idle connection to make room: another endpoint's, or ours if a fresh one is wanted."""
+        pools = [pool for pool in self.budget.pools if pool.idle]
+        if not pools:
             return False
-        oldest = min(others, key=lambda pool: pool.idle[0].idle_since)
+        oldest = min(pools, key=lambda pool: pool.idle[0].idle_since)
         connection = oldest.idle.pop(0)
         self.budget.idle -= 1
         oldest._close(connection)
@@ -251,22 +268,6 @@ class EndpointPool:
         while budget.waiting and not budget.full():
             pool, waiter = budget.waiting.popleft()
             pool._connect(waiter)
-
-
-class _Prewarmer:
-    """Takes a connection only to leave it idle."""
-
-    __slots__ = ("_pool",)
-
-    def __init__(self, pool: EndpointPool) -> None:
-        self._pool = pool
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        self._pool.release(connection, self._pool._loop.time())
-        connection.used = 0
-
-    def connect_failed(self, detail: str) -> None:
-        pass
 
 
 class _Nobody:

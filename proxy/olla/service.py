@@ -23,16 +23,16 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
-from proxy.http1.heads import Limits
 from proxy.net.listen import accept_on, set_user_timeout
 from proxy.net.tls import tls_context
-from proxy.olla import retry
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.downstream import ClientConnection, render_error
-from proxy.olla.engine import NEVER, Engine, RequestIds, Route, Settings
+from proxy.olla.engine import Engine, RequestIds
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
+from proxy.olla.route import Route
+from proxy.olla.settings import NEVER, Settings
 from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, PlainUpstreamConnection, UpstreamConnection
 
 log = logging.getLogger("proxy.olla")
@@ -75,7 +75,7 @@ class OllaProxy:
             lambda: memoryview(bytearray(size)), KEPT_BUFFERS, enabled=pools.buffers
         )
         self._state = state = Engine()
-        state.settings = _settings(config, self.engine)
+        state.settings = Settings(config, self.engine)
         state.stats = stats
         state.discovery = discovery
         state.balancer = make_balancer(config.proxy.load_balancer)
@@ -83,13 +83,14 @@ class OllaProxy:
         state.request_ids = RequestIds(token_hex(6).encode())
         state.access_log = AccessLog(self.engine) if config.server.access_log else None
         state.rendered_error = cache(render_error) if pools.errors else render_error
-        state.contexts = ObjectPool(lambda: Exchange(state), KEPT_CONTEXTS, enabled=pools.contexts)
         state.routes = {}
         state.probes = []
         state.stopping = False
-        state.peculiar = state.settings.server_timing
-        state.unsettled = 0
-        state.now = state.horizon = 0.0
+        state.open_breakers = 0
+        state.set_time(0.0, TICK)
+        self._contexts: ObjectPool[Exchange] = ObjectPool(
+            lambda: Exchange(state, self._contexts), KEPT_CONTEXTS, enabled=pools.contexts
+        )
 
     # -- ProxyService
 
@@ -102,36 +103,34 @@ class OllaProxy:
         self._tick()
         self._rebuild_routes()
         self._discovery.on_change(self._rebuild_routes)
+        self._discovery.on_alive(self._let_probe_in)
         pools = self._config.proxy.pools
         if pools.prewarm:
-            state.contexts.prewarm(pools.prewarm)
+            self._contexts.prewarm(pools.prewarm)
             self._buffers.prewarm(pools.prewarm)
-            for route in state.routes.values():
-                route.pool.prewarm(pools.prewarm)
         self._sock = sock
         write_timeout = self._config.server.write_timeout
-        self._server = await accept_on(sock, lambda: ClientConnection(state, self._clients), write_timeout)
+        self._server = await accept_on(
+            sock, lambda: ClientConnection(state, self._contexts, self._clients), write_timeout
+        )
 
     async def stop(self, grace: float) -> None:
         """Stop accepting, let exchanges finish for up to `grace` seconds, cut the rest."""
         state = self._state
-        state.stopping = state.peculiar = True
+        state.stopping = True
         if self._server is not None:
             self._server.close()
         for client in list(self._clients):
             client.stop()
         ends = state.loop.time() + grace
-
-        while any(client.exchange is not None for client in self._clients):
+        while any(client.unfinished() for client in self._clients):
             left = ends - state.loop.time()
             if left <= 0:
                 break
-            await asyncio.sleep(
-                min(left, 0.02)
-            )  # polled: an event would cost every request a check for one loop at the end
+            await asyncio.sleep(min(left, 0.02))  # polled: an event would cost every request a check
         for client in list(self._clients):
             if client.exchange is not None:
-                client.exchange.client_failed(None)
+                client.exchange.give_client_up()
             client.close_now()
         for route in state.routes.values():
             route.pool.close()
@@ -148,8 +147,8 @@ class OllaProxy:
             "proxy.circuit_breaker.open": sum(1 for r in routes if r.breaker is not None and r.breaker.state == OPEN),
             "proxy.pool.buffer.active": self._buffers.active,
             "proxy.pool.buffer.created": self._buffers.created,
-            "proxy.pool.context.active": state.contexts.active,
-            "proxy.pool.context.created": state.contexts.created,
+            "proxy.pool.context.active": self._contexts.active,
+            "proxy.pool.context.created": self._contexts.created,
             "proxy.transport.connections.active": sum(r.pool.open - len(r.pool.idle) for r in routes),
             "proxy.transport.connections.idle": sum(len(r.pool.idle) for r in routes),
             "proxy.transport.connections.created": sum(r.pool.created for r in routes),
@@ -165,10 +164,9 @@ class OllaProxy:
         """Take endpoints, balancer, breaker settings and timeouts; streams go on undisturbed."""
         state = self._state
         old, self._config = self._config, config
-        state.settings = _settings(config, self.engine)
+        state.settings = Settings(config, self.engine)
         if self._sock is not None and not state.stopping:
             set_user_timeout(self._sock, config.server.write_timeout)
-        state.peculiar = state.stopping or state.settings.server_timing
         if config.proxy.load_balancer != old.proxy.load_balancer:
             state.balancer = make_balancer(config.proxy.load_balancer)
         breaker = config.proxy.circuit_breaker
@@ -180,8 +178,11 @@ class OllaProxy:
             else:
                 route.breaker.configure(breaker.failure_threshold, breaker.timeout, breaker.half_open_requests)
         if self._shared_budget is not None:
-            self._shared_budget.max_conns = config.proxy.connection_limit(self.engine)
-            self._shared_budget.max_idle = config.proxy.max_idle_conns
+            self._shared_budget.configure(config.proxy.connection_limit(self.engine), config.proxy.max_idle_conns)
+        state.set_time(state.now, TICK)
+        self._contexts.shrink(0)  # they keep settings
+        for client in self._clients:
+            client.configure()
         self._rebuild_routes()
 
     # -- inside
@@ -194,7 +195,7 @@ class OllaProxy:
         for endpoint, route in known.items():
             if endpoint not in state.routes:
                 route.pool.close()
-        state.settle()
+        state.count_breakers()
 
     def _route_for(self, endpoint: Endpoint, known: Route | None) -> Route:
         """The route of an endpoint: its pool and breaker live on while its address stays."""
@@ -230,40 +231,38 @@ class OllaProxy:
             return BufferedUpstreamConnection(keeper, self._buffers)
         return PlainUpstreamConnection(keeper)
 
+    def _let_probe_in(self, endpoint: Endpoint) -> None:
+        """An active check found the endpoint alive: a breaker that opened meanwhile need not wait for its timeout."""
+        route = self._state.routes.get(endpoint)
+        if route is not None and route.breaker is not None:
+            route.breaker.endpoint_alive(self._state.loop.time())
+
     def _tick(self) -> None:
         """Look at every deadline. O(connections) at about 0.1 us each, ten times a second."""
         state = self._state
         loop = state.loop
-        state.now = now = loop.time()
-        state.horizon = now + TICK
+        now = loop.time()
+        state.set_time(now, TICK)
         self._tick_handle = loop.call_at(now + TICK, self._tick)
         capped = bool(state.settings.max_duration)
         for client in list(self._clients):
-            exchange = client.exchange
-            if exchange is not None and (exchange.deadline <= now or (capped and exchange.ends_at <= now)):
-                exchange.expire(now)
-            if client.deadline <= now:
-                client.expire(now)
+            try:
+                exchange = client.exchange
+                if exchange is not None and (exchange.deadline <= now or (capped and exchange.ends_at <= now)):
+                    exchange.expire(now)
+                if client.deadline <= now:
+                    client.expire(now)
+            except Exception:  # one fault of ours must not take their deadlines from all the others
+                log.exception("a deadline failed; its client is cut")
+                client.abort()
         if state.probes:
-            self._look_at_probes(now)
+            state.probes = [probe for probe in state.probes if not probe.probed(now)]
         idle = self._config.proxy.idle_conn_timeout
         if idle:
             for route in state.routes.values():
                 if route.pool.idle:
                     route.pool.expire(now - idle)
         self._trim(now)
-
-    def _look_at_probes(self, now: float) -> None:
-        state = self._state
-        still = []
-        for exchange, started, due in state.probes:
-            if exchange.started != started or exchange.route is None:
-                continue  # it ended, and told the breaker itself
-            if now >= due:
-                retry.probe_due(exchange)
-            else:
-                still.append((exchange, started, due))
-        state.probes = still
 
     def _trim(self, now: float) -> None:
         """After a while without work give freed memory back: `keep_freed_memory` made the allocator hold on to it."""
@@ -274,7 +273,7 @@ class OllaProxy:
         elif self._idle_since != _TRIMMED and now - self._idle_since > TRIM_AFTER:
             self._idle_since = _TRIMMED
             # Contexts lie between all else that a peak of streams allocated, and a page is freed only when it is empty.
-            self._state.contexts.shrink(max(self._config.proxy.pools.prewarm, KEPT_IDLE_CONTEXTS))
+            self._contexts.shrink(max(self._config.proxy.pools.prewarm, KEPT_IDLE_CONTEXTS))
             _libc_call("malloc_trim", 0)
 
 
@@ -292,39 +291,6 @@ def _libc_call(name: str, *args: int) -> None:
         return
     with contextlib.suppress(OSError, AttributeError):  # musl has neither: nothing to tune there
         getattr(ctypes.CDLL("libc.so.6"), name)(*args)
-
-
-def _settings(config: Config, engine: str) -> Settings:
-    """The config's values as the data path wants them: a timeout of 0 (no limit) becomes one that never comes."""
-    server, proxy = config.server, config.proxy
-
-    def wait(seconds: float) -> float:
-        return seconds or NEVER
-
-    s = Settings()
-    s.adaptive_flush = proxy.flush.policy == "adaptive"
-    s.body_timeout = wait(server.body_timeout)
-    s.connect_timeout = wait(proxy.connect_timeout)
-    s.count_5xx = proxy.circuit_breaker.count_5xx
-    s.flush_limit = proxy.read_buffer(engine)
-    s.flush_small = proxy.flush.small
-    s.head_wait = wait(proxy.head_wait)
-    s.header_timeout = wait(server.header_timeout)
-    s.idle_wait = wait(proxy.idle_wait)
-    s.keep_alive_timeout = wait(server.keep_alive_timeout)
-    s.limits = Limits(server.max_header_size, server.max_headers, server.max_target_size, server.max_field_size)
-    s.max_body = server.max_body_size or NEVER
-    s.max_connections = server.max_connections
-    s.max_duration = proxy.max_duration or 0.0
-    s.max_in_flight = server.max_in_flight
-    s.max_replay = proxy.max_replay_body
-    s.pool_wait = wait(proxy.pool_wait_timeout)
-    s.retry_all = proxy.retry_non_idempotent
-    s.server_timing = proxy.server_timing
-    s.strip_credentials = proxy.strip_credentials
-    s.timed = proxy.server_timing or bool(proxy.max_duration)
-    s.write_timeout = wait(server.write_timeout)
-    return s
 
 
 def _route_status(route: Route, now: float) -> dict[str, Any]:

@@ -8,12 +8,16 @@ from time import monotonic
 
 from aiohttp import web
 
+from proxy.config import ProxyConfig
 from proxy.control.access import AccessLog
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import sane_request_id
+from proxy.core.headers import client_address, sane_request_id
 from proxy.core.health import FAILING_STATUSES
+from proxy.core.retry import IDEMPOTENT, Next, RetryLimits, after
 from proxy.core.stats import StatsCollector
+from proxy.sherpa.body import RequestBody
+from proxy.sherpa.guard import UpstreamFailed
 
 
 @dataclass(slots=True)
@@ -40,6 +44,19 @@ class Exchange:
         }
         return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in phases.items())
 
+    def after(self, failure: UpstreamFailed, body: RequestBody, proxy: ProxyConfig, *, asked: int, fresh: bool) -> Next:
+        """What follows a try that failed, by the rule of both engines. `fresh`: it cannot have been stale."""
+        return after(
+            sent=failure.sent,
+            heard=failure.heard or self.response is not None,
+            stale=failure.stale and not fresh,
+            replayable=body.repeatable,
+            idempotent=self.request.method in IDEMPOTENT or proxy.retry_non_idempotent,
+            asked=asked,
+            elapsed=monotonic() - self.started,
+            limits=RetryLimits(proxy.retry.max_attempts, proxy.retry.max_time),
+        )
+
 
 def new_id() -> str:
     """A name to find a request again by; no secret."""
@@ -56,21 +73,26 @@ def count(exchange: Exchange, outcome: str, stats: StatsCollector, access: Acces
     """An exchange is over: `outcome` is success, failed or client_disconnected."""
     seconds, endpoint, response = monotonic() - exchange.started, exchange.endpoint, exchange.response
     status = response.status if response is not None and response.prepared else 0
-    if outcome == "success" and endpoint is not None:
-        stats.record_success(seconds, endpoint, status)
-        if status in FAILING_STATUSES:
-            endpoint.record_failure(monotonic())
+    blameless = exchange.error is None or exchange.error.kind.blame == "client"
+    if outcome == "success":
+        stats.record_success(seconds, status)
     elif outcome == "failed":
-        blameless = exchange.error is None or exchange.error.kind.blame == "client"
-        stats.record_failure(seconds, None if blameless else endpoint)
-        if blameless and endpoint is not None:
-            endpoint.client_disconnected += 1
+        stats.record_failure(seconds)
     else:
-        stats.record_client_disconnected(endpoint)
+        stats.record_client_disconnected()
+    if endpoint is not None:
+        if outcome == "success":
+            endpoint.record_success(status)
+            if status in FAILING_STATUSES:
+                endpoint.record_failure(monotonic())
+        elif outcome == "failed" and not blameless:
+            endpoint.failed += 1
+        else:
+            endpoint.client_disconnected += 1
     if access is not None:
         request = exchange.request
         access.record(
-            client=request.remote or "",
+            client=client_address(request.remote),
             method=request.method,
             target=request.raw_path,
             status=status,

@@ -43,12 +43,12 @@ from multidict import CIMultiDict
 from proxy.config import Config
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ErrorKind, ProxyError, error_body
-from proxy.core.headers import Pairs
+from proxy.core.headers import Pairs, may_redirect, relative_location
 from proxy.core.service import Dialer
 from proxy.net.listen import accept_on, bound_window, set_user_timeout
 from proxy.net.tls import tls_context
 from proxy.net.write_stall import STEP, WriteStall, unacked
-from proxy.sherpa.heads import refusal
+from proxy.sherpa.heads import check_response, refusal
 
 READ_BUFFER = 64 * 2**10  # of one stream, each side; aiohttp's 256 KiB let a slow one hold a megabyte
 WRITE_BUFFER = 64 * 2**10  # a paused writer goes on when STEP of it was taken
@@ -424,6 +424,20 @@ def upstream_failure(exc: BaseException) -> UpstreamFailed:
     """What aiohttp's client raises before it sent a request; later failures come from UpstreamConnection."""
     code = "upstream_timeout" if isinstance(exc, ConnectionTimeoutError) else "upstream_unreachable"
     return UpstreamFailed(code, repr(exc), sent=False, heard=False)
+
+
+def response_fields(upstream: ClientResponse, spec: EndpointSpec) -> Pairs:
+    """A response's fields; a redirect of the endpoint to itself does not show its address. Raises UpstreamFailed."""
+    try:
+        fields = check_response(upstream)
+    except ProxyError as exc:
+        raise UpstreamFailed(exc.kind.code, exc.detail) from exc
+    if not may_redirect(upstream.status):
+        return fields
+    return [
+        (name, relative_location(value, spec.origins) if name.lower() == "location" else value)
+        for name, value in fields
+    ]
 
 
 class UpstreamConnection(_StallWatch, ResponseHandler):

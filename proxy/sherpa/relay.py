@@ -13,35 +13,21 @@ from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import (
-    Pairs,
-    may_redirect,
-    passed_through,
-    relative_location,
-    request_headers,
-    response_headers,
-)
+from proxy.core.headers import Pairs, client_address, passed_through, request_headers, response_headers
+from proxy.core.retry import Next
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import StatsCollector
 from proxy.net.tls import tls_context
 from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.exchange import Exchange
-from proxy.sherpa.heads import check_response
-
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
 
 
 class Relay:
     """Serves exchanges through one session, which all endpoints share. Made on the loop that it works on."""
 
     def __init__(
-        self,
-        config: Config,
-        discovery: DiscoveryService,
-        stats: StatsCollector,
-        instance: Instance,
-        dialer: Dialer,
+        self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance, dialer: Dialer
     ) -> None:
         self._config = config
         self._discovery = discovery
@@ -78,7 +64,7 @@ class Relay:
             # 1. Select endpoint
             endpoint = exchange.endpoint = stale or self._select(tried, failure)
             exchange.times["pick"] = monotonic()
-            self._stats.record_endpoint_request(endpoint)
+            endpoint.begin()
             try:
                 # 2. Clone request with new URL: byte for byte; parsed as a URL, `/path?` would lose its `?` (yarl#293)
                 spec, path = endpoint.spec, endpoint.spec.prefix_for(target) + target
@@ -87,7 +73,7 @@ class Relay:
                 headers = request_headers(
                     fields,
                     authority=endpoint.authority,
-                    peer=request.remote or "unknown",
+                    peer=client_address(request.remote) or "unknown",
                     via=self._via,
                     request_id=exchange.request_id,
                     strip_credentials=self._config.proxy.strip_credentials,
@@ -103,22 +89,23 @@ class Relay:
             except guard.UpstreamFailed as exc:
                 if body.error is not None:
                     raise body.error from exc  # the client's fault: its body did not go on
-                repeat = exchange.response is None and self._may_repeat(request.method, body, exc)
-                if repeat and exc.stale and stale is None:
-                    self.connector.forget_idle(spec)  # it may have closed in time: once more, on a fresh connection
-                    endpoint.requests -= 1
+                following = exchange.after(exc, body, self._config.proxy, asked=len(tried) + 1, fresh=stale is not None)
+                if exc.stale:
+                    self.connector.forget_idle(spec)  # as old as the one that was closed: they would say as little
+                if following is Next.SAME_ENDPOINT:
+                    endpoint.requests -= 1  # it was never asked
                     stale = endpoint
                     continue
                 if exchange.response is None:
                     endpoint.record_failure(monotonic())
                 self._discovery.report_failure(endpoint, monotonic())
-                if not repeat:
+                if following is Next.GIVE_UP:
                     raise
                 endpoint.failed += 1
                 tried.append(endpoint)
                 stale, exchange.endpoint, failure = None, None, exc
             finally:
-                self._stats.release_endpoint(endpoint)
+                endpoint.active -= 1
 
     def _select(self, tried: Sequence[Endpoint], failure: ProxyError) -> Endpoint:
         candidates = self._discovery.routable
@@ -127,12 +114,6 @@ class Relay:
         if not candidates:
             raise failure
         return self._balancer.pick(candidates, monotonic())
-
-    def _may_repeat(self, method: str, body: RequestBody, failure: guard.UpstreamFailed) -> bool:
-        """Never a request that its upstream may have acted on, unless acting on it twice does no harm."""
-        if failure.heard or not body.repeatable:
-            return False
-        return not failure.sent or method in IDEMPOTENT or self._config.proxy.retry_non_idempotent
 
     async def _forward(
         self, exchange: Exchange, endpoint: Endpoint, url: URL, headers: Pairs, body: RequestBody
@@ -157,12 +138,8 @@ class Relay:
     async def _stream_response(self, exchange: Exchange, endpoint: Endpoint, upstream: ClientResponse) -> None:
         """Pass the response on as it comes. Raises ProxyError when the upstream cuts it short."""
         request, content, proxy = exchange.request, upstream.content, self._config.proxy
-        headers = response_headers(check_response(upstream), request_id=exchange.request_id, endpoint=endpoint.name)
-        if may_redirect(upstream.status):
-            headers = [
-                (name, relative_location(value, endpoint.spec.origins) if name.lower() == "location" else value)
-                for name, value in headers
-            ]
+        fields = guard.response_fields(upstream, endpoint.spec)
+        headers = response_headers(fields, request_id=exchange.request_id, endpoint=endpoint.name)
         if proxy.server_timing:
             headers.append(("Server-Timing", exchange.server_timing(guard.head_began(request))))
         response = exchange.response = guard.RelayedResponse(request, upstream, headers)

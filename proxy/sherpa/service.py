@@ -38,12 +38,7 @@ class SherpaProxy:
     engine: ClassVar[str] = "sherpa"
 
     def __init__(
-        self,
-        config: Config,
-        discovery: DiscoveryService,
-        stats: StatsCollector,
-        instance: Instance,
-        dialer: Dialer,
+        self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance, dialer: Dialer
     ) -> None:
         self._config = config
         self._dialer = dialer

@@ -143,7 +143,10 @@ class ThreadProxy:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._stopped = False
-        sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        host = self.config.server.host
+        both = host == "::"
+        family = socket.AF_INET6 if both else socket.AF_INET
+        sock = socket.create_server((host, 0), family=family, backlog=1024, dualstack_ipv6=both)
         sock.setblocking(False)
         self.port = int(sock.getsockname()[1])
         try:

@@ -212,20 +212,6 @@ def test_an_endpoint_cannot_forge_what_the_proxy_says(start, endpoint):
     assert answer.get("X-Olla-Endpoint") == "a"
 
 
-@pytest.mark.promise("HDR-SERVER-TIMING")
-def test_server_timing_tells_the_phases_when_it_is_on(start, endpoint):
-    answer = returned(start, endpoint, "Server-Timing: db;dur=5", proxy__server_timing=True)
-    phases = re.findall(r"([a-z]+);dur=(-?[0-9.]+)", ", ".join(answer.all("Server-Timing")))
-    assert [name for name, _ in phases if name != "db"] == ["parse", "pick", "connect", "upstream"]
-    assert all(float(duration) >= 0 for _, duration in phases)
-    assert ("db", "5") in phases, "the endpoint's own is kept"
-
-
-@pytest.mark.promise("HDR-SERVER-TIMING")
-def test_server_timing_is_off_by_default(start, endpoint):
-    assert returned(start, endpoint).all("Server-Timing") == []
-
-
 @pytest.mark.promise("HDR-ORDER")
 def test_order_case_and_repeats_of_request_fields_are_kept(start, endpoint):
     lines = ["x-lower: 1", "X-UPPER: 2", "X-Multi: a", "X-Between: -", "X-Multi: b", "x-multi: c, d", "X-Empty:"]

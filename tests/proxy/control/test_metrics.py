@@ -14,9 +14,10 @@ def snapshot(engine, *, requests=0, gauges=None):
     stats, endpoint = StatsCollector(), Endpoint(EndpointSpec("gpu-1", "http", "h", 80))
     for i in range(requests):
         stats.record_request()
-        stats.record_endpoint_request(endpoint)
-        stats.release_endpoint(endpoint)
-        stats.record_success(0.1 * (i + 1), endpoint, 200)
+        endpoint.begin()
+        endpoint.active -= 1
+        stats.record_success(0.1 * (i + 1), 200)
+        endpoint.record_success(200)
     return stats.snapshot(engine, [endpoint], gauges)
 
 

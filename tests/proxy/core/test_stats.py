@@ -25,15 +25,18 @@ def collected(events):
     for event in events:
         if event is None:
             stats.record_request()
-            stats.record_endpoint_request(endpoint)
+            endpoint.begin()
         elif stats.active:
-            stats.release_endpoint(endpoint)
+            endpoint.active -= 1
             if event == "success":
-                stats.record_success(0.01, endpoint, 200)
+                stats.record_success(0.01, 200)
+                endpoint.record_success(200)
             elif event == "failed":
-                stats.record_failure(0.01, endpoint)
+                stats.record_failure(0.01)
+                endpoint.failed += 1
             else:
-                stats.record_client_disconnected(endpoint)
+                stats.record_client_disconnected()
+                endpoint.client_disconnected += 1
         yield stats, endpoint
 
 
@@ -105,7 +108,8 @@ def test_the_seeds_names_are_the_json_names():
 def test_a_forwarded_5xx_is_a_success_that_is_counted_beside():
     stats, endpoint = StatsCollector(), Endpoint(EndpointSpec("a", "http", "h", 80))
     stats.record_request()
-    stats.record_success(0.1, endpoint, 503)
+    stats.record_success(0.1, 503)
+    endpoint.record_success(503)
     counts = stats.snapshot("olla", [endpoint]).counts
     assert (counts["proxy.requests.success"], counts["proxy.upstream.5xx"], endpoint.upstream_5xx) == (1, 1, 1)
 
@@ -121,8 +125,9 @@ def test_a_refused_head_is_outside_the_identity():
 def test_a_snapshot_survives_the_wire():
     stats, endpoint = StatsCollector(), Endpoint(EndpointSpec("a", "http", "h", 80))
     stats.record_request()
-    stats.record_endpoint_request(endpoint)
-    stats.record_success(0.25, endpoint, 200)
+    endpoint.begin()
+    stats.record_success(0.25, 200)
+    endpoint.record_success(200)
     snapshot = stats.snapshot("sherpa", [endpoint], {"proxy.pool.buffer.created": 3})
     assert Snapshot.from_wire(json.loads(json.dumps(snapshot.as_wire()))) == snapshot
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,10 +36,11 @@ class FakeTransport:
 
 
 class FakeTask:
-    """A task that ends when the test says so."""
+    """A task that ends when the test says so, and whose callbacks run a pass of the loop later, as real ones do."""
 
-    def __init__(self, coro: Coroutine[Any, Any, PlainUpstreamConnection]) -> None:
+    def __init__(self, coro: Coroutine[Any, Any, PlainUpstreamConnection], loop: FakeLoop) -> None:
         self._coro = coro
+        self._loop = loop
         self._done: list[Callable[[Any], None]] = []
         self._result: PlainUpstreamConnection | None = None
         self._error: Exception | None = None
@@ -66,8 +68,7 @@ class FakeTask:
 
     def _end(self) -> None:
         self.over = True
-        for callback in self._done:
-            callback(self)
+        self._loop.soon += [partial(callback, self) for callback in self._done]
 
     def cancelled(self) -> bool:
         return self._cancelled
@@ -85,12 +86,13 @@ class FakeLoop:
 
     def __init__(self) -> None:
         self.tasks: list[FakeTask] = []
+        self.soon: list[Callable[[], None]] = []  # for the next pass
         self.fail = False
         self.asked: list[tuple[object, ...]] = []
         self.now = 0.0
 
     def create_task(self, coro: Coroutine[Any, Any, PlainUpstreamConnection]) -> FakeTask:
-        self.tasks.append(FakeTask(coro))
+        self.tasks.append(FakeTask(coro, self))
         return self.tasks[-1]
 
     async def connect(self, host: str, port: int, context: object, make: Callable[[], PlainUpstreamConnection]) -> Any:
@@ -104,17 +106,37 @@ class FakeLoop:
     def time(self) -> float:
         return self.now
 
-    def run(self) -> None:
+    def end_tasks(self) -> None:
+        """What the network decided is known; nobody was told yet."""
         for task in self.tasks:
             if not task.over:
                 task.run()
 
+    def turn(self) -> None:
+        """One pass: what was due when it began."""
+        due, self.soon = self.soon, []
+        for callback in due:
+            callback()
+
+    def run(self) -> None:
+        """Until nothing is left to do."""
+        while self.soon or not all(task.over for task in self.tasks):
+            self.end_tasks()
+            self.turn()
+
 
 class FakeExchange:
+    """A wish for a connection and its owner in one."""
+
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self.owner = self
         self.connection: PlainUpstreamConnection | None = None
+        self.opening = False
         self.failed = ""
+
+    def connecting(self) -> None:
+        self.opening = True
 
     def connected(self, connection: PlainUpstreamConnection) -> None:
         self.connection = connection
@@ -125,6 +147,13 @@ class FakeExchange:
 
     def upstream_lost(self, clean: bool) -> None:
         self.connection = None
+
+
+class Wish:
+    """One wish of an owner that has several, one after the other."""
+
+    def __init__(self, owner: FakeExchange) -> None:
+        self.owner = owner
 
 
 def make_pool(loop: FakeLoop, budget: Budget, name: str = "a") -> EndpointPool:
@@ -188,7 +217,7 @@ def test_above_the_limit_exchanges_wait_in_order_of_arrival(loop: FakeLoop) -> N
     second, third = FakeExchange("second"), FakeExchange("third")
     pool.request(second)
     pool.request(third)
-    assert not pool.is_connecting(second)
+    assert not second.opening
     assert holder.connection
     pool.release(holder.connection, 1.0)
     assert second.connection is not None and third.connection is None
@@ -203,7 +232,7 @@ def test_a_lost_connection_lets_the_next_waiter_open_one(loop: FakeLoop) -> None
     pool.request(waiter)
     assert holder.connection
     holder.connection.connection_lost(None)
-    assert pool.is_connecting(waiter)
+    assert waiter.opening
     loop.run()
     assert waiter.connection is not None
     assert pool.open == 1
@@ -225,6 +254,7 @@ def test_leaving_while_connecting_gives_the_slot_back(loop: FakeLoop) -> None:
     gone = FakeExchange()
     pool.request(gone)
     pool.cancel(gone)
+    loop.turn()
     assert (pool.open, pool.budget.open) == (0, 0)
     assert connect(pool, loop).connection is not None
 
@@ -273,43 +303,75 @@ def test_a_closed_pool_keeps_nothing(loop: FakeLoop) -> None:
     assert pool.open == pool.budget.open == pool.budget.idle == 0
 
 
-def test_prewarming_opens_idle_connections_within_the_limits(loop: FakeLoop) -> None:
-    pool = make_pool(loop, Budget(3, 2))
-    pool.prewarm(10)
-    loop.run()
-    assert (pool.open, len(pool.idle), pool.budget.idle) == (2, 2, 2)
-    assert all(connection.used == 0 for connection in pool.idle)
-
-
-def test_prewarming_adds_to_what_is_idle_and_stops_at_the_limit_of_connections(loop: FakeLoop) -> None:
-    pool = make_pool(loop, Budget(0, 3))
-    first = connect(pool, loop).connection
-    assert first
-    pool.release(first, 1.0)
-    loop.now = 7.0
-    pool.prewarm(10)
-    loop.run()
-    assert [connection.idle_since for connection in pool.idle] == [1.0, 7.0, 7.0]
-    narrow = make_pool(loop, Budget(1, 3))
-    narrow.prewarm(10)
-    loop.run()
-    assert narrow.open == 1
-
-
 def test_a_connection_that_was_ready_when_its_exchange_left_waits_for_the_next(loop: FakeLoop) -> None:
     pool = make_pool(loop, Budget(1, 10))
     gone = FakeExchange()
     pool.request(gone)
-    (task,) = loop.tasks
-    (opened,), task._done[:] = task._done[:], []
-    loop.run()
+    loop.end_tasks()
     loop.now = 5.0
     pool.cancel(gone)
-    opened(task)
+    loop.turn()
     (idle,) = pool.idle
     assert gone.connection is None
     assert (idle.used, idle.idle_since, pool.open) == (0, 5.0, 1)
     assert pool.take() is idle
+
+
+def test_b1_the_end_of_a_cancelled_task_is_not_taken_for_a_later_wish(loop: FakeLoop) -> None:
+    """B1: a client leaves while its connection is made, and its exchange, lent again, asks the same pool."""
+    pool, owner = make_pool(loop, Budget(0, 10)), FakeExchange()
+    gone, next_one = Wish(owner), Wish(owner)
+    pool.request(gone)
+    pool.cancel(gone)
+    pool.request(next_one)
+    loop.turn()  # the cancelled task ends
+    assert (owner.failed, pool.open) == ("", 1)
+    loop.run()
+    assert owner.connection is not None
+
+
+def test_b6_a_wish_is_told_when_its_connection_is_being_opened(loop: FakeLoop) -> None:
+    """B6: from then on the endpoint is waited for, with another limit."""
+    pool = make_pool(loop, Budget(1, 10))
+    holder, waiter = connect(pool, loop), FakeExchange()
+    pool.request(waiter)
+    assert not waiter.opening
+    assert holder.connection
+    holder.connection.connection_lost(None)
+    assert waiter.opening and waiter.connection is None
+    loop.run()
+
+
+def test_b14_a_limit_of_zero_idle_connections_is_no_limit(loop: FakeLoop) -> None:
+    """B14: as every limit of the config."""
+    pool = make_pool(loop, Budget(0, 0))
+    for holder in [connect(pool, loop) for _ in range(3)]:
+        assert holder.connection
+        pool.release(holder.connection, 1.0)
+    assert (len(pool.idle), pool.budget.max_idle) == (3, 0)
+    pool.budget.configure(0, 2)
+    assert pool.budget.max_idle == 2
+
+
+def test_b29_dropped_idle_connections_give_their_places_back(loop: FakeLoop) -> None:
+    """B29: one was found closed; those that idled as long say as little."""
+    pool = make_pool(loop, Budget(2, 10))
+    idle, busy = connect(pool, loop).connection, connect(pool, loop).connection
+    assert idle and busy
+    pool.release(idle, 1.0)
+    pool.drop_idle()
+    assert idle.transport.is_closing() and not busy.transport.is_closing()
+    assert (pool.open, pool.budget.open, pool.budget.idle, pool.closed) == (1, 1, 0, False)
+
+
+def test_a_wish_for_a_fresh_connection_closes_an_idle_one_where_there_is_no_room(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    idle = connect(pool, loop).connection
+    assert idle
+    pool.release(idle, 1.0)
+    assert connect(pool, loop).connection is not None
+    assert idle.transport.is_closing()
+    assert (pool.open, pool.budget.idle) == (1, 0)
 
 
 def test_cancelling_what_never_waited_changes_nothing(loop: FakeLoop) -> None:
@@ -323,10 +385,9 @@ def test_a_connection_that_closed_at_once_is_no_connection(loop: FakeLoop) -> No
     exchange = FakeExchange()
     pool.request(exchange)
     (task,) = loop.tasks
-    (opened,), task._done[:] = task._done[:], []
-    loop.run()
+    loop.end_tasks()
     task.result().transport.abort()
-    opened(task)
+    loop.turn()
     assert (exchange.failed, pool.open, pool.created) == ("closed at once", 0, 0)
 
 
@@ -391,7 +452,7 @@ def test_a_shared_budget_lets_one_endpoint_starve_another(loop: FakeLoop) -> Non
     slow, fast = make_pool(loop, budget, "slow"), make_pool(loop, budget, "fast")
     holder, waiter = connect(slow, loop), FakeExchange()
     fast.request(waiter)
-    assert not fast.is_connecting(waiter)
+    assert not waiter.opening
     assert holder.connection
     slow.release(holder.connection, 1.0)  # idle now, and given up for the other endpoint
     loop.run()
@@ -423,7 +484,11 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(fail=st.booleans())
     def network(self, fail: bool) -> None:
         self.loop.fail = fail
-        self.loop.run()
+        self.loop.end_tasks()
+
+    @rule()
+    def loop_passes(self) -> None:
+        self.loop.turn()
         self.flying = [(pool, e) for pool, e in self.flying if not e.failed]
 
     @precondition(lambda self: self.flying)
@@ -440,6 +505,10 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             exchange.connection.abort()
 
+    @rule(which=st.integers(0, 1))
+    def drop_idle(self, which: int) -> None:
+        self.pools[which].drop_idle()
+
     @rule()
     def expire(self) -> None:
         for pool in self.pools:
@@ -447,8 +516,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for task in self.loop.tasks:
-            if not task.over:
-                task.cancel()
+            task.cancel()
 
     @invariant()
     def limits_hold(self) -> None:
@@ -460,7 +528,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def every_open_connection_is_used_idle_or_on_its_way(self) -> None:
         used = sum(e.connection is not None for _, e in self.flying)
-        connecting = sum(pool.is_connecting(e) for pool, e in self.flying)
+        connecting = sum(not task.over for task in self.loop.tasks) + len(self.loop.soon)
         assert self.budget.open == used + connecting + self.budget.idle
 
     @invariant()

@@ -1,0 +1,177 @@
+"""One try of one request on one endpoint: begun, and ended exactly once, with all that either counts.
+
+    verdict     endpoint            breaker                             besides
+    SERVED      success             success, or failure for some 5xx
+    FAILED      failed              failure                             its health is checked at once
+    STALE       failed, or nothing  nothing                             its idle connections are closed
+    WITHDRAWN   client_disconnected nothing
+                or failed
+
+An attempt is made for each try and never used again: the pool knows it by itself, so that nothing that happens to it
+later can be taken for a later try's.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.core.health import FAILING_STATUSES
+from proxy.olla.breaker import CLOSED, HALF_OPEN
+from proxy.olla.engine import Engine
+from proxy.olla.route import Route
+from proxy.olla.upstream import UpstreamConnection
+
+PENDING, SERVED, FAILED, STALE, WITHDRAWN = range(5)
+VERDICTS = ("pending", "served", "failed", "stale", "withdrawn")
+
+
+class Owner(Protocol):
+    """The exchange that an attempt belongs to, as its pool sees it."""
+
+    @property
+    def responding(self) -> bool:
+        """Whether the response's head came."""
+
+    def connecting(self) -> None:
+        """A place among the connections is there, and one is being opened."""
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """Here it is."""
+
+    def connect_failed(self, detail: str) -> None:
+        """None could be opened."""
+
+
+class Attempt:
+    """A request at an endpoint. Making one is the endpoint's and the breaker's admission."""
+
+    __slots__ = (
+        "_due", "_engine", "_epoch", "_strikes", "breaker", "owner", "probe", "route", "verdict", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, engine: Engine, owner: Owner, route: Route) -> None:
+        self.owner = owner
+        self.route = route
+        self.verdict = PENDING
+        self.waiting = False  # the pool knows it, and owes it a connection or a failure
+        self._engine = engine
+        endpoint = route.endpoint
+        endpoint.requests += 1
+        endpoint.active += 1
+        # A reload may give the route another breaker, or none: what this one admitted is told to this one.
+        self.breaker = breaker = route.breaker
+        self.probe = False
+        if breaker is not None:
+            self._strikes = breaker.strikes
+            if breaker.state == CLOSED:
+                self._epoch = breaker.epoch
+            else:
+                self._admit_probe(engine.loop.time())
+
+    # -- ends
+
+    def served(self, status: int) -> None:
+        """A whole response came, whatever its status."""
+        self.verdict = SERVED
+        endpoint = self.route.endpoint
+        endpoint.active -= 1
+        endpoint.success += 1
+        breaker = self.breaker
+        if status >= 500:
+            self._report_5xx(status)
+        elif breaker is not None and (breaker.failures or breaker.state != CLOSED):
+            breaker.record_success(self._epoch)
+            self._engine.count_breakers()
+
+    def failed(self) -> None:
+        """The endpoint's fault: it could not be reached, was silent, or ended or broke its response."""
+        self._end(FAILED)
+        endpoint, engine = self.route.endpoint, self._engine
+        endpoint.failed += 1
+        if not self.owner.responding:
+            endpoint.record_failure(engine.now)
+        self._strike()
+        engine.discovery.report_failure(endpoint, engine.loop.time())
+
+    def stale(self, again: bool) -> None:
+        """A reused connection was closed, perhaps before it got the request; `again`: which now goes over a fresh one.
+
+        Connections that were idle meanwhile are as old: used one by one, each would hide a failure of the endpoint.
+        """
+        self._end(STALE)
+        endpoint = self.route.endpoint
+        if again:
+            endpoint.requests -= 1  # it was never asked
+        else:
+            endpoint.failed += 1
+        self._release()
+        self.route.pool.drop_idle()
+
+    def withdrawn(self, by_client: bool) -> None:
+        """It ends without saying anything of the endpoint: the client left or failed, or the proxy gave up first."""
+        self._end(WITHDRAWN)
+        if by_client:
+            self.route.endpoint.client_disconnected += 1
+        else:
+            self.route.endpoint.failed += 1
+        self._release()
+
+    # -- a half-open breaker's probe
+
+    def probed(self, now: float) -> bool:
+        """Whether the breaker knows how this probe went.
+
+        A generation may take longer than the breaker waits: after its timeout a probe whose response began is a
+        success, and one that is still silent gives its place back.
+        """
+        if self.verdict != PENDING or self.breaker is None:
+            return True
+        if now < self._due:
+            return False
+        if self.owner.responding:
+            self.breaker.record_success(self._epoch)
+        else:
+            self.breaker.release(self._epoch)
+        self.breaker = None  # it was told
+        self._engine.count_breakers()
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Attempt at {self.route.endpoint.name} {VERDICTS[self.verdict]}>"
+
+    # -- inside
+
+    def _admit_probe(self, now: float) -> None:
+        breaker = self.breaker
+        assert breaker is not None
+        self._epoch = breaker.admit(now)
+        if breaker.state == HALF_OPEN:
+            self.probe = True
+            self._due = now + breaker.timeout
+            self._engine.probes.append(self)
+
+    def _end(self, verdict: int) -> None:
+        assert self.verdict == PENDING, self
+        self.verdict = verdict
+        self.route.endpoint.active -= 1
+
+    def _report_5xx(self, status: int) -> None:
+        endpoint, engine = self.route.endpoint, self._engine
+        endpoint.upstream_5xx += 1
+        failing = status in FAILING_STATUSES
+        if failing:
+            endpoint.record_failure(engine.now)
+        if failing and engine.settings.count_5xx:
+            self._strike()
+        elif self.breaker is not None:
+            self.breaker.record_success(self._epoch)
+            self._engine.count_breakers()
+
+    def _strike(self) -> None:
+        if self.breaker is not None:
+            self.breaker.record_failure(self._epoch, self._engine.loop.time(), self._strikes)
+            self._engine.count_breakers()
+
+    def _release(self) -> None:
+        if self.breaker is not None:
+            self.breaker.release(self._epoch)
