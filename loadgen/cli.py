@@ -68,7 +68,10 @@ def compare(
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Whom the others are compared with.")] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="A proxy you run yourself: NAME=URL or NAME=URL,pid=N. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Your own: NAME=URL[,pid=N], NAME=FILE.yaml or NAME=COMMAND with {port} {backends}. Repeatable."
+        ),
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Replay a trace of real traffic (Azure CSV, Mooncake JSONL).")

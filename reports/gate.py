@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import functools
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reports.compare import Comparison, Row, visible_text
 from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord
@@ -38,6 +38,10 @@ HEAD: Final = "head"
 RECORD: Final = "gate.json"
 SUMMARY: Final = "summary.md"
 JUNIT: Final = "junit.xml"
+COMMENT: Final = "comment.md"
+COMMENT_MARK: Final = "<!-- proxy-engines gate -->"
+"""First line of a comment, by which a bot finds its own one to replace it."""
+_LONGEST_COMMENT: Final = 60_000  # GitHub takes 65,536 characters, GitLab a million
 
 Level = Literal["L0", "L1", "L2"]
 Word = Literal["pass", "improvement", "not-measured", "regression", "could-not-measure", "void"]
@@ -105,8 +109,61 @@ class Policy(_Part):
 
 @functools.cache
 def policy() -> Policy:
-    """The limits in force."""
-    return Policy.model_validate(yaml.safe_load(Path(__file__).with_name("gate.yaml").read_text(encoding="utf-8")))
+    """The limits of gate.yaml."""
+    return Policy.model_validate(_limits(Path(__file__).with_name("gate.yaml")))
+
+
+def own_policy(file: Path) -> tuple[Policy, list[str]]:
+    """The limits with what `file` changes of them, and each change as a sentence. A file holds only what it changes.
+
+    Raises ReportError with file, key and value.
+    """
+    ours = policy().model_dump()
+    theirs = _limits(file)
+    differing = [_replace(ours, key, value, file) for key, value in _leaves(theirs)]
+    try:
+        found = Policy.model_validate(ours)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ReportError(f"{file}: {where}: {first['input']!r}: {first['msg']}") from exc
+    return found, [sentence for sentence in differing if sentence]
+
+
+def _limits(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ReportError(f"{file}: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ReportError(f"{file}: not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(data, dict):
+        raise ReportError(f"{file}: holds no limits; see reports/gate.yaml for what can be set")
+    return data
+
+
+def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        path = (*above, str(key))
+        if isinstance(value, dict):
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+def _replace(tree: dict[str, Any], key: tuple[str, ...], value: Any, file: Path) -> str:
+    """Sets one limit; says so if it is another than before."""
+    place: Any = tree
+    for part in key[:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or key[-1] not in place:
+        dotted = ".".join(key)
+        known = ", ".join(place) if isinstance(place, dict) else "those of reports/gate.yaml"
+        raise ReportError(f"{file}: {dotted}: is no limit; known here are {known}")
+    before, place[key[-1]] = place[key[-1]], value
+    if key[-1] == "why" or before == value or list(before if isinstance(before, tuple) else ()) == value:
+        return ""
+    return f"limit {'.'.join(key)}: {value} instead of {before} ({file})"
 
 
 # -------------------------------------------------------------------------------------------------------- the record
@@ -165,15 +222,20 @@ class GateRun(GateRecord):
     seconds: float = 0.0
     exit_code: int = PASSED
 
-    def judged(self, rows: Iterable[GateRow]) -> GateRun:
+    def judged(self, rows: Iterable[GateRow], *, all_measured: bool = False) -> GateRun:
         """The same run with these rows and the exit code they mean."""
         rows = list(rows)
-        return self.model_copy(update={"rows": rows, "exit_code": exit_code(rows)})
+        return self.model_copy(update={"rows": rows, "exit_code": exit_code(rows, all_measured=all_measured)})
 
 
-def exit_code(rows: Iterable[GateRow]) -> int:
-    """0 pass, 1 regression, 2 could not measure, 3 void; 3 beats 1 beats 2. Rows that were not measured pass."""
+def exit_code(rows: Iterable[GateRow], *, all_measured: bool = False) -> int:
+    """0 pass, 1 regression, 2 could not measure, 3 void; 3 beats 1 beats 2. Rows that were not measured pass.
+
+    `all_measured`: a metric that head should have and that nobody measured (a tool is not installed) is a 2, too.
+    """
     found = {_CODES.get(row.word, PASSED) for row in rows}
+    if all_measured:
+        found |= {COULD_NOT_MEASURE for row in rows if row.word == "not-measured" and row.head is None}
     return next((code for code in _GRAVEST_FIRST if code in found), PASSED)
 
 
@@ -345,9 +407,10 @@ def _spoilt(seen: Comparison, row: Row) -> dict[str, Any] | None:
 
 # -------------------------------------------------------------------------------------------------------------- files
 def write_run(folder: Path, run: GateRun) -> None:
-    """gate.json, summary.md and junit.xml. Raises ReportError where the disk refuses."""
+    """gate.json, summary.md, comment.md and junit.xml. Raises ReportError where the disk refuses."""
     write_atomically(folder / RECORD, dump_json(run.model_dump(mode="json")))
     write_atomically(folder / SUMMARY, summary(run).encode())
+    write_atomically(folder / COMMENT, comment(run).encode())
     write_atomically(folder / JUNIT, junit(run))
 
 
@@ -409,6 +472,15 @@ def summary(run: GateRun) -> str:
               "counts taken. Times: change with its 95 % interval; `sees` is the smallest effect that would have "
               "been seen."]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
+
+
+def comment(run: GateRun) -> str:
+    """The summary as a comment on a pull request: marked, and cut where a server would refuse it."""
+    text = f"{COMMENT_MARK}\n{summary(run)}"
+    if len(text) <= _LONGEST_COMMENT:
+        return text
+    whole_lines = text[:_LONGEST_COMMENT].rsplit("\n", 1)[0]
+    return f"{whole_lines}\n\nCut here; all rows are in {SUMMARY}.\n"
 
 
 def _sides(run: GateRun) -> str:

@@ -40,8 +40,9 @@ class Child:
         cores: Iterable[int] | None = None,
         env: Mapping[str, str] | None = None,
         held: bool = False,
+        cwd: Path | None = None,
     ) -> None:
-        """`held`: it reads from us and waits for `release`."""
+        """`held`: it reads from us and waits for `release`. `cwd`: the folder it starts in, ours if None."""
         self.name = name
         self.command = tuple(command)
         self.stdout = folder / f"{name}.stdout"
@@ -56,6 +57,7 @@ class Child:
                 stdin=subprocess.PIPE if held else subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                cwd=cwd,
                 # PYTHONSAFEPATH: a folder `reports` in the current one must not be taken for our package.
                 env={**os.environ, "PYTHONSAFEPATH": "1", **(env or {})},
                 start_new_session=True,  # Ctrl-C reaches the conductor only, which then ends its children in order

@@ -16,7 +16,7 @@ from loadgen.campaign import schedule
 from loadgen.campaign.schedule import Arm, arms_for, arms_of, in_turns
 from loadgen.errors import Missing, UsageRefusal
 from loadgen.targets import catalogue
-from loadgen.targets.direct import parse_given
+from loadgen.targets import given as given_targets
 from loadgen.targets.target import Target
 from loadgen.workload import scenario, timetable
 from loadgen.workload.scenario import Replay, Request, Scenario
@@ -170,7 +170,9 @@ def plan(asked: Asked) -> Planned:
     scenarios = [one for one in scenarios if one.id not in left_out]
     if not scenarios:
         raise Missing(f"no scenario can be measured here: {wrk.HOW_TO_GET}")
-    given = [parse_given(text) for text in asked.given]
+    given = given_targets.all_of(asked.given)
+    if absent := [why for target in given if (why := target.missing()) is not None]:
+        raise Missing("; ".join(absent))  # whoever names it wants it measured
     variants = (name for one in scenarios for name in one.variants)
     chosen = catalogue.choose(list(dict.fromkeys([*(asked.targets or profile.targets), *variants])), given)
     made = planned(

@@ -53,10 +53,11 @@ class Checkout:
 
 
 @contextlib.contextmanager
-def checked_out(root: Path, sides: Mapping[str, Side], say: Say) -> Iterator[dict[str, Checkout]]:
+def checked_out(root: Path, sides: Mapping[str, Side], say: Say, *, ours: bool = True) -> Iterator[dict[str, Checkout]]:
     """A worktree for each side (base, head) and its environment; all gone afterwards, also after Ctrl-C.
 
-    Raises CannotMeasure for a side that cannot be built.
+    `ours`: whether they hold this project; somebody else's proxy brings its environment in its command. Raises
+    CannotMeasure for a side that cannot be built.
     """
     _remove_orphans(root)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -68,8 +69,10 @@ def checked_out(root: Path, sides: Mapping[str, Side], say: Say) -> Iterator[dic
         for name, side in sides.items():
             path = folder / name  # base and head: equally long, so that no buffer grows with the path
             _add_worktree(root, path, side)
-            python = _environment(root, path, name, say)
-            _compile(path, python, name)
+            python = sys.executable
+            if ours:
+                python = _environment(root, path, name, say)
+                _compile(path, python, name)
             found[name] = Checkout(name, path, python, side, site)
         yield found
     finally:

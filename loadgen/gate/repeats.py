@@ -17,7 +17,7 @@ from rich.text import Text
 from loadgen.bench.child import ChildError
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import checkouts, revisions
-from loadgen.gate.run import RUNS, Asked, Terminal, make_folder, measure_levels, screen, terminable
+from loadgen.gate.run import RUNS, Asked, Terminal, in_force, make_folder, measure_levels, screen, terminable
 from loadgen.gate.selftest import ALLOWED
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow, Policy
@@ -116,16 +116,16 @@ def repeat(asked: Asked, times: int, out: Path | None) -> int:
     console = screen()
     folder = (out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-gate-repeats").absolute()
     repeats: list[Rows] = []
-    policy = gate.policy()
     about = f"`{asked.command}` on {checkouts.machine_class()}"
     with Terminal(console) as voice, terminable():
         try:
+            policy = in_force(asked, voice)
             root = revisions.repository(Path.cwd())
             side = revisions.resolve(root, asked.head, voice.say)
             make_folder(folder)
             with checkouts.checked_out(root, {BASE: side, HEAD: side}, voice.say) as trees:
                 for number in range(1, times + 1):
-                    rows, _ = measure_levels(asked, trees, folder / f"{number:02d}", voice)
+                    rows, _ = measure_levels(asked, policy, trees, folder / f"{number:02d}", voice)
                     repeats.append(rows)
                     words = [row.word for row in rows]
                     console.print(Text(f"{number}/{times}: " + _counted(words)))

@@ -23,8 +23,8 @@ from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
-from loadgen.gate.given import pair_of
-from reports import gate, store
+from loadgen.gate.given import command_of, pair_of, revisions_of
+from reports import gate, store, trend
 from reports.gate import BASE, HEAD, GateRow, GateRun, Side
 
 RUNS = Path("reports/runs")
@@ -39,6 +39,12 @@ class Asked:
     head: str = "HEAD"
     targets: tuple[str, str] | None = None
     """NAME=... of base and head, in place of revisions."""
+    target: str | None = None
+    """NAME=COMMAND: a proxy that is not ours, run in the folder of each revision."""
+    limits: Path | None = None
+    history: Path | None = None
+    all_measured: bool = False
+    """What could not be measured ends in 1, so that no CI goes on."""
     levels: tuple[str, ...] = LEVELS
     engines: tuple[str, ...] = ("olla", "sherpa")
     command: str = "proxy-engines gate"
@@ -113,11 +119,18 @@ def run(asked: Asked, out: Path | None) -> int:
             else:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # nothing is in it
-            return code
+            return _final(code, asked)
     found = found.model_copy(update={"notes": list(voice.notes), "seconds": time.monotonic() - begun})
     gate.write_run(folder, found)
+    if asked.history is not None:
+        trend.append(asked.history, found)
     _conclude(console, found, folder)
-    return found.exit_code
+    return _final(found.exit_code, asked)
+
+
+def _final(code: int, asked: Asked) -> int:
+    """What the command ends in: with --require-measured a gate that could not measure has failed."""
+    return gate.REGRESSION if code == gate.COULD_NOT_MEASURE and asked.all_measured else code
 
 
 def make_folder(folder: Path) -> None:
@@ -131,25 +144,42 @@ def make_folder(folder: Path) -> None:
 
 
 def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> GateRun:
-    policy = gate.policy()
+    policy = in_force(asked, voice)
     if asked.targets is not None:
         pair = pair_of(*asked.targets)
         sides = {BASE: Side(name=asked.targets[0]), HEAD: Side(name=asked.targets[1])}
         rows = interleaved.time_pair(pair, policy.times, folder / "times", asked.command, voice)
-        return found.model_copy(update={"sides": sides}).judged(rows)
+        return found.model_copy(update={"sides": sides}).judged(rows, all_measured=asked.all_measured)
     root = revisions.repository(Path.cwd())
     if revisions.is_dirty(root):
         voice.say("the working tree has changes that are in no commit: they are not measured")
     head = revisions.resolve(root, asked.head, voice.say)
     sides = {BASE: revisions.base_of(root, asked.base, head, voice.say), HEAD: head}
     found = found.model_copy(update={"sides": sides, "base": sides[BASE].revision, "head": head.revision})
+    if asked.target is not None:
+        command = command_of(asked.target)
+        with checkouts.checked_out(root, sides, voice.say, ours=False) as trees:
+            pair = revisions_of(command, trees)
+            rows = interleaved.time_pair(pair, policy.times, folder / "times", asked.command, voice)
+        return found.judged(rows, all_measured=asked.all_measured)
     with checkouts.checked_out(root, sides, voice.say) as trees:
-        rows, counts = measure_levels(asked, trees, folder, voice)
-    return found.model_copy(update={"counts": counts}).judged(rows)
+        rows, counts = measure_levels(asked, policy, trees, folder, voice)
+    return found.model_copy(update={"counts": counts}).judged(rows, all_measured=asked.all_measured)
+
+
+def in_force(asked: Asked, voice: Terminal) -> gate.Policy:
+    """The limits, with the user's own; what differs is said."""
+    if asked.limits is None:
+        return gate.policy()
+    policy, differing = gate.own_policy(asked.limits)
+    for sentence in differing or [f"{asked.limits} changes no limit"]:
+        voice.say(sentence)
+    return policy
 
 
 def measure_levels(
     asked: Asked,
+    policy: gate.Policy,
     trees: dict[str, Checkout],
     folder: Path,
     voice: Voice,
@@ -163,7 +193,7 @@ def measure_levels(
             if "L0" in wanted:
                 rows += levels.check_promises(on, voice)
             if not wrong(rows) and "L1" in wanted:
-                counted = levels.count_work(on, gate.policy(), voice)
+                counted = levels.count_work(on, policy, voice)
                 rows += counted.rows
                 counts = counted.counts
     if wrong(rows):
@@ -175,7 +205,7 @@ def measure_levels(
             pair = interleaved.engine_pair(engine, trees)
             place = folder / f"times-{engine}"
             try:
-                rows += interleaved.time_pair(pair, gate.policy().times, place, asked.command, voice)
+                rows += interleaved.time_pair(pair, policy.times, place, asked.command, voice)
             except (revisions.CannotMeasure, ChildError) as exc:  # what the other levels saw stays seen
                 row = GateRow(level="L2", subject=engine, metric="times", word="could-not-measure", reason=str(exc))
                 rows.append(row)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from loadgen.errors import UsageRefusal
-from loadgen.targets.direct import Direct, Given
+from loadgen.targets.direct import Direct
 from loadgen.targets.process import ProcessTarget, Program
 from loadgen.targets.target import Target
 
@@ -26,7 +26,7 @@ def catalogue() -> Mapping[str, Target]:
     return found
 
 
-def choose(names: list[str], given: list[Given]) -> list[Target]:
+def choose(names: list[str], given: Sequence[Target]) -> list[Target]:
     """The targets called `names`, which may name `given` ones too; given ones that nobody named come last.
 
     Raises UsageRefusal for a name nobody knows, with the nearest known one.

@@ -7,7 +7,6 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from loadgen.errors import UsageRefusal
 from loadgen.targets.target import Passes, Running, Wiring
 from reports import schema
 
@@ -71,23 +70,3 @@ class Given:
     def start(self, wiring: Wiring) -> Running:
         """Nothing to start."""
         return Running(url=self.url, pid=self.pid)
-
-
-def parse_given(text: str) -> Given:
-    """A `--target` value. Raises UsageRefusal with what is wrong with it."""
-    name, equals, rest = text.partition("=")
-    url, *options = rest.split(",")
-    pid: int | None = None
-    for option in options:
-        key, _, value = option.partition("=")
-        if key.strip() != "pid" or not value.strip().isdecimal():
-            raise UsageRefusal(f"--target {text}: {option!r} is not known; write NAME=URL or NAME=URL,pid=NUMBER")
-        pid = int(value)
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fine = False
-    if not name or not equals or not fine or "@" in name:
-        raise UsageRefusal(f"--target {text}: must look like NAME=http://HOST:PORT or NAME=http://HOST:PORT,pid=NUMBER")
-    return Given(name=name, url=url, pid=pid)

@@ -76,6 +76,10 @@ class ProcessTarget:
     passes: Passes = "everything"
     gc_trace: bool = False
     has_process: bool = True
+    given: bool = False
+    """Typed by the user, not from the catalogue."""
+    cwd: Path | None = None
+    """The folder it is started in; ours if None."""
 
     @property
     def is_engine(self) -> bool:
@@ -99,10 +103,22 @@ class ProcessTarget:
 
     def missing(self) -> str | None:
         """What is not installed and how to get it, or None."""
-        if self.program is None or self.program.find() is not None:
+        if self.program is None:
+            return self._mistyped()
+        if self.program.find() is not None:
             return None
         where = f" or set {self.program.env} to its path" if self.program.env else ""
         return f"{self.program.name} is not installed: {self.program.get}{where}"
+
+    def _mistyped(self) -> str | None:
+        """What of a command that was typed is not there: found now, not after the first minute of a campaign."""
+        word = self.command[0]
+        if not self.given or "{" in word:
+            return None
+        if os.path.dirname(word):  # noqa: PTH120  # "." counts: ./proxy is a path, proxy is looked up
+            place = (self.cwd or Path()) / word
+            return None if os.access(place, os.X_OK) and place.is_file() else f"{self.name}: {place} is no program"
+        return None if shutil.which(word) else f"{self.name}: there is no program {word} on PATH"
 
     def start(self, wiring: Wiring) -> Running:
         """Writes the config, starts the program, waits until it listens. Raises ChildError with its last words."""
@@ -114,7 +130,7 @@ class ProcessTarget:
             config = wiring.folder / f"{self.name}{Path(self.template.removesuffix('.j2')).suffix}"
             config.write_text(self.render(wiring, port, str(wiring.folder)), encoding="utf-8")
         command = self._command(wiring, port, config)
-        child = Child(self.name, command, wiring.folder, cores=wiring.cores, env=self.env)
+        child = Child(self.name, command, wiring.folder, cores=wiring.cores, env=self.env, cwd=self.cwd)
         try:
             if self.ready == "line":
                 line = child.wait_ready(_READY_S)
@@ -174,12 +190,13 @@ class ProcessTarget:
             "spare_port": str(free_port()),
             "max_conns": str(wiring.max_conns),
         }
+        values["backends"] = ",".join(wiring.backends)
         words: list[str] = []
         for word in self.command:
             if word == "{backends}":  # one word per backend
                 words.extend(wiring.backends)
             else:
-                words.append(word.format_map(values))
+                words.append(_filled(word, values))
         return words
 
     def _hash(self, wiring: Wiring) -> str:
@@ -193,6 +210,11 @@ class ProcessTarget:
         )
         text = "" if self.template is None else self.render(neutral, 0, ".")
         return hash_of("\n".join([*self.command, text]))
+
+
+def _filled(word: str, values: Mapping[str, str]) -> str:
+    """`{name}` of a known name replaced; other braces (JSON in a command) stay."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
 
 
 def with_settings(text: str, settings: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_verbs_of_other_packages_replace_the_process_and_pass_everything_on(
         (["compare", "--targets", "shepra", "--dry-run"], 64, "did you mean sherpa?"),
         (["compare", "--scenarios", "chat-smal", "--dry-run"], 64, "did you mean chat-small?"),
         (["compare", "--baseline", "nginx", "--dry-run"], 64, "none of the targets"),
-        (["compare", "--target", "x", "--dry-run"], 64, "--target x: must look like"),
+        (["compare", "--target", "x", "--dry-run"], 64, "--target x: write NAME=URL"),
         (["compare", "--trace", "no-such.csv", "--dry-run"], 69, "no-such.csv"),
         (["compare", "--trace", "bad.csv", "--dry-run"], 65, "bad.csv"),
         (["compare", "--scenarios", "bad.yaml", "--dry-run"], 65, "bad.yaml"),

@@ -511,7 +511,7 @@ def test_a_machine_where_nothing_can_be_timed_ends_in_2_and_keeps_what_the_other
     monkeypatch.setattr(run, "interleaved", SimpleNamespace(engine_pair=lambda *_: None, time_pair=refuse))
     for wanted, code in ((("L2",), 2), (("L1", "L2"), 1)):
         asked = run.Asked(levels=wanted, engines=("olla",))
-        rows, _ = run.measure_levels(asked, {}, tmp_path, run.Terminal(Console(quiet=True)))
+        rows, _ = run.measure_levels(asked, gate.policy(), {}, tmp_path, run.Terminal(Console(quiet=True)))
         assert gate.exit_code(rows) == code
         assert (rows[-1].word, rows[-1].reason) == ("could-not-measure", "the mocks do not start")
 
@@ -528,8 +528,8 @@ def test_a_pair_can_be_urls_configs_commands_or_known_targets(tmp_path: Path) ->
     assert (pair.subject, pair.base.name, pair.head.name) == ("mine and theirs", "base", "head")
     assert pair.base.settings == {"proxy.engine": "sherpa", "server.workers": 2, "proxy.pools.buffers": False}
     assert pair.head.command == ("./proxy", "--port", "{port}", "{backends}")
-    running = given.pair_of("a=http://127.0.0.1:8080,pid=1", "a=relay")
-    assert isinstance(running.base, Given) and running.base.pid == 1
+    running = given.pair_of(f"a=http://127.0.0.1:8080,pid={os.getpid()}", "a=relay")
+    assert isinstance(running.base, Given) and running.base.pid == os.getpid()
     assert running.subject == "a"
 
 

@@ -302,3 +302,55 @@ def test_a_file_that_is_no_gate_run_is_refused(tmp_path: Path, text: str, says: 
     (tmp_path / "gate.json").write_text(text)
     with pytest.raises(ReportError, match=says):
         gate.load_run(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- own limits
+def test_u18_own_limits_replace_ours_and_each_difference_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "limits.yaml"
+    file.write_text("counts: {instructions_per_request: {limit: 0.05}}\ntimes: {rounds: 8, budget_s: 225}\n")
+    policy, said = gate.own_policy(file)
+    assert policy.counts["instructions_per_request"].limit == 0.05
+    assert policy.counts["instructions_per_event"] == gate.policy().counts["instructions_per_event"]
+    assert policy.times.rounds == 8
+    assert said == [
+        f"limit counts.instructions_per_request.limit: 0.05 instead of 0.02 ({file})",
+        f"limit times.rounds: 8 instead of 6 ({file})",
+    ]
+    assert gate.policy().times.rounds == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("counts: {instructions: {limit: 0.05}}", r"counts\.instructions\.limit: is no limit"),
+        ("counts: {instructions_per_request: {limt: 1}}", "known here are limit, floor, why"),
+        ("counts: {instructions_per_request: {limit: 7}}", r"instructions_per_request\.limit: 7: "),
+        ("counts: {instructions_per_request: {limit: .nan}}", "nan"),
+        ("times: {rounds: many}", r"times\.rounds: 'many'"),
+        ("- 1", "holds no limits"),
+        ("{", "not YAML"),
+    ],
+)
+def test_u18_wrong_limits_are_refused_with_file_key_and_value(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "limits.yaml"
+    file.write_text(text)
+    with pytest.raises(ReportError, match=says) as refused:
+        gate.own_policy(file)
+    assert str(file) in str(refused.value)
+    assert refused.value.exit_code == 65
+
+
+def test_u18_a_metric_that_nobody_measured_counts_only_where_all_must_be() -> None:
+    rows = [row_of("pass"), row_of("not-measured")]
+    assert gate.exit_code(rows) == gate.PASSED
+    assert gate.exit_code(rows, all_measured=True) == gate.COULD_NOT_MEASURE
+
+
+def test_u18_the_comment_is_marked_and_short_enough_for_a_server(tmp_path: Path) -> None:
+    gate.write_run(tmp_path, run_of(row_of("regression", reason="more")))
+    text = (tmp_path / "comment.md").read_text()
+    assert text.splitlines()[0] == gate.COMMENT_MARK
+    assert "## Performance gate: Regression" in text
+    many = run_of(*[row_of("regression", reason="x" * 500)] * 300)
+    assert len(gate.comment(many)) < 65_536
+    assert gate.comment(many).endswith("Cut here; all rows are in summary.md.\n")

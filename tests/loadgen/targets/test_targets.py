@@ -17,7 +17,7 @@ import yaml
 from loadgen.bench.child import ChildError
 from loadgen.errors import UsageRefusal
 from loadgen.targets.catalogue import catalogue, choose
-from loadgen.targets.direct import Direct, Given, parse_given
+from loadgen.targets.direct import Direct
 from loadgen.targets.gctrace import pauses_of
 from loadgen.targets.process import ProcessTarget, Program, with_settings
 from loadgen.targets.target import Wiring
@@ -161,22 +161,6 @@ def test_names_are_checked_and_the_nearest_one_is_offered() -> None:
     assert [target.name for target in choose(["olla", "direct", "olla"], [])] == ["olla", "direct"]
     with pytest.raises(UsageRefusal, match="did you mean sherpa"):
         choose(["sherpas"], [])
-
-
-def test_a_url_the_user_started_is_a_target_with_or_without_a_pid() -> None:
-    assert parse_given("mine=http://127.0.0.1:8080") == Given("mine", "http://127.0.0.1:8080")
-    assert parse_given("mine=http://127.0.0.1:8080/x,pid=12") == Given("mine", "http://127.0.0.1:8080/x", 12)
-    given = parse_given("mine=http://127.0.0.1:1")
-    assert "nothing listens" in (given.missing() or "")
-    assert [target.name for target in choose(["direct"], [given])] == ["direct", "mine"]
-
-
-@pytest.mark.parametrize(
-    "text", ["mine", "mine=ftp://x", "=http://x:1", "a=http://x:1,pd=3", "a=http://x:1,pid=x", "a@aa=http://x:1"]
-)
-def test_a_malformed_target_is_refused(text: str) -> None:
-    with pytest.raises(UsageRefusal, match="--target"):
-        parse_given(text)
 
 
 def test_direct_is_the_first_backend_and_has_no_process(tmp_path: Path) -> None:
