@@ -1,7 +1,8 @@
 """All targets side by side: each scenario's primary metrics, and how the main candidate compares with each other. Pure.
 
 A value is the median over a target's valid rounds; a ratio the median, over the rounds that both have, of the main
-candidate's value divided by the other's. What the verdict words say is another question: they need intervals.
+candidate's value divided by the other's. Percentiles of the tail are of all valid rounds together. What the verdict
+words say is another question: they need intervals.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports import stats
 from reports.compare import Comparison
 from reports.schema import METRICS, Metric
+from reports.stats import Tail
 from reports.store import Campaign
 
 
@@ -49,13 +52,16 @@ def lines(campaign: Campaign, comparison: Comparison, scenarios: Sequence[str], 
 def _metrics(campaign: Campaign, scenario: str) -> Iterator[str]:
     known = campaign.scenario(scenario)
     yield from known.primaries()
-    if "added_p50_us" in known.primaries():
+    if "added_p50_us" in known.primaries() and "added_p99_us" not in known.primaries():
         yield "added_p99_us"
     if "throughput_rps" not in known.primaries() and known.rate_rps is None:
         yield "throughput_rps"  # in closed loop it is a result
 
 
 def _cell(comparison: Comparison, scenario: str, metric: str, target: str) -> Cell:
+    tail = _tail(comparison, scenario, metric, target)
+    if tail is not None:
+        return tail
     theirs = _by_round(comparison, scenario, metric, target)
     if not theirs:
         return Cell(target)
@@ -66,6 +72,23 @@ def _cell(comparison: Comparison, scenario: str, metric: str, target: str) -> Ce
         ratios = [ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()) if theirs[n]]
         times = float(np.median(ratios)) if ratios else None
     return Cell(target, value, times, len(theirs))
+
+
+def _tail(comparison: Comparison, scenario: str, metric: str, target: str) -> Cell | None:
+    """A percentile of the tail over all valid rounds; None where raw rows are missing or too few."""
+    percent = METRICS[metric].tail
+    ours, theirs = (_tails(comparison, scenario, metric, name) for name in (comparison.main or "", target))
+    if percent is None or not theirs or not stats.enough(sum(one.size for one in theirs), percent):
+        return None
+    value, times = stats.pooled(theirs, percent), None
+    if target != comparison.main and ours and stats.enough(sum(one.size for one in ours), percent):
+        times = stats.pooled(ours, percent) / value
+    return Cell(target, value, times, len(theirs))
+
+
+def _tails(comparison: Comparison, scenario: str, metric: str, target: str) -> list[Tail]:
+    found = [facts.tail(metric) for facts in comparison.valid.get((scenario, target), ())]
+    return [one for one in found if one is not None and one.size]
 
 
 def _by_round(comparison: Comparison, scenario: str, metric: str, target: str) -> dict[int, float]:

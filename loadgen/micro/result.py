@@ -27,16 +27,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pyperf
-from scipy import stats
 
 from loadgen.errors import BadInput
+from reports.stats import LEVEL, Estimate, Interval, estimate, welch
 
 SCHEMA = 1
 FILE = "micro.json"
 PYPERF = "pyperf.json"
 """All benchmarks of a run as pyperf keeps them: `pyperf compare_to A/pyperf.json B/pyperf.json`."""
 MARGIN = 0.05
-LEVEL = 0.95
 Word = Literal["faster", "slower", "equivalent", "too-noisy"]
 
 
@@ -59,11 +58,8 @@ class Result:
     @property
     def ci_ns(self) -> tuple[float, float] | None:
         """Where the geometric mean of processes lies, at 95 %; None for a single process."""
-        logs = np.log(self.process_medians_ns)
-        if logs.size < 2:
-            return None
-        half = float(stats.t.ppf((1 + LEVEL) / 2, logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size))
-        return math.exp(logs.mean() - half), math.exp(logs.mean() + half)
+        ends = estimate(np.log(self.process_medians_ns)).interval()
+        return None if ends is None else (ends.exp().low, ends.exp().high)
 
     def as_json(self) -> dict[str, Any]:
         """For micro.json."""
@@ -85,11 +81,12 @@ class Comparison:
         """Lower is better."""
         if self.ci_low is None or self.ci_high is None:
             return "too-noisy"
-        if self.ci_low >= 1 - MARGIN and self.ci_high <= 1 + MARGIN:
+        ends = Interval(self.ci_low, self.ci_high, LEVEL)
+        if ends.inside(1 - MARGIN, 1 + MARGIN):
             return "equivalent"
-        if self.ci_high < 1:
-            return "faster"
-        return "slower" if self.ci_low > 1 else "too-noisy"
+        if not ends.excludes(1):
+            return "too-noisy"
+        return "faster" if ends.high < 1 else "slower"
 
     def as_json(self) -> dict[str, Any]:
         """For micro.json."""
@@ -103,25 +100,22 @@ def process_medians(bench: pyperf.Benchmark) -> tuple[float, ...]:
 
 def compare(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Comparison:
     """Per-process medians of two benchmarks."""
-    a, b = np.log(ours), np.log(theirs)
-    ratio = math.exp(float(a.mean() - b.mean()))
-    if a.size < 2 or b.size < 2:
-        return Comparison(name, against, ratio, None, None)
-    if not a.std() and not b.std():
-        return Comparison(name, against, ratio, ratio, ratio)
-    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
-    return Comparison(name, against, ratio, math.exp(interval.low), math.exp(interval.high))
+    return _comparison(name, against, welch(np.log(ours), np.log(theirs)))
 
 
 def compare_paired(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Comparison:
     """Per-process medians of two benchmarks that took turns: the n-th of both ran in the same pass."""
     if len(ours) != len(theirs) or len(ours) < 2:
         return compare(name, ours, against, theirs)
-    logs = np.log(ours) - np.log(theirs)
-    mean, half = float(logs.mean()), 0.0
-    if logs.std() > 0:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size))
-    return Comparison(name, against, math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return _comparison(name, against, estimate(np.log(ours) - np.log(theirs)))
+
+
+def _comparison(name: str, against: str, found: Estimate) -> Comparison:
+    """`found`: of the logarithm of the ratio."""
+    ends = found.interval()
+    if ends is None:
+        return Comparison(name, against, math.exp(found.mean), None, None)
+    return Comparison(name, against, math.exp(found.mean), ends.exp().low, ends.exp().high)
 
 
 def compare_within(results: Iterable[Result], pairs: Mapping[str, str]) -> list[Comparison]:

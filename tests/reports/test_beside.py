@@ -38,6 +38,14 @@ def test_where_the_rate_is_a_result_it_has_a_line_of_its_own() -> None:
     assert [line.metric.id for line in lines()] == ["cpu_us_per_request", "throughput_rps"]
 
 
+def test_no_metric_has_two_lines() -> None:
+    cold = Scenario(rate_rps=100, primary=["added_p99_us", "added_p50_us"])
+    facts = [fact("cold", n, name, {"added_p50_us": 1.0, "added_p99_us": 2.0}) for n in (1, 2) for name in COSTS]
+    campaign = campaign_of(["sherpa", "olla", NGINX], {"cold": cold}, 2)
+    found = beside.lines(campaign, compare(campaign, facts), ["cold"], ["sherpa", "olla"])
+    assert [line.metric.id for line in found] == ["added_p99_us", "added_p50_us"]
+
+
 def test_a_line_without_the_main_candidate_is_left_out() -> None:
     campaign = campaign_of(["sherpa", "olla", NGINX], W1, 1)
     seen = compare(campaign, [fact("w1", 1, "nginx", {"cpu_us_per_request": 16.0})])
