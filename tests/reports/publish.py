@@ -20,10 +20,10 @@ from tests.reports.browser import chromium
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
 SCREENS = {400: 900, 1600: 1000}
 _SHARED_A_START = (
-    "**In the campaigns of 25 and 26 November 2026 C3, C12 and C13 have no answer**: most scenarios shared one start of "
-    "their target, so 500 streams were measured in the process that had held 1,000, and a cold start in a warm one. C10's "
-    "times are about a second too long. The notes at the top of both reports have the rest; the rules that were changed "
-    "since say so in `reports/claims.py`."
+    "**In the campaigns of 25 and 26 November 2026 C3, C12 and C13 have no answer**: most scenarios shared one start "
+    "of their target, so 500 streams were measured in the process that had held 1,000, and a cold start in a warm one. "
+    "C10's times are about a second too long. The notes at the top of both reports have the rest; the rules that were "
+    "changed since say so in `reports/claims.py`."
 )
 """Campaigns that are superseded: said as long as they are published."""
 
