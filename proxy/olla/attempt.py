@@ -33,7 +33,7 @@ class Owner(Protocol):
         """Whether the response's head came."""
 
     def connecting(self) -> None:
-        """A place among the connections is there, and one is being opened."""
+        """It queued; now there is a place for one, and it is being opened."""
 
     def connected(self, connection: UpstreamConnection) -> None:
         """Here it is."""
@@ -83,12 +83,15 @@ class Attempt:
             breaker.record_success(self._epoch)
             self._engine.count_breakers()
 
-    def failed(self) -> None:
-        """The endpoint's fault: it could not be reached, was silent, or ended or broke its response."""
+    def failed(self, responding: bool) -> None:
+        """The endpoint's fault: it could not be reached, was silent, or ended or broke its response.
+
+        `responding`: that had begun, so it did work, and a balancer need not take it for busier than it is.
+        """
         self._end(FAILED)
         endpoint, engine = self.route.endpoint, self._engine
         endpoint.failed += 1
-        if not self.owner.responding:
+        if not responding:
             endpoint.record_failure(engine.now)
         self._strike()
         engine.discovery.report_failure(endpoint, engine.loop.time())

@@ -202,7 +202,7 @@ class Exchange:
     # -- from the pool
 
     def connecting(self) -> None:
-        """A place is there: from now on it is the endpoint that is waited for."""
+        """A connection is being opened: from now on it is the endpoint that is waited for."""
         self.phase = CONNECTING
         self.deadline = self.engine.horizon + self.engine.settings.connect_timeout
 
@@ -306,10 +306,12 @@ class Exchange:
             return
         if self.upload is not None and not self.upload.complete:
             self.client.pause_upload(True)
-        self.phase = QUEUED
-        self.deadline = self.engine.horizon + self.engine.settings.pool_wait
         attempt.waiting = True
-        route.pool.request(attempt)
+        if route.pool.request(attempt):
+            self.connecting()
+        else:
+            self.phase = QUEUED
+            self.deadline = self.engine.horizon + self.engine.settings.pool_wait
 
     def _try_again(self, failed: Attempt, same: bool) -> None:
         """The loop's next pass after a try that failed."""
@@ -539,7 +541,7 @@ class Exchange:
         if stale:
             attempt.stale(again=same)
         else:
-            attempt.failed()
+            attempt.failed(responding=False)
             tried.append(attempt.route.endpoint)
         if following is Next.GIVE_UP:
             self._answer(error)
@@ -556,7 +558,7 @@ class Exchange:
         if self.flush_pending:
             self._flush()
         self._let_go()
-        attempt.failed()
+        attempt.failed(responding=True)
         self._end_aborted()
 
     def _finish(self, error: ProxyError | None) -> None:
@@ -585,11 +587,12 @@ class Exchange:
     def _let_go(self) -> None:
         """Give up the connection, or the wait for one."""
         connection, attempt = self.connection, self.attempt
+        assert attempt is not None
         if connection is not None:
             self.connection = None
             if connection.exchange is self:  # else it is lost, and told us so
-                connection.abort()
-        elif attempt is not None and attempt.waiting:
+                attempt.route.pool.discard(connection)
+        elif attempt.waiting:
             attempt.route.pool.cancel(attempt)
 
     # -- ends
@@ -607,7 +610,7 @@ class Exchange:
                 connection.resume_reading()
             attempt.route.pool.release(connection, self.engine.now)
         elif connection.exchange is self:
-            connection.abort()
+            attempt.route.pool.discard(connection)
         if self.client.transport.get_write_buffer_size():
             self._drain()
         else:

@@ -26,7 +26,7 @@ class Owner(Protocol):
     """Who is told of a connection."""
 
     def connecting(self) -> None:
-        """There is a place for one, and it is being opened."""
+        """It queued; now there is a place for one, and it is being opened."""
 
     def connected(self, connection: UpstreamConnection) -> None:
         """Here it is."""
@@ -126,12 +126,13 @@ class EndpointPool:
             self._close(connection)
         return None
 
-    def request(self, waiter: Waiter) -> None:
-        """Open a connection for `waiter`, or queue it until one may be opened or comes free."""
+    def request(self, waiter: Waiter) -> bool:
+        """Open a connection for `waiter` (True), or queue it until one may be opened or comes free (False)."""
         if self.budget.full() and not self._evict():
             self.budget.waiting.append((self, waiter))
-        else:
-            self._connect(waiter)
+            return False
+        self._connect(waiter)
+        return True
 
     def cancel(self, waiter: Waiter) -> None:
         """`waiter` no longer wants a connection; its place is given back."""
@@ -155,6 +156,13 @@ class EndpointPool:
             connection.idle_since = now
             budget.idle += 1
             self.idle.append(connection)
+
+    def discard(self, connection: UpstreamConnection) -> None:
+        """An exchange ended and its connection cannot serve another one: close it at once, with what is buffered."""
+        connection.exchange = None
+        connection.ended = True
+        connection.keeper.lost(connection)
+        connection.transport.abort()
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection ended or must not be used again. Only its first call counts: it then belongs to nobody."""
@@ -204,7 +212,6 @@ class EndpointPool:
     def _connect(self, waiter: Waiter) -> None:
         self.budget.open += 1
         self.open += 1
-        waiter.owner.connecting()
         task = self._loop.create_task(self._open())
         self._connecting[waiter] = task
         # A callback, not the coroutine's end: a task cancelled before its first step never runs at all.
@@ -268,6 +275,7 @@ class EndpointPool:
         while budget.waiting and not budget.full():
             pool, waiter = budget.waiting.popleft()
             pool._connect(waiter)
+            waiter.owner.connecting()
 
 
 class _Nobody:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,112 +14,7 @@ from proxy.core.endpoint import EndpointSpec
 from proxy.net.dial import Dialer
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.upstream import PlainUpstreamConnection
-
-
-class FakeTransport:
-    def __init__(self) -> None:
-        self.closed = False
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def get_extra_info(self, name: str) -> None:
-        return None
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-
-class FakeTask:
-    """A task that ends when the test says so, and whose callbacks run a pass of the loop later, as real ones do."""
-
-    def __init__(self, coro: Coroutine[Any, Any, PlainUpstreamConnection], loop: FakeLoop) -> None:
-        self._coro = coro
-        self._loop = loop
-        self._done: list[Callable[[Any], None]] = []
-        self._result: PlainUpstreamConnection | None = None
-        self._error: Exception | None = None
-        self._cancelled = False
-        self.over = False
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._done.append(callback)
-
-    def run(self) -> None:
-        try:
-            self._coro.send(None)
-        except StopIteration as stop:
-            self._result = stop.value
-        except OSError as exc:
-            self._error = exc
-        self._end()
-
-    def cancel(self) -> None:
-        if self.over:
-            return  # its callbacks are on their way
-        self._coro.close()  # as a task that is cancelled before its first step
-        self._cancelled = True
-        self._end()
-
-    def _end(self) -> None:
-        self.over = True
-        self._loop.soon += [partial(callback, self) for callback in self._done]
-
-    def cancelled(self) -> bool:
-        return self._cancelled
-
-    def exception(self) -> Exception | None:
-        return self._error
-
-    def result(self) -> PlainUpstreamConnection:
-        assert self._result is not None
-        return self._result
-
-
-class FakeLoop:
-    """The loop, and the Dialer, that a pool is given."""
-
-    def __init__(self) -> None:
-        self.tasks: list[FakeTask] = []
-        self.soon: list[Callable[[], None]] = []  # for the next pass
-        self.fail = False
-        self.asked: list[tuple[object, ...]] = []
-        self.now = 0.0
-
-    def create_task(self, coro: Coroutine[Any, Any, PlainUpstreamConnection]) -> FakeTask:
-        self.tasks.append(FakeTask(coro, self))
-        return self.tasks[-1]
-
-    async def connect(self, host: str, port: int, context: object, make: Callable[[], PlainUpstreamConnection]) -> Any:
-        self.asked.append((host, port, context))
-        if self.fail:
-            raise ConnectionRefusedError("refused")
-        connection = make()
-        connection.connection_made(FakeTransport())  # type: ignore[arg-type]  # all the pool asks of a transport
-        return connection
-
-    def time(self) -> float:
-        return self.now
-
-    def end_tasks(self) -> None:
-        """What the network decided is known; nobody was told yet."""
-        for task in self.tasks:
-            if not task.over:
-                task.run()
-
-    def turn(self) -> None:
-        """One pass: what was due when it began."""
-        due, self.soon = self.soon, []
-        for callback in due:
-            callback()
-
-    def run(self) -> None:
-        """Until nothing is left to do."""
-        while self.soon or not all(task.over for task in self.tasks):
-            self.end_tasks()
-            self.turn()
+from tests.proxy.olla.fakes import FakeLoop
 
 
 class FakeExchange:
