@@ -283,6 +283,20 @@ def test_a_reset_is_taken_for_the_end_of_a_response():
     assert on_a_loop(receive) == (None, True)
 
 
+def test_an_interim_response_ends_the_wait_for_the_final_one():
+    """Mended by UpstreamConnection.data_received: silence after it would last for ever."""
+
+    def receive() -> Any:
+        protocol = client_protocol()
+        protocol.read_timeout = 5.0
+        protocol.start_timeout()
+        waited = protocol._read_timeout_handle is not None
+        protocol.data_received(b"HTTP/1.1 102 Processing\r\n\r\n")
+        return waited, protocol._read_timeout_handle
+
+    assert on_a_loop(receive) == (True, None)
+
+
 def test_garbage_after_a_response_takes_the_response_with_it():
     """BEHAVIOUR.md."""
 
