@@ -542,13 +542,13 @@ def _check_extent(source: str, data: object) -> None:
 def _check_filled(source: str, data: Any) -> None:
     """Refuse `${NAME}` in any value: a template that was never filled in."""
     sentences = [
-        f"{source}: {key}: {_shown(value)} holds {found[0]}, which nobody filled in; variables are not replaced here: "
-        f"write the value, or make the file from a template (envsubst)"
+        f"{source}: {key if key.isprintable() else ascii(key)}: {_shown(value)} holds a ${{...}} that nobody filled "
+        "in; variables are not replaced here: write the value, or make the file from a template (envsubst)"
         for key, value in flatten(data)
-        if isinstance(value, str) and (found := _PLACEHOLDER.search(value))
+        if isinstance(value, str) and _PLACEHOLDER.search(value)
     ]
     if sentences:
-        raise ConfigError("\n".join(sentences))
+        raise ConfigError("\n".join(sentences[:_MOST_SENTENCES]))
 
 
 _PLACEHOLDER = re.compile(r"\$\{[^}]*\}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-_ONE_TRY = "every endpoint is tried once, without a pause"
 _NOT_HERE = "this proxy has no such thing: leave it out"
 
 # Keys as they stand in the Go product's files. Endpoints count from their list, which is `endpoints` here.
@@ -18,6 +17,7 @@ _CALLED_HERE: Mapping[str, str] = {
     "engineering": _NOT_HERE,
     "dashboard": f"{_NOT_HERE}; metrics are on the admin listener",
     "logging": "logging.level is server.log_level here; logs are JSON lines on stderr",
+    "security": f"{_NOT_HERE}; server.max_in_flight and server.max_connections bound the load",
     "server.read_timeout": "server.header_timeout and server.body_timeout here",
     "server.idle_timeout": "server.keep_alive_timeout here",
     "server.request_logging": "server.access_log here",
@@ -28,8 +28,10 @@ _CALLED_HERE: Mapping[str, str] = {
     "proxy.connection_keep_alive": "proxy.idle_conn_timeout here",
     "proxy.response_timeout": "proxy.max_duration here; proxy.response_header_timeout bounds the wait for a first byte",
     "proxy.read_timeout": "proxy.idle_timeout here",
-    "proxy.max_retries": _ONE_TRY,
-    "proxy.retry_backoff": _ONE_TRY,
+    "proxy.max_retries": "proxy.retry.max_attempts here, which counts the first try, too",
+    "proxy.retry_backoff": "leave it out: the next endpoint is asked at once",
+    "proxy.retry.enabled": "proxy.retry.max_attempts of 1 switches retries off here",
+    "proxy.retry.on_connection_failure": "leave it out: what was never sent is tried elsewhere",
     "proxy.stream_buffer_size": "proxy.buffer_size here",
     "proxy.sticky_sessions": _NOT_HERE,
     "proxy.profile_filter": _NOT_HERE,

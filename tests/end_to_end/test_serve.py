@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.process import PERSON_GAP
@@ -358,6 +359,23 @@ def test_connections_that_wait_for_a_dead_worker_are_served_by_its_successor(sta
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     assert proxy.get()[0] == 200  # nobody was listening when it connected, and it was not refused
+
+
+def test_a_limit_that_a_reload_cannot_change_is_not_changed_in_a_restarted_worker_either(start: Start) -> None:
+    """The refused reload kept Olla's default as if it were written: 50 streams a worker, where there was no limit."""
+    sections: dict[str, Any] = {"proxy": {"engine": "sherpa"}, "server": {"workers": 2}}
+    proxy = start(**sections)
+    config = yaml.safe_load(proxy.file.read_text())
+    config["proxy"]["max_conns_per_host"] = 7
+    proxy.configure(config)
+    proxy.signal(signal.SIGHUP)
+    until(lambda: proxy.said("proxy.max_conns_per_host: 7 needs a restart; until then it stays unset"), "it is refused")
+    for worker in proxy.admin("/internal/status")["workers"]:
+        os.kill(worker["pid"], signal.SIGKILL)
+    until(lambda: sum(w["restarts"] for w in proxy.admin("/internal/status")["workers"]) == 2, "both are restarted")
+    until(lambda: proxy.admin("/internal/health")["workers"]["serving"] == 2, "both serve")
+    streams = [proxy.stream() for _ in range(110)]  # more than 50 for at least one of them
+    assert len(streams) == 110
 
 
 def test_workers_do_not_outlive_a_killed_supervisor(start: Start) -> None:

@@ -177,12 +177,17 @@ SENTENCES = [
     ),
     (
         "endpoints: [{name: a, url: 'http://${GPU_HOST}:1'}]",
-        "endpoints[0].url: 'http://${GPU_HOST}:1' holds ${GPU_HOST}, which nobody filled in; variables are not "
+        "endpoints[0].url: 'http://${GPU_HOST}:1' holds a ${...} that nobody filled in; variables are not "
         "replaced here: write the value, or make the file from a template (envsubst)",
     ),
     (
+        ENDPOINTS + 'server: {"a\\0b": "${\\n}"}',
+        r"'server.a\x00b': '${\n}' holds a ${...} that nobody filled in; variables are not replaced here: "
+        "write the value, or make the file from a template (envsubst)",
+    ),
+    (
         ENDPOINTS + "server: {host: '${HOST}'}",
-        "server.host: '${HOST}' holds ${HOST}, which nobody filled in; variables are not replaced here: "
+        "server.host: '${HOST}' holds a ${...} that nobody filled in; variables are not replaced here: "
         "write the value, or make the file from a template (envsubst)",
     ),
     (
@@ -496,6 +501,12 @@ def test_the_go_products_keys_of_an_endpoint_have_their_names_here():
         "f.yaml: endpoints[0].check_interval: unknown key; endpoints[].health.interval here",
     ]
     assert "known here are name" in said[3]
+
+
+def test_a_key_below_a_section_of_both_products_has_its_hint_too():
+    assert refused(ENDPOINTS + "proxy: {retry: {enabled: true}}") == (
+        "f.yaml: proxy.retry.enabled: unknown key; proxy.retry.max_attempts of 1 switches retries off here"
+    )
 
 
 def test_every_key_that_a_hint_for_the_go_product_names_exists_here_and_its_own_does_not():
