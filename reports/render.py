@@ -751,7 +751,9 @@ class _Page:
                     "target": target,
                     "total": sum(counts.values()),
                     "outcomes": ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())),
-                    "opened": _worst([one.stopped_s for one in known]),
+                    "opened": "no loss at all"
+                    if known and not any(one.lost for one in known)
+                    else _worst([one.stopped_s for one in known if one.lost]),
                     "recovered": _worst([one.recovered_s for one in known]),
                     "runs": ", ".join(claims.shortened(runs)),
                 }
@@ -794,6 +796,8 @@ class _Page:
                 "busy": run_facts.extras.get("utilisation"),
                 "config_hash": run.record.config_hash or "",
                 "void": void.get(run.name, ""),
+                "ended": run.record.ended,
+                "fault": (run.record.why or "") if run.record.ended in ("failed", "overloaded") else "",
                 "raw": run_facts.requests is not None,
             }
             for run, run_facts in zip(self.campaign.runs, self.facts, strict=True)
@@ -867,7 +871,7 @@ def _worst(values: Sequence[float | None]) -> str:
     """The slowest of some times; said so if it never happened in some run."""
     known = [value for value in values if value is not None]
     if not known:
-        return "never" if values else "no request was lost"
+        return "never" if values else "no rows"
     return f"{number(max(known))} s" + ("" if len(known) == len(values) else f" ({len(values) - len(known)} never)")
 
 

@@ -434,9 +434,11 @@ class RunRecord(_Record):
         """The outcome, derived where the record does not state it: schema 1 had a `void_reason` for every fault."""
         if self.outcome is not None:
             return self.outcome
-        if self.void_reason is None:
-            return "ok" if self.fault is None else "failed"
-        return outcome_of(self.validity) if any(not check.ok for check in self.validity) else "void"
+        if self.why is None:
+            return "ok"
+        if any(not check.ok for check in self.validity):
+            return outcome_of(self.validity)
+        return "failed" if self.void_reason is None else "void"
 
     @property
     def why(self) -> str | None:

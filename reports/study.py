@@ -33,7 +33,7 @@ class Study:
         return cls(campaign, facts, compare.compare(campaign, facts))
 
     def runs(self) -> pd.DataFrame:
-        """One row a run: scenario, target, round, whether void, then every metric (NaN where not measured)."""
+        """One row a run: scenario, target, round, how it ended, then every metric (NaN where not measured)."""
         return pd.DataFrame(
             [
                 {
@@ -41,7 +41,8 @@ class Study:
                     "scenario": facts.record.scenario,
                     "target": facts.record.target,
                     "round": facts.record.round,
-                    "void": facts.record.void_reason or "",
+                    "outcome": facts.record.ended,
+                    "void": facts.record.void_reason or "" if facts.record.ended == "void" else "",
                     **{metric: facts.value(metric) for metric in METRICS},
                 }
                 for facts in self.facts

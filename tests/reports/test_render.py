@@ -403,3 +403,56 @@ def test_a_run_record_of_tomorrow_with_more_fields_is_read_today(copied: COPY) -
     rewrite(path, colour="blue", summary={**json.loads(path.read_text())["summary"], "new": [1]})
     assert RunRecord.model_validate(json.loads(path.read_text())).model_extra == {"colour": "blue"}
     validate(build_report(folder))
+
+
+def spoil(run: Path, check: str, **more: Any) -> None:
+    """Let a check of a run fail by its target's fault."""
+    failed = {"check": check, "ok": False, "blame": "target", "text": f"{check} failed", **more}
+    record = json.loads((run / "run.json").read_text())
+    rewrite(run / "run.json", validity=[*record["validity"], failed], outcome=None, fault=f"{check} failed")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_wrong_reply_stands_on_the_first_screen_and_takes_its_engine_out(copied: COPY) -> None:
+    folder = copied()
+    spoil(folder / "runs" / "r02-chat-olla", "digest", value=1.0)
+    result = build_report(folder)
+    verdict = validate(result)
+    first = Shape(result.html.read_text().split('<section id="part-2">')[0]).shown()
+    assert "olla changed 1 reply: digest failed (in r02-chat-olla)" in first
+    assert "Use Sherpa: Olla is unreliable" in first
+    assert verdict["recommendation"]["engine"] == "sherpa"
+    assert [(one["target"], one["word"], one["wrong_replies"]) for one in verdict["faults"]] == [
+        ("olla", "unreliable", 1)
+    ]
+    assert {row["verdict"] for row in verdict["rows"] if row["scenario"] == "chat" and row["primary"]
+            and row["candidate"]["target"] == "olla"} == {"unreliable"}  # fmt: skip
+    assert "failed: r02-chat-olla: digest failed" in result.md.read_text().replace("\\", "")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_target_that_cannot_carry_the_load_loses_with_its_own_figures_and_spoils_no_other(copied: COPY) -> None:
+    folder = copied()
+    for number in (1, 2, 3, 4):
+        spoil(folder / "runs" / f"r{number:02d}-chat-sherpa", "achieved-rate")
+    result = build_report(folder)
+    verdict = validate(result)
+    rows = {(row["metric"], row["candidate"]["target"]): row for row in verdict["rows"] if row["scenario"] == "chat"}
+    cpu = rows["cpu_us_per_request", "olla"]
+    assert (cpu["verdict"], cpu["blamed"], cpu["rounds"]) == ("overloaded", ["sherpa"], 4)
+    assert cpu["baseline"]["value"] > cpu["candidate"]["value"] > 0
+    assert "Use Olla: Sherpa is overloaded" in Shape(result.html.read_text()).shown()
+    other = [row["verdict"] for row in verdict["rows"] if row["scenario"] == "chat-stream" and row["primary"]]
+    assert "overloaded" not in other
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_row_carries_the_level_of_the_interval_it_prints(built: ReportResult) -> None:
+    rows = [row for row in built.verdict["rows"] if row["ci_low"] is not None]
+    assert {row["level"] for row in rows} == {0.05}
+    primary = [row for row in rows if row["primary"] and row["p"] is not None]
+    assert all(row["p_adjusted"] >= row["p"] for row in primary)
+    said = {"faster", "slower", "equivalent", "too-noisy"}
+    assert all(row["verdict"] not in said for row in rows if not row["primary"])
+    assert "% CI" in built.md.read_text()
+    assert set(re.findall(r"([\d.]+) % CI", built.md.read_text())) == {"95"}
