@@ -1,1 +1,1 @@
-"""On the data path, shared by both engines: listening sockets, TLS towards endpoints, peers that stop reading."""
+"""On the data path, shared by both engines: listening sockets, peers that stop reading, and how an endpoint is reached."""
