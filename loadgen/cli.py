@@ -83,6 +83,9 @@ def compare(
     rounds: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
     duration: Annotated[float | None, typer.Option(help="Measured seconds of every scenario.")] = None,
     seed: Annotated[int, typer.Option(help="Of arrivals and sizes.")] = 1,
+    loads: Annotated[
+        Path | None, typer.Option(help="The loads of an earlier campaign (its folder), instead of ones that fit here.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the campaign; default reports/runs/<UTC>-<profile>.")
     ] = None,
@@ -109,7 +112,7 @@ def compare(
         seed=seed,
     )
     command = shlex.join(["proxy-engines", *sys.argv[1:]])
-    raise typer.Exit(run(asked, out=out, resume=resume, dry_run=dry_run, command=command))
+    raise typer.Exit(run(asked, out=out, resume=resume, loads=loads, dry_run=dry_run, command=command))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -92,6 +92,18 @@ def _list(cores: tuple[int, ...]) -> str:
 def available_cores() -> tuple[int, ...]:
     """The cores this process may use (a container or taskset may allow fewer than the machine has)."""
     return tuple(sorted(os.sched_getaffinity(0)))
+
+
+@contextlib.contextmanager
+def pinned(cores: tuple[int, ...] | None) -> Iterator[None]:
+    """The conductor itself stays off the target's core."""
+    before = os.sched_getaffinity(0)
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(frozen=True, slots=True)

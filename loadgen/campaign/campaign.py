@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
 
 from loadgen.bench import machine, mocks
+from loadgen.bench.child import terminable
 from loadgen.bench.mocks import Backends
-from loadgen.campaign import judge, schedule, validity
+from loadgen.campaign import calibrate, judge, validity
 from loadgen.campaign.plan import Asked, Planned
 from loadgen.campaign.run import Setting, measure
 from loadgen.campaign.schedule import REPORT_S, Slot, spoilt
@@ -73,10 +71,13 @@ class Campaign:
         ).model_copy(
             update={
                 "asked": planned.asked.model_dump(mode="json"),
+                "loads": planned.loads.model_dump(mode="json", exclude_defaults=True),
                 "not_installed": {**planned.missing, **planned.left_out},
             }
         )  # records keep fields they do not know
         store.Campaign.create(self._folder, header)
+        loads = planned.loads.model_dump(mode="json", exclude_defaults=True)
+        store.write_atomically(self._folder / calibrate.FILE, store.dump_json(loads))
 
     def _describe(self, target: Target) -> Any:
         described = target.describe()
@@ -105,7 +106,7 @@ class Campaign:
         there = {record.run for record in records}
         found: set[str] = set()
         for number, attempt in {(record.round, record.attempt) for record in records}:
-            for _, planned in schedule.slots(self._planned.arms, self._planned.scenarios, number, attempt):
+            for _, planned in self._planned.slots(self._planned.scenarios, number, attempt):
                 found |= {run for slot in planned if not there.issuperset(slot.runs()) for run in slot.runs()}
         return found & there
 
@@ -115,7 +116,7 @@ class Campaign:
         self._total = planned.rounds * planned.runs(planned.scenarios)
         store.update_header(self._folder, state="running")
         try:
-            with _terminable(), _pinned(planned.cores.driver):
+            with terminable(), machine.pinned(planned.cores.driver):
                 setting = self._setting()
                 for number in range(1, planned.rounds + 1):
                     self._round(number, planned.scenarios, setting, attempt=1)
@@ -159,7 +160,7 @@ class Campaign:
 
     def _round(self, number: int, scenarios: Sequence[Scenario], setting: Setting, attempt: int) -> None:
         done = {record.run for record in self._records}
-        for one, planned in schedule.slots(self._planned.arms, scenarios, number, attempt):
+        for one, planned in self._planned.slots(scenarios, number, attempt):
             left = [slot for slot in planned if not done.issuperset(slot.runs())]
             if left:
                 self._scenario(one, left, setting)
@@ -242,30 +243,3 @@ def attempts_before(folder: Path, command: str) -> int:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 count += json.loads(path.read_text(encoding="utf-8")).get("command") == command
     return count
-
-
-@contextlib.contextmanager
-def _pinned(cores: tuple[int, ...] | None) -> Iterator[None]:
-    """The conductor itself stays off the target's core."""
-    before = os.sched_getaffinity(0)
-    if cores is not None:
-        os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a campaign like Ctrl-C: in order, with nothing left running."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

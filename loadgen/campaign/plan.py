@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loadgen.bench import machine, wrk
 from loadgen.campaign import schedule
-from loadgen.campaign.schedule import Arm, arms_for, arms_of, in_turns
+from loadgen.campaign.schedule import Arm, Slot, arms_of, in_turns
 from loadgen.errors import Missing, UsageRefusal
 from loadgen.targets import catalogue
 from loadgen.targets import given as given_targets
 from loadgen.targets.target import Target
 from loadgen.workload import scenario, timetable
+from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
 from reports.schema import Scenario as Described
 
@@ -73,7 +74,6 @@ class Planned:
     missing: Mapping[str, str]
     """Targets that cannot be started here, with what to do about it."""
     scenarios: tuple[Scenario, ...]
-    """Where targets take turns, as long as all of their turns together."""
     baseline: str | None
     idle_s: float
     recorders: bool
@@ -83,6 +83,19 @@ class Planned:
     dropped: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Scenarios whose generator is not here, with what to do about it."""
+    alone: schedule.Alone = field(default_factory=dict)
+    loads: Loads = field(default_factory=Loads)
+    """What was calibrated and chosen (`calibrate.fit`)."""
+
+    def arms_for(self, one: Scenario) -> list[Arm]:
+        """The arms that this scenario of the campaign measures."""
+        return schedule.arms_for(one, self.arms, self.scenarios)
+
+    def slots(
+        self, scenarios: Sequence[Scenario], round_number: int, attempt: int = 1
+    ) -> list[tuple[Scenario, list[Slot]]]:
+        """One round of `scenarios`."""
+        return schedule.slots(self.arms, scenarios, round_number, attempt, self.alone)
 
     def seconds(self) -> float:
         """The announced duration: planned rounds and the report, without repeats."""
@@ -90,7 +103,7 @@ class Planned:
 
     def round_s(self, scenarios: Sequence[Scenario]) -> float:
         """How long one round of `scenarios` takes."""
-        return schedule.round_seconds(self.arms, scenarios, self.idle_s)
+        return schedule.round_seconds(self.arms, scenarios, self.idle_s, self.alone)
 
     def budget_s(self) -> float:
         """How long the campaign may take with its repeats."""
@@ -98,14 +111,14 @@ class Planned:
 
     def runs(self, scenarios: Sequence[Scenario]) -> int:
         """How many runs one round of `scenarios` makes."""
-        return sum(len(arms_for(one, self.arms, self.scenarios)) for one in scenarios)
+        return sum(len(self.arms_for(one)) for one in scenarios)
 
     def described(self) -> dict[str, Described]:
         """The scenarios as campaign.json holds them."""
         found = {}
         for one in self.scenarios:
             described = one.describe(self.cores.note)
-            if in_turns(one, arms := arms_for(one, self.arms, self.scenarios)):
+            if in_turns(one, arms := self.arms_for(one)):
                 how = f" in turns of {timetable.SLICE_S:g} s among {len(arms)} targets, which are alive at once"
                 described = described.model_copy(update={"arrivals": described.arrivals + how})
             found[one.id] = described
@@ -126,10 +139,7 @@ def planned(
     left_out: Mapping[str, str] | None = None,
     dropped: Mapping[str, Any] | None = None,
 ) -> Planned:
-    """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets.
-
-    The load of scenarios in turns is made as long as it takes for each target to get its scenario's seconds.
-    """
+    """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets."""
     missing = {target.name: why for target in targets if (why := target.missing()) is not None}
     there = [target for target in targets if target.name not in missing]
     baseline = baseline or schedule.default_baseline(there)
@@ -140,7 +150,7 @@ def planned(
         arms=tuple(arms),
         targets=tuple(targets),
         missing=missing,
-        scenarios=tuple(_spread(one, arms_for(one, arms, scenarios)) for one in scenarios),
+        scenarios=tuple(scenarios),
         baseline=baseline,
         idle_s=idle_s,
         recorders=recorders,
@@ -149,13 +159,6 @@ def planned(
         dropped=dropped or {},
         left_out=left_out or {},
     )
-
-
-def _spread(one: Scenario, arms: Sequence[Arm]) -> Scenario:
-    if not in_turns(one, arms):
-        return one
-    longer = {"duration_s": len(arms) * one.duration_s, "warmup_s": len(arms) * one.warmup_s}
-    return one.model_copy(update=longer)
 
 
 def plan(asked: Asked) -> Planned:

@@ -11,7 +11,7 @@ from the smallest to the largest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -124,21 +124,42 @@ def scenarios_of(scenarios: Sequence[Scenario], round_number: int) -> list[Scena
     return [one for unit in order_of(list(units.values()), round_number) for one in unit]
 
 
+Alone = Mapping[str, Collection[str]]
+"""Scenario -> the arms that have no room for its load, and would use the turns of the others."""
+
+
 def slots(
-    arms: Sequence[Arm], scenarios: Sequence[Scenario], round_number: int, attempt: int = 1
+    arms: Sequence[Arm],
+    scenarios: Sequence[Scenario],
+    round_number: int,
+    attempt: int = 1,
+    alone: Alone | None = None,
 ) -> list[tuple[Scenario, list[Slot]]]:
     """One round: each scenario with its slots, in the order in which they happen."""
     order = 0
     found = []
     for one in scenarios_of(scenarios, round_number):
         mine = order_of(arms_for(one, arms, scenarios), round_number)
-        groups = [tuple(mine)] if in_turns(one, mine) else [(arm,) for arm in mine]
         made = []
-        for group in groups:
-            made.append(Slot(round_number, order, one, group, attempt))
+        for group in _groups(one, mine, (alone or {}).get(one.id, ())):
+            made.append(Slot(round_number, order, spread(one, len(group)), group, attempt))
             order += len(group)
         found.append((one, made))
     return found
+
+
+def _groups(one: Scenario, arms: Sequence[Arm], alone: Collection[str]) -> list[tuple[Arm, ...]]:
+    able = tuple(arm for arm in arms if arm.name.removesuffix(AA_SUFFIX) not in alone)
+    if not in_turns(one, arms) or len(able) < 2:
+        return [(arm,) for arm in arms]
+    return [able, *((arm,) for arm in arms if arm not in able)]
+
+
+def spread(one: Scenario, arms: int) -> Scenario:
+    """The scenario as long as it takes for each of so many arms in turns to get its seconds."""
+    if arms == 1:
+        return one
+    return one.model_copy(update={"duration_s": arms * one.duration_s, "warmup_s": arms * one.warmup_s})
 
 
 def idle_key(slot: Slot, arm: Arm) -> tuple[int, str, int, str]:
@@ -153,11 +174,13 @@ def lead_s(slot: Slot) -> float:
     return 0.25 + 0.15 * len(slot.arms) + (0.0 if closed is None else 0.0005 * closed.users)
 
 
-def round_seconds(arms: Sequence[Arm], scenarios: Sequence[Scenario], idle_s: float, round_number: int = 1) -> float:
+def round_seconds(
+    arms: Sequence[Arm], scenarios: Sequence[Scenario], idle_s: float, alone: Alone | None = None
+) -> float:
     """How long one round takes."""
     known: set[tuple[int, str, int, str]] = set()
     seconds = 0.0
-    for _, planned in slots(arms, scenarios, round_number):
+    for _, planned in slots(arms, scenarios, 1, alone=alone):
         seconds += _MOCKS_START_S + _STOP_S
         for slot in planned:
             keys = {idle_key(slot, arm) for arm in slot.arms if arm.target.has_process}

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from loadgen.campaign import calibrate
 from loadgen.campaign.campaign import Campaign, asked_before
 from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
@@ -59,17 +60,26 @@ class Terminal:
             self._console.print(Text(f"{runs}/{of} {self._last}"), soft_wrap=True)
 
 
-def compare(asked: Asked, *, out: Path | None, resume: Path | None, dry_run: bool, command: str) -> int:
-    """Runs or resumes a campaign, builds its report, prints the verdict. Returns the exit code."""
+def compare(
+    asked: Asked, *, out: Path | None, resume: Path | None, loads: Path | None, dry_run: bool, command: str
+) -> int:
+    """Runs or resumes a campaign, builds its report, prints the verdict. Returns the exit code.
+
+    `loads`: those of an earlier campaign instead of loads that fit this machine.
+    """
     console = Console(highlight=False)
     if resume is not None:
         asked = asked_before(resume)
-    planned = plan(asked)
+    pinned = resume or loads
+    known = None if pinned is None else calibrate.load_file(pinned)
+    planned = plan(asked) if known is None else calibrate.fit(plan(asked), known)
     _announce(console, planned)
     if dry_run:
         return 0
     folder = resume or out or default_folder(asked)
     with Terminal(console) as voice:
+        if known is None:
+            planned = calibrate.calibrated(planned, folder, voice)
         campaign = Campaign(planned, folder, voice)
         if resume is not None:
             campaign.adopt()
@@ -107,6 +117,10 @@ def _announce(console: Console, planned: Planned) -> None:
     for name, rows in planned.dropped.items():
         console.print(Text(f"{name}: {_accounting(rows)}"))
     console.print(Text(f"Cores: {planned.cores.note}"))
+    if not planned.cores.pinned:
+        console.print(
+            Text("With one core for all, times and capacities hold what the bench took of it; CPU is the target's own")
+        )
     console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of what the bench spoils"))
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.bench.child import ChildError
+from loadgen.bench.child import ChildError, terminable
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import checkouts, revisions
-from loadgen.gate.run import RUNS, Asked, Terminal, in_force, make_folder, measure_levels, screen, terminable
+from loadgen.gate.run import RUNS, Asked, Terminal, in_force, make_folder, measure_levels, screen
 from loadgen.gate.selftest import ALLOWED
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow, Policy

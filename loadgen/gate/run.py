@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.status import Status
@@ -18,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench import machine
-from loadgen.bench.child import ChildError
+from loadgen.bench.child import ChildError, terminable
 from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
@@ -234,18 +231,3 @@ def _conclude(console: Console, found: GateRun, folder: Path) -> None:
     style = "green" if found.exit_code == gate.PASSED else "red"
     console.print(Text(gate.headline(found), style=f"bold {style}"))
     console.print(Text(f"{found.seconds:.0f} s · {folder / gate.SUMMARY}, {gate.JUNIT}, {gate.RECORD}"))
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a gate like Ctrl-C: in order, worktrees gone, nothing left running."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

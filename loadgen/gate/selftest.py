@@ -21,13 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.bench.child import ChildError
+from loadgen.bench.child import ChildError, terminable
 from loadgen.campaign.voice import Silent
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.revisions import CannotMeasure
-from loadgen.gate.run import RUNS, Terminal, make_folder, screen, terminable
+from loadgen.gate.run import RUNS, Terminal, make_folder, screen
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow
 

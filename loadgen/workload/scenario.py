@@ -120,6 +120,10 @@ class Open(_Part):
 
     kind: Literal["constant", "poisson", "gamma", "steps", "ramp"]
     rate: Positive | None = None
+    share: Annotated[float, Field(gt=0, le=1.2)] | None = None
+    """`compare` offers this share of what a target carries (`of`, or the slower engine), not `rate`, which holds
+    where nothing was calibrated. With `connections`: at most that; streams then pause longer."""
+    of: str | None = None
     cv: Positive = 1.0
     """gamma: coefficient of variation of the gaps; 1 is Poisson, 3 is bursty."""
     rates: tuple[Positive, ...] = ()
@@ -132,6 +136,10 @@ class Open(_Part):
             raise ValueError(f"{self.kind} needs at least two `rates`, and no `rate`")
         if not changing and (self.rate is None or self.rates):
             raise ValueError(f"{self.kind} needs a `rate`, and no `rates`")
+        if self.share is not None and changing:
+            raise ValueError(f"{self.kind} has `rates` of its own and no `share`")
+        if self.of is not None and self.share is None:
+            raise ValueError("`of` says whose share is meant: there is no `share`")
         return self
 
     def over_time(self) -> tuple[float, ...]:

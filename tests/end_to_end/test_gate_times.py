@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scenarios={"chat-small": Span(duration_s=0.4, warmup_s=0.2, metrics=(METRIC,))},
         metrics={METRIC: TimeLimit(margin=0.03, blind=0.3, why="for these tests")},
     )
-    rows = interleaved.time_pair(pair_of("a=olla", "b=sherpa"), times, place, "gate", Path.cwd(), Silent())
+    rows = interleaved.time_pair(pair_of("a=olla", "b=sherpa"), times, place, "gate", Silent())
     assert [row.metric for row in rows] == [METRIC]
     return place
 

@@ -123,10 +123,24 @@ def test_each_target_that_takes_turns_gets_the_seconds_of_its_scenario() -> None
     made = planned(
         [target("a"), target("b")], [scenario("one"), scenario("two", **ALONE)], rounds=1, baseline="a", asked=Asked()
     )
-    assert [one.duration_s for one in made.scenarios] == [15, 5]
-    assert [one.warmup_s for one in made.scenarios] == [3, 1]
+    spans = [
+        (slot.scenario.id, len(slot.arms), slot.scenario.warmup_s, slot.scenario.duration_s)
+        for _, slots in made.slots(made.scenarios, 1)
+        for slot in slots
+    ]
+    assert spans == [("one", 3, 3, 15), *[("two", 1, 1, 5)] * 3]
     assert "in turns of 0.1 s among 3 targets" in made.described()["one"].arrivals
     assert "turns" not in made.described()["two"].arrivals
+
+
+def test_a_target_without_room_for_the_load_takes_no_turn_and_spoils_none() -> None:
+    arms = arms_of([target("a"), target("b"), target("slow")], "a")
+    ((_, found),) = schedule.slots(arms, [scenario("one")], 1, alone={"one": {"slow"}})
+    assert [names(list(slot.arms)) for slot in found] == [["a", "b", "a@aa"], ["slow"]]
+    assert [slot.order for slot in found] == [0, 3]
+    assert [slot.scenario.duration_s for slot in found] == [15, 5]
+    ((_, found),) = schedule.slots(arms, [scenario("one")], 1, alone={"one": {"a", "slow"}})
+    assert [len(slot.arms) for slot in found] == [1, 1, 1, 1]
 
 
 def test_the_order_of_scenarios_changes_from_round_to_round_and_sweeps_run_from_small_to_large() -> None:
