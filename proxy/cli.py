@@ -38,7 +38,12 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="serve")
     # What the supervisor starts; not for people, so without help.
     verbs.add_parser("worker").add_argument("channel", type=int)
-    serve = verbs.add_parser("serve", help="run an engine", description="Run an engine until SIGTERM or Ctrl-C.")
+    serve = verbs.add_parser(
+        "serve",
+        help="run an engine",
+        description="Run an engine until SIGTERM or Ctrl-C. "
+        "Streams in flight then have server.shutdown_timeout to finish; Ctrl-C a second later cuts them.",
+    )
     serve.add_argument("--config", required=True, metavar="FILE", help="the YAML config file")
     serve.add_argument("--engine", choices=list(ENGINES), help="instead of proxy.engine")
     serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="instead of server.port; 0 takes a free one")

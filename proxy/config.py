@@ -542,8 +542,8 @@ def _check_extent(source: str, data: object) -> None:
 def _check_filled(source: str, data: Any) -> None:
     """Refuse `${NAME}` in any value: a template that was never filled in."""
     sentences = [
-        f"{source}: {key if key.isprintable() else ascii(key)}: {_shown(value)} holds a ${{...}} that nobody filled "
-        "in; variables are not replaced here: write the value, or make the file from a template (envsubst)"
+        f"{source}: {key if key.isprintable() else ascii(key)}: {_shown(value)} holds an unfilled ${{...}}; variables "
+        "are not replaced here: write the value, or make the file from a template (envsubst)"
         for key, value in flatten(data)
         if isinstance(value, str) and _PLACEHOLDER.search(value)
     ]
@@ -568,7 +568,7 @@ def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _sentences(source: str, exc: ValidationError) -> Iterator[str]:
     errors = exc.errors()
-    # An element that is wrong also makes its list too short; only the element is worth a word.
+    # pydantic reports a list with a wrong element as too short as well; only the element is named.
     places = {error["loc"][:1] for error in errors if len(error["loc"]) > 1}
     errors = [e for e in errors if not (e["type"] == "too_short" and e["loc"] in places)]
     for error in errors[:_MOST_SENTENCES]:

@@ -18,6 +18,9 @@ log = logging.getLogger("proxy.serve")
 # already (timeout, npm, uv) repeat one key press within milliseconds.
 PERSON_GAP = 1.0
 
+# A process that has done its work has this long, in seconds, to be gone.
+EXIT_TIMEOUT = 5.0
+
 
 class Unavailable(Exception):
     """This machine lacks something that is needed: one sentence with what to do."""
@@ -49,7 +52,7 @@ class Stop:
 
     SIGTERM is a machine's order. It may come any number of times and stays one order: dumb-init, timeout and systemd
     send it to the whole process group, so that a worker hears it from them and from its supervisor. SIGINT (Ctrl-C) is
-    a person's: pressed again, it means that nobody wants to wait for streams any longer.
+    a person's: pressed again, it means that the person does not wait for streams any longer.
 
     `code` is the exit code that the first order means.
     """

@@ -26,9 +26,9 @@ from proxy.control.build_info import rss_bytes
 from proxy.control.channel import Message
 from proxy.core.stats import Snapshot
 from proxy.engines import fixed_keys
-from proxy.process import Stop, reload_logged
+from proxy.process import EXIT_TIMEOUT, Stop, reload_logged
 from proxy.worker import engine_of, load_certificates, new_instance
-from proxy.worker_slot import EXIT_TIMEOUT, FIRST_PAUSE, RestartPause, SlotState, Spawn, WorkerSlot, describe_exit
+from proxy.worker_slot import FIRST_PAUSE, RestartPause, SlotState, Spawn, WorkerSlot, describe_exit
 
 log = logging.getLogger("proxy.supervisor")
 
@@ -39,7 +39,7 @@ _INTERNAL_ERROR = 70
 
 
 def spawn_worker(channel: socket.socket, listener: socket.socket) -> subprocess.Popen[bytes]:
-    """A worker process. Ctrl-C and a hang-up go to the whole group; workers hear of both from their supervisor only."""
+    """A worker process. It ignores SIGINT and SIGHUP: a terminal sends them to the group, and the supervisor acts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # a child inherits the mask
     try:
         return subprocess.Popen(
@@ -136,7 +136,7 @@ class Supervisor:
         return "+".join(sorted({slot.engine for slot in self._slots}))
 
     async def _keep_asking(self) -> None:
-        """What a worker counted in its last second is lost if it is killed; no more than that."""
+        """Fetch all counts once a second, so that a worker that is killed takes no more than that with it."""
         while True:
             await asyncio.sleep(_ASK_EVERY)
             await self.snapshots()
@@ -218,7 +218,7 @@ class Supervisor:
 
 
 def _one_hash(hashes: list[str]) -> str:
-    """The hash that all share, or one over them all (a canary loads other modules); empty if nobody answered."""
+    """The hash that all share, or one over them all (a canary loads other modules); empty without answers."""
     different = sorted(set(hashes))
     if len(different) <= 1:
         return "".join(different)

@@ -28,7 +28,7 @@ from proxy.core.stats import Snapshot, StatsCollector
 from proxy.engines import engine_class, fixed_keys
 from proxy.net.dial import Dialer
 from proxy.net.tls import CannotTrust, read_authorities
-from proxy.process import Stop, Unavailable, reload_logged, run_on_loop
+from proxy.process import EXIT_TIMEOUT, Stop, Unavailable, reload_logged, run_on_loop
 
 log = logging.getLogger("proxy.serve")
 
@@ -207,7 +207,7 @@ async def serve_alone(
     admin = AdminListener(source)
 
     def hang_up() -> None:
-        if worker.started.is_set():  # before, the config is as fresh as it gets
+        if worker.started.is_set():  # until then the file has just been read
             reload_logged(lambda: worker.reload(loaded.again().config))
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
@@ -237,7 +237,7 @@ def run_supervised(channel_fd: int) -> int:
 
 async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socket.socket) -> int:
     stop = Stop()
-    stop.listen(interrupts=False)  # Ctrl-C goes to the supervisor, which has the say
+    stop.listen(interrupts=False)  # the supervisor decides what Ctrl-C means
     channel = await open_channel(sock)
     obeying = asyncio.ensure_future(_obey(worker, channel, stop))
     await worker.start(listener)
@@ -245,19 +245,18 @@ async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socke
     await stop.asked.wait()
     await stop.graceful(worker.stop())
     channel.send({"last": worker.snapshot().as_wire()})
-    await channel.drain()
     obeying.cancel()
-    channel.close()
+    await channel.finish(EXIT_TIMEOUT)
     return stop.code
 
 
 async def _obey(worker: Worker, channel: Channel, stop: Stop) -> None:
-    """Answer the supervisor. Its end is an order, too: a worker does not outlive it."""
+    """Do what the supervisor says until it hangs up, which is an order to stop: a worker does not outlive it."""
     try:
         while message := await channel.receive():
             try:
                 await _do(worker, message, channel, stop)
-            except Exception:  # a question that fails must not make the worker deaf to its supervisor's end
+            except Exception:  # after a question that fails the worker must still hear the next ones
                 log.exception("%.200r failed", message)
     except BrokenChannel as exc:
         log.error("the supervisor sent %s", exc)
@@ -279,7 +278,7 @@ async def _do(worker: Worker, message: Message, channel: Channel, stop: Stop) ->
         case {"ask": question, "id": number}:
             channel.send({"id": number, "asked": question, "answer": _answer(worker, message)})
         case _:
-            log.warning("the supervisor sent a message that nobody knows: %.200r", message)
+            log.warning("the supervisor sent an unknown message: %.200r", message)
 
 
 def _answer(worker: Worker, question: Message) -> Message:
@@ -291,7 +290,7 @@ def _answer(worker: Worker, question: Message) -> Message:
         case "runtime":
             return worker.runtime(question["since_ns"])
         case other:
-            raise ValueError(f"a question nobody knows: {other}")
+            raise ValueError(f"an unknown question: {other}")
 
 
 def _as_run(config: Config, engine: str) -> Config:

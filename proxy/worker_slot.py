@@ -21,15 +21,17 @@ from typing import Any
 
 from proxy.control.channel import BrokenChannel, Channel, Message, open_channel
 from proxy.core.stats import Snapshot, merge
+from proxy.process import EXIT_TIMEOUT
 
 log = logging.getLogger("proxy.supervisor")
 
 # How long a worker may take to answer; then its last numbers are shown. Longer than any pause of a healthy worker.
 ANSWER_TIMEOUT = 2.0
-# A process that hung up has this long to be gone.
-EXIT_TIMEOUT = 5.0
+# A process that does not say within this time that it serves is killed. Half a second is usual.
+START_TIMEOUT = 60.0
 
-# A worker that keeps dying is started again after these, in seconds: at once is right for an accident, not for a cause.
+# Pauses before a restart, in seconds. A single crash may be an accident, so the first one is short; a worker that keeps
+# crashing has a cause that a quick restart does not cure.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 LIVED_WELL = 30.0
@@ -48,7 +50,7 @@ class SlotState(Enum):
 
 
 class RestartPause:
-    """How long to wait before the next start: twice as long each time, from the beginning after a worker that lived."""
+    """How long to wait before a restart. The pause doubles each time; a worker that lived long resets it."""
 
     def __init__(self) -> None:
         self._next = FIRST_PAUSE
@@ -114,11 +116,13 @@ class WorkerSlot:
         channel.send({"worker": self.index, "listener": self.listener.fileno(), **task()})
         if self._standing_order is not None:
             channel.send(self._standing_order)
+        late = asyncio.get_running_loop().call_later(START_TIMEOUT, self._kill_if_starting)
         try:
             if not await self._listen(channel):
                 process.kill()
             return await _gone(process)
         finally:
+            late.cancel()
             channel.close()
             self._channel = None
             self._retire()
@@ -137,6 +141,11 @@ class WorkerSlot:
         """End the process at once, if it is alive."""
         if self._process is not None and self._process.poll() is None:
             log.error("worker %d did not stop in time and is killed", self.index)
+            self._process.kill()
+
+    def _kill_if_starting(self) -> None:
+        if self.state is SlotState.STARTING and self._process is not None:
+            log.error("worker %d does not serve after %gs and is killed", self.index, START_TIMEOUT)
             self._process.kill()
 
     async def ask(self, question: str, **more: Any) -> Message | None:
@@ -162,15 +171,15 @@ class WorkerSlot:
         try:
             while message := await channel.receive():
                 try:
-                    self._take(message)
+                    self._handle(message)
                 except (KeyError, TypeError, ValueError, AttributeError):
-                    log.exception("worker %d sent a message that cannot be used", self.index)
+                    log.exception("worker %d sent an unusable message", self.index)
         except BrokenChannel as exc:
             log.error("worker %d sent %s and is killed", self.index, exc)
             return False
         return True
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         match message:
             case {"ready": True}:
                 if self.state is SlotState.STARTING:
@@ -186,7 +195,7 @@ class WorkerSlot:
                 if future is not None and not future.done():
                     future.set_result(answer)
             case _:
-                log.warning("worker %d sent a message that nobody knows: %.200r", self.index, message)
+                log.warning("worker %d sent an unknown message: %.200r", self.index, message)
 
     def _retire(self) -> None:
         """The process is gone: keep its counts; what it had in flight failed."""

@@ -47,14 +47,16 @@ class Channel:
         except (OSError, EOFError):
             return None
 
-    async def drain(self) -> None:
-        """Wait until what was sent is written."""
-        with suppress(OSError):
-            await self._writer.drain()
-
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; what was sent goes first, if the loop runs long enough."""
         self._writer.close()
+
+    async def finish(self, within: float) -> None:
+        """Hang up and wait until what was sent has left, or for `within` seconds."""
+        self.close()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(within):
+                await self._writer.wait_closed()
 
 
 async def open_channel(sock: socket.socket) -> Channel:

@@ -79,7 +79,7 @@ class HealthChecker:
 
     def _take(self, endpoint: Endpoint, found: CheckResult) -> None:
         if self._discovery.record_check(endpoint, found.problem is None):
-            _say(endpoint, found.problem)
+            _log_change(endpoint, found.problem)
         if found.path is not None and self._discovery.record_health_path(endpoint, found.path):
             log.info(
                 "endpoint %s: its health is asked at %s",
@@ -145,7 +145,7 @@ class _Answer(asyncio.StreamReaderProtocol):
         super().connection_made(transport)
 
 
-def _say(endpoint: Endpoint, problem: str | None) -> None:
+def _log_change(endpoint: Endpoint, problem: str | None) -> None:
     if problem is None:
         log.info("endpoint %s is healthy again", endpoint.name, extra={"fields": {"endpoint": endpoint.name}})
     else:

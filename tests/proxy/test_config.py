@@ -177,17 +177,17 @@ SENTENCES = [
     ),
     (
         "endpoints: [{name: a, url: 'http://${GPU_HOST}:1'}]",
-        "endpoints[0].url: 'http://${GPU_HOST}:1' holds a ${...} that nobody filled in; variables are not "
+        "endpoints[0].url: 'http://${GPU_HOST}:1' holds an unfilled ${...}; variables are not "
         "replaced here: write the value, or make the file from a template (envsubst)",
     ),
     (
         ENDPOINTS + 'server: {"a\\0b": "${\\n}"}',
-        r"'server.a\x00b': '${\n}' holds a ${...} that nobody filled in; variables are not replaced here: "
+        r"'server.a\x00b': '${\n}' holds an unfilled ${...}; variables are not replaced here: "
         "write the value, or make the file from a template (envsubst)",
     ),
     (
         ENDPOINTS + "server: {host: '${HOST}'}",
-        "server.host: '${HOST}' holds a ${...} that nobody filled in; variables are not replaced here: "
+        "server.host: '${HOST}' holds an unfilled ${...}; variables are not replaced here: "
         "write the value, or make the file from a template (envsubst)",
     ),
     (

@@ -255,7 +255,7 @@ def test_a_message_that_cannot_be_used_is_logged_and_the_next_one_counts(message
         return await running
 
     assert on(scenario) == 0
-    assert [m for m in caplog.messages if m.startswith("worker 3 sent a message that")]
+    assert [m for m in caplog.messages if m.startswith("worker 3 sent an un")]
 
 
 def test_a_worker_that_sends_what_is_no_message_is_killed(caplog):
@@ -277,6 +277,24 @@ def test_a_process_that_hung_up_and_does_not_end_is_killed(monkeypatch):
         return await running
 
     assert on(scenario) == -9
+
+
+def test_a_process_that_never_says_that_it_serves_is_killed(monkeypatch, caplog):
+    monkeypatch.setattr(worker_slot, "START_TIMEOUT", 0.02)
+
+    async def scenario(rig):
+        _, running = await rig.started()
+        code = await running
+        process, running = await rig.started()
+        process.say({"ready": True})
+        await asyncio.sleep(0.1)
+        assert not process.killed
+        process.exit()
+        await running
+        return code
+
+    assert on(scenario) == -9
+    assert caplog.messages == ["worker 3 does not serve after 0.02s and is killed"]
 
 
 def test_a_question_to_a_worker_that_dies_is_answered_with_nothing():

@@ -40,14 +40,37 @@ def test_messages_arrive_whole_and_in_order_whatever_their_size():
 def test_when_one_end_hangs_up_the_other_reads_the_end_and_may_still_send():
     async def scenario(a, b):
         a.send({"last": 1})
-        await a.drain()
         a.close()
         first, then = await b.receive(), await b.receive()
         b.send({"nobody": "hears"})
-        await b.drain()
         return first, then
 
     assert talk(scenario) == ({"last": 1}, None)
+
+
+def test_what_was_sent_has_left_before_a_channel_is_finished_with():
+    """A worker's last counts: its loop ends right behind them."""
+
+    async def scenario(a, b):
+        a.send({"last": "x" * 3_000_000})
+        finishing = asyncio.ensure_future(a.finish(30))
+        await asyncio.sleep(0.05)
+        assert not finishing.done()
+        received = await b.receive()
+        await finishing
+        return len(received["last"])
+
+    assert talk(scenario) == 3_000_000
+
+
+def test_a_channel_whose_other_end_does_not_read_is_finished_with_after_its_time():
+    async def scenario(a, b):
+        a.send({"last": "x" * 3_000_000})
+        await a.finish(0.05)
+        a._writer.transport.abort()
+        return True
+
+    assert talk(scenario)
 
 
 def test_a_message_cut_by_the_death_of_its_sender_is_the_end():
