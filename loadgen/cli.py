@@ -6,11 +6,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal
+from loadgen import options
+from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal, UsageRefusal
+
+if TYPE_CHECKING:
+    from loadgen.workload.scenario import Replay
 
 # These verbs belong to other packages, and replace this process: an engine carries no harness in memory, and no package
 # imports another's command line. Verb -> (module, the words before what was typed, help).
@@ -74,15 +78,18 @@ def compare(
         ),
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option(help="Replay a trace of real traffic (Azure CSV, Mooncake JSONL).")
+        Path | None, typer.Option(help="Replay a trace of real traffic; `proxy-engines trace FILE` describes one.")
     ] = None,
-    time_scale: Annotated[float, typer.Option(help="Play the trace so many times as fast.")] = 1.0,
-    rows: Annotated[int | None, typer.Option(help="Use only the first so many rows of the trace.")] = None,
-    max_in: Annotated[int | None, typer.Option(help="Cut the trace's prompts to so many tokens.")] = None,
-    max_out: Annotated[int | None, typer.Option(help="Cut the trace's outputs to so many tokens.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Instead of the profile's.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Measured seconds of every scenario.")] = None,
-    seed: Annotated[int, typer.Option(help="Of arrivals and sizes.")] = 1,
+    time_scale: options.TimeScale = 1.0,
+    rows: options.Rows = None,
+    max_in: options.MaxIn = None,
+    max_out: options.MaxOut = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
+    bursts: options.Bursts = None,
+    rounds: options.Rounds = None,
+    duration: options.Duration = None,
+    seed: options.Seed = 1,
     loads: Annotated[
         Path | None, typer.Option(help="The loads of an earlier campaign (its folder), instead of ones that fit here.")
     ] = None,
@@ -95,16 +102,20 @@ def compare(
     """Measure proxies against each other and build the report: campaign and verdict in one."""
     from loadgen.campaign.plan import Asked
     from loadgen.campaign.terminal import compare as run
-    from loadgen.workload.scenario import Replay
 
-    replay = None
-    if trace is not None:
-        replay = Replay(kind="trace", file=str(trace), time_scale=time_scale, rows=rows, max_in=max_in, max_out=max_out)
+    of_trace = {"rows": rows, "max_in": max_in, "max_out": max_out, "columns": columns, "time_unit": time_unit}
+    given = (
+        {"bursts": bursts, **of_trace} if time_scale == 1 else {"time_scale": time_scale, "bursts": bursts, **of_trace}
+    )
+    alone = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if trace is None and alone:
+        raise UsageRefusal(f"{', '.join(alone)}: only with --trace FILE")
+    replay = None if trace is None else _replay(trace, time_scale, bursts, of_trace, duration)
     asked = Asked(
         profile=profile,
-        targets=_list(targets),
+        targets=options.some_of(targets),
         given=tuple(target or ()),
-        scenarios=_list(scenarios),
+        scenarios=options.some_of(scenarios),
         trace=replay,
         baseline=baseline,
         rounds=rounds,
@@ -113,6 +124,26 @@ def compare(
     )
     command = shlex.join(["proxy-engines", *sys.argv[1:]])
     raise typer.Exit(run(asked, out=out, resume=resume, loads=loads, dry_run=dry_run, command=command))
+
+
+@app.command("trace")
+def describe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines, also packed, also a pipe.")],
+    time_scale: options.TimeScale = 1.0,
+    rows: options.Rows = None,
+    max_in: options.MaxIn = None,
+    max_out: options.MaxOut = None,
+    columns: options.Columns = None,
+    time_unit: options.TimeUnit = None,
+    bursts: options.Bursts = None,
+    duration: options.Duration = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Describe a trace: rows, span, rate, burstiness, lengths, and what `compare --trace` would play of it."""
+    from loadgen.workload.trace_summary import describe as run
+
+    of_trace = {"rows": rows, "max_in": max_in, "max_out": max_out, "columns": columns, "time_unit": time_unit}
+    typer.echo(run(_replay(file, time_scale, bursts, of_trace, duration), as_json=as_json))
 
 
 @app.command()
@@ -126,7 +157,7 @@ def micro(
     from loadgen.micro.run import RIGOROUS
     from loadgen.micro.run import main as run
 
-    raise typer.Exit(run(out, only=_list(only) or (), against=against, options=RIGOROUS if rigorous else ()))
+    raise typer.Exit(run(out, only=options.some_of(only) or (), against=against, options=RIGOROUS if rigorous else ()))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -141,8 +172,20 @@ for _verb in ELSEWHERE:
     _elsewhere(_verb)
 
 
-def _list(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+def _replay(
+    file: Path, time_scale: float, bursts: str | None, of_trace: dict[str, Any], duration: float | None
+) -> Replay:
+    """What is played of a trace. Raises UsageRefusal."""
+    from loadgen.workload.scenario import Replay
+    from loadgen.workload.trace_format import UNITS, own_format
+
+    options.path_of("--trace", file)
+    options.one_of("--time-unit", of_trace["time_unit"], tuple(UNITS))
+    options.one_of("--bursts", bursts, ("auto", "keep", "spread"))
+    if of_trace["columns"] is not None:
+        own_format(of_trace["columns"])
+    played = {"time_scale": time_scale, "bursts": bursts or "auto", "duration_s": duration}
+    return Replay.model_validate({"kind": "trace", "file": str(file), **of_trace, **played})
 
 
 def main() -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,7 +214,8 @@ def _scenarios(asked: Asked) -> tuple[list[Scenario], dict[str, Any]]:
     if asked.trace is not None:
         replay = replay_scenario(asked.trace, asked.seed)
         chosen.append(replay)
-        dropped = {replay.id: timetable.replayed(asked.trace).accounting.as_json()}
+        read = timetable.replayed(asked.trace)
+        dropped = {replay.id: {**read.accounting.as_json(), "notes": list(read.notes)}}
     named = scenario.choose(asked.scenarios) if asked.scenarios is not None else []
     if asked.scenarios is None and asked.trace is None:
         named = scenario.in_profile(asked.profile)
@@ -235,11 +237,10 @@ def replay_scenario(replay: Replay, seed: int) -> Scenario:
     """The scenario of a trace file: its arrivals and sizes, streamed chats at an even pace."""
     read = timetable.replayed(replay)
     warmup = min(1.0, 0.05 * read.duration_s)
-    stem = "".join(letter if letter.isalnum() else "-" for letter in Path(replay.file).stem.lower()).strip("-")
     body = '{"model":"mock-model","messages":[{"role":"user","content":"{{prompt}}"}],'
     body += '"max_tokens":{{max_tokens}},"seed":{{seed}},"stream":true}'
     return Scenario(
-        id=f"trace-{stem}"[:60],
+        id=_trace_id(replay.file),
         question=f"How do the targets carry the real traffic of {Path(replay.file).name}?",
         answer="Every reply right, and added time, transit and CPU per event of each target on the same arrivals.",
         kind="stream",
@@ -254,6 +255,13 @@ def replay_scenario(replay: Replay, seed: int) -> Scenario:
         slo={"ttft_ms": 500.0, "tpot_ms": 100.0},
         tags=("trace",),
     )
+
+
+def _trace_id(file: str) -> str:
+    """`trace-` and the file's name in the letters that an id may have; `tr\u00e1fego.csv` is `trace-trafego`."""
+    ascii_only = unicodedata.normalize("NFKD", Path(file).stem).encode("ascii", "ignore").decode().lower()
+    stem = "".join(letter if letter.isalnum() else "-" for letter in ascii_only).strip("-")
+    return f"trace-{stem}"[:60].strip("-")
 
 
 def _span(milliseconds: int) -> dict[str, str]:

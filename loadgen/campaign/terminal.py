@@ -127,9 +127,8 @@ def _announce(console: Console, planned: Planned) -> None:
 def _accounting(rows: dict[str, Any]) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in rows["dropped"].items()) or "none"
     clipped = ", ".join(f"{count:,} {what}" for what, count in rows["clipped"].items())
-    return f"{rows['read']:,} rows read, {rows['used']:,} used, dropped: {dropped}" + (
-        f"; cut: {clipped}" if clipped else ""
-    )
+    said = f"{rows['read']:,} rows read, {rows['used']:,} used, dropped: {dropped}"
+    return "; ".join([said, *([f"cut: {clipped}"] if clipped else []), *rows.get("notes", ())])
 
 
 def _minutes(seconds: float) -> str:

@@ -41,7 +41,7 @@ _DRAIN_S = 5.0
 PINS = "pins.json"
 """The replies that each scenario expects, made by `python -m loadgen.bench.pin`: `{id: [{digest, events}]}`."""
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -174,7 +174,7 @@ class Users(_Part):
 
 
 class Fitted(_Part):
-    """Arrivals and sizes drawn from figures of real traffic (`workload.trace.FITS`), at a rate of our choice."""
+    """Arrivals and sizes drawn from figures of real traffic (`workload.fits.FITS`), at a rate of our choice."""
 
     kind: Literal["fitted"]
     fit: Literal["conv", "code"]
@@ -192,6 +192,11 @@ class Replay(_Part):
     rows: Annotated[int, Field(ge=1)] | None = None
     max_in: Annotated[int, Field(ge=1)] | None = None
     max_out: Annotated[int, Field(ge=1)] | None = None
+    duration_s: Positive | None = None
+    """Requests due later, after scaling, are not played."""
+    columns: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    bursts: Literal["auto", "keep", "spread"] = "auto"
 
 
 Arrivals = Open | Users | Fitted | Replay

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadgen.workload import arrivals, trace
+from loadgen.workload import arrivals, fits, trace
 from loadgen.workload.plan import Plan, make_plan
 from loadgen.workload.scenario import Fitted, Open, Replay, Scenario, Users
 
@@ -73,8 +73,8 @@ def _alone(scenario: Scenario, seed: int) -> Plan | None:
         case Replay():
             return replayed(scenario.arrivals).plan(seed=seed, warmup_s=scenario.warmup_s)
         case Fitted(fit=name, rate=rate, max_in=max_in, max_out=max_out):
-            made = trace.generate(
-                trace.FITS[name],
+            made = fits.generate(
+                fits.FITS[name],
                 duration_s=scenario.total_s(),
                 seed=seed,
                 rate_rps=rate,
@@ -125,4 +125,8 @@ def replayed(wanted: Replay) -> trace.Trace:
         rows=wanted.rows,
         max_in=wanted.max_in,
         max_out=wanted.max_out,
+        duration_s=wanted.duration_s,
+        columns=wanted.columns,
+        time_unit=wanted.time_unit,
+        bursts=wanted.bursts,
     )

@@ -25,6 +25,8 @@ MODULES = (
     "loadgen.wire.stream",
     "loadgen.wire.whole",
     "loadgen.workload.trace",
+    "loadgen.workload.trace_file",
+    "loadgen.workload.trace_format",
     "tests.fuzz.strict",
 )
 

@@ -74,7 +74,7 @@ def test_verbs_of_other_packages_replace_the_process_and_pass_everything_on(
         (["compare", "--nonsense"], 64, "No such option"),
         (["nonsense"], 64, "No such command"),
         (["compare", "--rounds", "many"], 64, "Invalid value"),
-        (["compare", "--rounds", "0", "--dry-run"], 64, "at least one round"),
+        (["compare", "--rounds", "0", "--dry-run"], 64, "from 1 to 1000"),
         (["compare", "--profile", "quik", "--dry-run"], 64, "'quik' is not known"),
         (["compare", "--targets", "shepra", "--dry-run"], 64, "did you mean sherpa?"),
         (["compare", "--scenarios", "chat-smal", "--dry-run"], 64, "did you mean chat-small?"),

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.errors import BadInput, Missing
-from loadgen.workload.trace import AZURE_CODE, AZURE_CONV, BYTES_PER_TOKEN, Fit, Trace, generate, read_trace
+from loadgen.workload.fits import AZURE_CODE, AZURE_CONV, Fit, generate
+from loadgen.workload.trace import BYTES_PER_TOKEN, Trace, read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -115,7 +116,7 @@ def test_a_damaged_azure_row_is_dropped_and_its_reason_counted(tmp_path: Path, l
     [
         ('{"timestamp": 1, "input_length": 2, "out', "malformed line"),
         ("[1, 2]", "malformed line"),
-        ('{"timestamp": "1", "input_length": 2, "output_length": 3}', "bad time"),
+        ('{"timestamp": "noon", "input_length": 2, "output_length": 3}', "bad time"),
         ('{"timestamp": -1, "input_length": 2, "output_length": 3}', "bad time"),
         ('{"timestamp": NaN, "input_length": 2, "output_length": 3}', "bad time"),
         ('{"timestamp": 1, "input_length": 2.5, "output_length": 3}', "bad token count"),

@@ -1,0 +1,66 @@
+"""Options of the command line that several verbs have, each with what it accepts: a wrong value is a usage error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadgen.errors import UsageRefusal
+
+
+def above_zero(value: float | None) -> float | None:
+    """A finite number above 0, which a range of click does not promise: NaN is in every one of them."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value!r} is no number above 0")
+    return value
+
+
+def _at_least(least: int, most: int = 2**31 - 1) -> Callable[[int | None], int | None]:
+    def check(value: int | None) -> int | None:
+        if value is not None and not least <= value <= most:
+            raise typer.BadParameter(f"{value} is not from {least} to {most}")
+        return value
+
+    return check
+
+
+TimeScale = Annotated[float, typer.Option(callback=above_zero, help="Play the trace so many times as fast.")]
+Rows = Annotated[int | None, typer.Option(callback=_at_least(1), help="Only the first so many rows of the trace.")]
+MaxIn = Annotated[int | None, typer.Option(callback=_at_least(1), help="Cut the trace's prompts to so many tokens.")]
+MaxOut = Annotated[int | None, typer.Option(callback=_at_least(1), help="Cut the trace's outputs to so many tokens.")]
+Columns = Annotated[str | None, typer.Option(help="Of the trace: time=COLUMN,in=COLUMN,out=COLUMN.")]
+TimeUnit = Annotated[str | None, typer.Option(help="Of the trace's times: s, ms, us or ns; recognised without.")]
+Bursts = Annotated[str | None, typer.Option(help="Requests that share a time: keep them together or spread them.")]
+Duration = Annotated[
+    float | None, typer.Option(callback=above_zero, help="Measured seconds of every scenario; bounds a replay.")
+]
+Rounds = Annotated[int | None, typer.Option(callback=_at_least(1, 1000), help="Instead of the profile's.")]
+Seed = Annotated[int, typer.Option(callback=_at_least(0), help="Of arrivals and sizes.")]
+
+
+def some_of(text: str | None) -> tuple[str, ...] | None:
+    """A list by comma. Raises UsageRefusal for one that names nothing."""
+    if text is None:
+        return None
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise UsageRefusal(f"{text!r} names nothing: a list by comma is expected")
+    return found
+
+
+def one_of(option: str, value: str | None, known: tuple[str, ...]) -> str | None:
+    """`value`, if it is known. Raises UsageRefusal."""
+    if value is not None and value not in known:
+        raise UsageRefusal(f"{option} {value}: known are {', '.join(known)}")
+    return value
+
+
+def path_of(option: str, value: Path | None) -> Path | None:
+    """`value`, unless it was typed as nothing, which would be the current folder. Raises UsageRefusal."""
+    if value is not None and value == Path():
+        raise UsageRefusal(f"{option}: a path is expected")
+    return value
