@@ -230,7 +230,6 @@ class ProxyConfig(_Section):
     max_replay_body: Size = 2**20
     retry_non_idempotent: Flag = False
     strip_credentials: Flag = False
-    server_timing: Flag = False
 
     @field_validator("load_balancer")
     @classmethod

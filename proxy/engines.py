@@ -1,6 +1,6 @@
 """The two engines by name. The only file that knows both; it imports one only when that is asked for.
 
-Each engine brings its own HTTP stack (aiohttp, httptools); a process that runs one does not carry the other in memory.
+A process that runs Olla does not carry aiohttp in memory.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _FIXED_KEYS = (
 )
 # And those that one engine cannot: Sherpa gives them to aiohttp's connector and session when it makes them.
 _FIXED_KEYS_OF: Mapping[str, tuple[str, ...]] = {
-    "sherpa": ("proxy.max_conns_per_host", "proxy.idle_conn_timeout", "proxy.server_timing"),
+    "sherpa": ("proxy.max_conns_per_host", "proxy.idle_conn_timeout"),
     "olla": (),
 }
 

@@ -12,11 +12,13 @@ def _request() -> Prepared:
 
     def operation() -> object:
         return request_headers(
-            fields, authority="127.0.0.1:9001", peer="127.0.0.1", via="proxy-engines-0", request_id="0123456789abcdef"
-        )
+            fields, asked="127.0.0.1:9000", authority="127.0.0.1:9001", peer="127.0.0.1", via="proxy-engines-0",
+            request_id="0123456789abcdef",
+        )  # fmt: skip
 
     made = dict(request_headers(
-        fields, authority="127.0.0.1:9001", peer="127.0.0.1", via="proxy-engines-0", request_id="0123456789abcdef"
+        fields, asked="127.0.0.1:9000", authority="127.0.0.1:9001", peer="127.0.0.1", via="proxy-engines-0",
+        request_id="0123456789abcdef",
     ))  # fmt: skip
     assert made["Host"] == "127.0.0.1:9001" and "Connection" not in made and made["Via"] == "1.1 proxy-engines-0"
     return each(operation)

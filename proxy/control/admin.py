@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import json
 import logging
-import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from proxy.control import metrics
+from proxy.core.errors import ProxyError
 from proxy.core.stats import Snapshot, merge
+from proxy.http1.heads import Limits, RequestHead, judge_request
 from proxy.net.listen import ACCEPTS_AT_ONCE
 
 log = logging.getLogger("proxy.admin")
@@ -30,8 +31,7 @@ CONNECTIONS = 64
 
 PATHS = ("/internal/health", "/internal/stats", "/internal/status", "/internal/runtime", "/metrics")
 
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.[01]")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~\t\x80-\xff]*?)[ \t]*")
+_NO_LIMITS = Limits(head=0, fields=0, target=0, field=0)  # LONGEST_HEAD bounds them all
 
 
 class Source(Protocol):
@@ -122,10 +122,10 @@ class AdminListener:
         with_body = True
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            method, target, fields = parse_head(head)
-            with_body = method != "HEAD"
-            self._check_host(fields.get("host", ""))
-            answer = await self._answer(target)
+            judged = judge_head(head)
+            with_body = judged.method != b"HEAD"
+            self._check_host(judged.authority.decode("ascii"))
+            answer = await self._answer(judged.target.decode("ascii"))
         except asyncio.LimitOverrunError:
             answer = Refused(431, f"the request head is longer than {LONGEST_HEAD} bytes").answer
         except Refused as exc:
@@ -174,26 +174,19 @@ class AdminListener:
             raise Refused(421, "this listener is asked by address or as localhost") from None
 
 
-def parse_head(head: bytes) -> tuple[str, str, Mapping[str, str]]:
-    """(method, target, fields) of a head with its empty line. Raises Refused unless it is a plain GET or HEAD."""
-    first, *lines = head[:-4].split(b"\r\n")
-    if not (match := _REQUEST_LINE.fullmatch(first)):
-        raise Refused(400, "not a request line")
-    fields: dict[str, str] = {}
-    for line in lines:
-        if not (field := _FIELD.fullmatch(line)):
-            raise Refused(400, "not a header field")
-        name = field[1].decode("ascii").lower()
-        if name == "host" and name in fields:
-            raise Refused(400, "two Host fields")
-        fields[name] = field[2].decode("latin-1")
-    if match[1] not in (b"GET", b"HEAD"):
+def judge_head(head: bytes) -> RequestHead:
+    """Judge a head with its empty line. Raises Refused unless it is a GET or HEAD without a body."""
+    try:
+        judged = judge_request(head, _NO_LIMITS)
+    except ProxyError as error:
+        raise Refused(error.kind.status, error.detail) from error
+    if judged.method not in (b"GET", b"HEAD"):
         raise Refused(405, "only GET and HEAD are answered here")
-    if "transfer-encoding" in fields or fields.get("content-length", "0") != "0":
+    if judged.length:
         raise Refused(400, "a request here has no body")
-    if "host" not in fields:
+    if not judged.authority:
         raise Refused(400, "a request needs a Host")
-    return match[1].decode("ascii"), match[2].decode("ascii"), fields
+    return judged
 
 
 def _since(query: str) -> int:

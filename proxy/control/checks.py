@@ -15,8 +15,10 @@ from typing import cast
 
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint, EndpointSpec
+from proxy.core.errors import ProxyError
 from proxy.core.health import MISSING_STATUSES, alive, paths_to_try
 from proxy.core.service import Dialer
+from proxy.http1.heads import HEAD_END, judge_response
 from proxy.net.tls import tls_context
 
 log = logging.getLogger("proxy.health")
@@ -110,7 +112,7 @@ async def check(spec: EndpointSpec, dialer: Dialer, found: str | None = None) ->
         return CheckResult(f"no answer within {spec.health_timeout:g}s")
     except OSError as exc:
         return CheckResult(f"cannot connect: {exc.strerror or exc}")
-    except (ValueError, EOFError, asyncio.LimitOverrunError):
+    except (ProxyError, EOFError, asyncio.LimitOverrunError):
         return CheckResult("the answer is not HTTP")
     asked = f"{', '.join(paths[:-1])} and {paths[-1]}" if len(paths) > 1 else paths[0]
     return CheckResult(f"status {status} at {asked}; set health.path to one that this server has")
@@ -126,10 +128,7 @@ async def _get_status(spec: EndpointSpec, dialer: Dialer, path: str) -> int:
             "User-Agent: proxy-engines-health\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
         )
         line = await reader.readuntil(b"\n")
-        version, status = line.split(maxsplit=2)[:2]
-        if not version.startswith(b"HTTP/1.") or len(status) != 3:
-            raise ValueError("not a status line")
-        return int(status)
+        return judge_response(line.rstrip(b"\r\n") + HEAD_END, to_head=True).status
     finally:
         protocol.transport.abort()  # nothing more is of interest, and a graceful TLS end could wait for a dead peer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,14 @@ def error_body(kind: ErrorKind) -> bytes:
     """The JSON body of an error, UTF-8."""
     error = {"message": kind.message, "type": kind.type, "code": kind.code, "param": None}
     return json.dumps({"error": error}).encode()
+
+
+def render_error(kind: ErrorKind) -> tuple[bytes, bytes]:
+    """An error's head up to its last fields, and its body."""
+    body = error_body(kind)
+    phrase = HTTPStatus(kind.status).phrase
+    retry = f"Retry-After: {kind.retry_after}\r\n" if kind.retry_after is not None else ""
+    head = (
+        f"HTTP/1.1 {kind.status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{retry}"
+    )
+    return head.encode(), body

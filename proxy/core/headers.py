@@ -8,7 +8,7 @@ codec compiles the same names into expressions over bytes (`http1/heads.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # The seed's list. Its "Trailers" is RFC 2616's misprint of "Trailer" (RFC 9110 6.6.2); a field that is really called
 # "Trailers" is an ordinary one. "Proxy-Connection" was never standard but must not pass either (RFC 9112 C.2.2).
@@ -63,15 +63,11 @@ SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
 Pairs = list[tuple[str, str]]
 
 
-def nominated(connection_values: Iterable[str]) -> frozenset[str]:
-    """The lower-case field names that `Connection` values ask a recipient to drop."""
-    names = {name.strip().lower() for value in connection_values for name in value.split(",")}
-    return frozenset(name for name in names if name and name not in NEVER_NOMINATED)
-
-
 def request_headers(
     fields: Iterable[tuple[str, str]],
     *,
+    nominated: Collection[str] = (),
+    asked: str,
     authority: str,
     peer: str,
     via: str,
@@ -80,47 +76,37 @@ def request_headers(
 ) -> Pairs:
     """What an upstream is sent: the client's fields without hop-by-hop ones, then the proxy's own.
 
-    `authority` is the endpoint's, `peer` the client's address, `via` this instance's Via entry without the version.
+    `nominated` are the fields that `Connection` names, `asked` is whom the client asked, `authority` the endpoint,
+    `peer` the client's address, `via` this instance's Via entry without the version.
     """
     drop = _NOT_FORWARDED_STRIPPED if strip_credentials else _NOT_FORWARDED
     out = [("Host", authority)]
     old: dict[str, list[str]] = {}
     for field in fields:
         name = field[0].lower()
-        if name not in drop:
+        if name in drop:
+            old.setdefault(name, []).append(field[1])
+        elif name not in nominated:
             out.append(field)
-        elif name in old:
-            old[name].append(field[1])
-        else:
-            old[name] = [field[1]]
-    if "connection" in old and (extra := nominated(old["connection"])):
-        out[1:] = [field for field in out[1:] if field[0].lower() not in extra]
-        for name in extra:
-            old.pop(name, None)
-    host = old.get("x-forwarded-host") or old.get("host") or [""]
     out += (
         ("X-Forwarded-For", ", ".join([*old.get("x-forwarded-for", ()), peer])),
         ("X-Forwarded-Proto", old.get("x-forwarded-proto", ("http",))[0]),
-        ("X-Forwarded-Host", host[0]),
+        ("X-Forwarded-Host", old.get("x-forwarded-host", (asked,))[0]),
         ("Via", ", ".join([*old.get("via", ()), f"1.1 {via}"])),
         ("X-Request-ID", request_id),
     )
     return out
 
 
-def response_headers(fields: Iterable[tuple[str, str]], *, request_id: str, endpoint: str) -> Pairs:
+def response_headers(
+    fields: Iterable[tuple[str, str]], *, nominated: Collection[str] = (), request_id: str, endpoint: str
+) -> Pairs:
     """What a client is sent: ours, then the upstream's fields without hop-by-hop ones and without forged own ones."""
     out = [("X-Olla-Request-ID", request_id), ("X-Olla-Endpoint", endpoint), ("X-Served-By", endpoint)]
-    connection: list[str] = []
     for field in fields:
         name = field[0].lower()
-        if name not in _NOT_RETURNED:
-            if not name.startswith(OWN_RESPONSE_PREFIX):
-                out.append(field)
-        elif name == "connection":
-            connection.append(field[1])
-    if connection and (extra := nominated(connection)):
-        out[3:] = [field for field in out[3:] if field[0].lower() not in extra]
+        if name not in _NOT_RETURNED and name not in nominated and not name.startswith(OWN_RESPONSE_PREFIX):
+            out.append(field)
     return out
 
 
@@ -151,13 +137,3 @@ def client_address(address: str | None) -> str:
     """
     address = address or ""
     return address.removeprefix("::ffff:") if "." in address else address
-
-
-def sane_request_id(value: str | None) -> bool:
-    """Whether a client's X-Request-ID may be kept: short, printable, no separators that could forge a log line."""
-    return value is not None and SANE_REQUEST_ID.fullmatch(value) is not None
-
-
-def passed_through(via_values: Iterable[str], via: str) -> bool:
-    """Whether a request already went through the instance called `via` (RFC 9110 7.6.3): a forwarding loop."""
-    return any(part.split()[1:2] == [via] for value in via_values for part in value.split(","))

@@ -1,17 +1,15 @@
 """Gates: from whatever segments arrive to messages that are judged already. No I/O.
 
-`RequestGate` shows one request of a client at a time, so that whoever stands behind it never sees a broken head, a
-broken chunk or a second request. `ResponseGate` does the same for the heads of an endpoint.
+`RequestGate` lets one request of a client pass at a time, in a plain form, so that the parser behind it never meets a
+broken head, a broken chunk or a second request. `ResponseGate` does the same for the heads of an endpoint.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-
 from httptools import HttpParserError
 
 from proxy.core.errors import ProxyError
-from proxy.http1.chunked import BodyReader
+from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import (
     CHUNKED,
     HEAD_END,
@@ -25,33 +23,24 @@ from proxy.http1.heads import (
 )
 
 
-class Mark(Enum):
-    """What a gate says besides heads and bodies."""
-
-    END = "the request is whole"
-
-
-END = Mark.END
-Event = RequestHead | bytes | Mark | ProxyError
-
-
 class RequestGate:
-    """The requests of one client connection, one at a time: a head, the bytes of its body, END.
+    """The requests of one client connection, one at a time.
 
-    Bodies come decoded, without chunk extensions and trailers. A ProxyError in place of an event is the last event: the
-    connection cannot be read on. What a client sends behind a request is held, unread, until `proceed`.
+    What passes has a plain head, with method, path, length and whether the connection goes on; what the client sent is
+    `head`. Bodies are framed anew, without chunk extensions and trailers. What comes behind a request is held until
+    `proceed`. Once `error` is set nothing more passes: it is the head's if `head` is None, else the body's.
     """
 
-    __slots__ = ("_decoder", "_failed", "_held", "_left", "_limits", "_whole", "head")
+    __slots__ = ("_decoder", "_held", "_left", "_limits", "_whole", "error", "head")
 
     def __init__(self, limits: Limits) -> None:
         self.head: RequestHead | None = None  # of the request in progress
+        self.error: ProxyError | None = None
         self._limits = limits
         self._held = b""  # the beginning of the next head; behind a whole request, anything
         self._left = 0  # bytes of the body to come, where it has a length
         self._decoder: BodyReader | None = None
         self._whole = False
-        self._failed = False
 
     @property
     def head_begun(self) -> bool:
@@ -63,33 +52,29 @@ class RequestGate:
         """How many bytes wait for the request in progress to be over."""
         return len(self._held) if self._whole else 0
 
-    def feed(self, data: bytes) -> list[Event]:
-        """Take bytes as they came; returns what they complete."""
-        if self._whole or self._failed:
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes as they came; returns what may pass."""
+        if self._whole:
             self._held += data
-            return []
-        events: list[Event] = []
+            return b""
+        passed = b""
         try:
-            if self.head is None:
+            if self.error is None and self.head is None:
                 data = self._read_head(self._held + data)
-                if self.head is None:
-                    return events
-                events.append(self.head)
-            self._read_body(data, events)
+                if self.head is not None:
+                    passed = plain_head(self.head)
+            if self.error is None and self.head is not None:
+                passed += self._read_body(data)
         except ProxyError as error:
-            self._failed = True
-            events.append(error)
-        return events
+            self.error = error
+        return passed
 
-    def proceed(self) -> list[Event]:
-        """The request in progress is over, whole or not: go on with the bytes behind it."""
-        if not self._whole:
-            self._failed = self.head is not None
-            return []
+    def proceed(self) -> bytes:
+        """The request in progress is over, and was whole: go on with the bytes behind it."""
         data, self._held = self._held, b""
         self.head = None
         self._whole = False
-        return self.feed(data) if data else []
+        return self.feed(data) if data else b""
 
     def close(self) -> None:
         """Break the cycle that a parser makes, so that no garbage collection is needed to free it."""
@@ -113,24 +98,41 @@ class RequestGate:
             self._left = self.head.length
         return data[end + 4 :]
 
-    def _read_body(self, data: bytes, events: list[Event]) -> None:
-        if self._decoder is not None:
-            try:
-                body = self._decoder.feed(data) if data else b""
-            except HttpParserError as exc:
-                raise ProxyError("bad_request", f"chunk framing: {exc}") from None
-            self._whole = self._decoder.done
-            rest = self._decoder.rest
-        else:
+    def _read_body(self, data: bytes) -> bytes:
+        if self._decoder is None:
             body, rest = data[: self._left], data[self._left :]
             self._left -= len(body)
             self._whole = not self._left
-        if body:
-            events.append(body)
+        elif data:
+            body, rest = self._read_chunks(data, self._decoder)
+        else:
+            return b""
         if self._whole:
             self._held = rest
             self.close()
-            events.append(END)
+        return body
+
+    def _read_chunks(self, data: bytes, decoder: BodyReader) -> tuple[bytes, bytes]:
+        try:
+            body = decoder.feed(data)
+        except HttpParserError as exc:
+            raise ProxyError("bad_request", f"chunk framing: {exc}") from None
+        self._whole = decoder.done
+        framed = encode_chunk(body) if body else b""
+        return framed + LAST_CHUNK if decoder.done else framed, decoder.rest
+
+
+def plain_head(head: RequestHead) -> bytes:
+    """A head that says no more than a server must know to read the request and to answer it."""
+    length = head.length
+    framing = b"Transfer-Encoding: chunked\r\n" if length == CHUNKED else b"Content-Length: %d\r\n" % length
+    return b"%b %b HTTP/1.%d\r\nHost: -\r\nConnection: %b\r\n%b\r\n" % (
+        head.method,
+        head.target,
+        0 if head.http10 else 1,
+        b"keep-alive" if head.keep_alive else b"close",
+        framing if length else b"",
+    )
 
 
 class ResponseGate:

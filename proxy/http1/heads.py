@@ -232,7 +232,7 @@ def _request_fields(head: bytes, start: int, finder: re.Pattern[bytes]) -> Reque
             hosts.append(match[2].rstrip(b" \t"))
             host_at = match.start(2)
         elif name == b"connection":
-            options += _options(match[2])
+            options += options_of(match[2])
         elif name == b"transfer-encoding":
             codings.append(match[2].rstrip(b" \t").lower())
         elif name == b"expect":
@@ -321,7 +321,7 @@ def judge_response(head: bytes, to_head: bool) -> ResponseHead:
             others.append((start, match.start() + 2))
         start = match.end() + 2
         if name == b"connection":
-            options += _options(match[2])
+            options += options_of(match[2])
         elif name == b"transfer-encoding":
             codings.append(match[2].rstrip(b" \t").lower())
     others.append((start, len(head)))
@@ -344,11 +344,12 @@ def judge_response(head: bytes, to_head: bool) -> ResponseHead:
 
 
 def nominated(options: Iterable[bytes]) -> frozenset[bytes]:
-    """The fields that these options of `Connection` (RFC 9110 7.6.1), in lower case, ask a recipient to drop."""
+    """The fields that these options of `Connection` ask a recipient to drop (RFC 9110 7.6.1)."""
     return frozenset(options) - _NOT_NOMINATED
 
 
-def _options(connection: bytes) -> list[bytes]:
+def options_of(connection: bytes) -> list[bytes]:
+    """The options that a value of `Connection` lists, in lower case."""
     return [option.strip(b" \t").lower() for option in connection.split(b",")]
 
 

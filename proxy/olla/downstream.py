@@ -15,12 +15,11 @@ import asyncio
 import contextlib
 import socket
 import struct
-from http import HTTPStatus
 from typing import cast
 
 from httptools import HttpParserError
 
-from proxy.core.errors import ErrorKind, ProxyError, error_body
+from proxy.core.errors import ErrorKind, ProxyError
 from proxy.core.headers import client_address
 from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import CHUNKED, CONTINUE, HEAD_END, check_partial_head, skip_empty_lines
@@ -417,14 +416,3 @@ class ClientConnection(asyncio.Protocol):
                 transport.pause_reading()
         elif not transport.is_reading():
             transport.resume_reading()
-
-
-def render_error(kind: ErrorKind) -> tuple[bytes, bytes]:
-    """An error's head up to its last fields, and its body."""
-    body = error_body(kind)
-    phrase = HTTPStatus(kind.status).phrase
-    retry = f"Retry-After: {kind.retry_after}\r\n" if kind.retry_after is not None else ""
-    head = (
-        f"HTTP/1.1 {kind.status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{retry}"
-    )
-    return head.encode(), body

@@ -21,13 +21,14 @@ from proxy.control.access import AccessLog
 from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
+from proxy.core.errors import render_error
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.net.listen import accept_on, set_user_timeout
 from proxy.net.tls import tls_context
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
-from proxy.olla.downstream import ClientConnection, render_error
+from proxy.olla.downstream import ClientConnection
 from proxy.olla.engine import Engine, RequestIds
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool

@@ -7,22 +7,21 @@ from collections.abc import AsyncIterator
 from time import monotonic
 
 from aiohttp import BytesPayload, web
-from aiohttp.web_protocol import RequestPayloadError
 
 from proxy.config import Config
 from proxy.core.errors import ProxyError
-
-# `body_timeout` is the time for each further 16 KiB: a dribble does not renew it.
-STEP = 16 * 2**10
+from proxy.http1.heads import CHUNKED, CONTINUE, RequestHead
+from proxy.net.write_stall import STEP
 
 
 class RequestBody:
     """Kept whole up to `max_replay_body`; above it streamed, and sent once only."""
 
-    def __init__(self, request: web.BaseRequest, config: Config) -> None:
+    def __init__(self, request: web.BaseRequest, head: RequestHead, config: Config) -> None:
         limits = config.server
-        self.chunked = "Transfer-Encoding" in request.headers
+        self.chunked = head.length == CHUNKED
         self.error: ProxyError | None = None
+        self._head = head
         self._request = request
         self._content = request.content
         self._limit = limits.max_body_size or float("inf")
@@ -40,7 +39,7 @@ class RequestBody:
 
     async def gather(self) -> None:
         """Read what may be kept. Raises ProxyError: too large, too slow, broken framing."""
-        length = self._request.content_length or 0
+        length = self._head.length
         if length > self._limit:
             raise ProxyError("body_too_large")
         if self._whole:
@@ -73,10 +72,9 @@ class RequestBody:
 
     async def _invite(self) -> None:
         """Answer `Expect: 100-continue` (RFC 9110 10.1.1), unless the body is on its way already."""
-        request, transport = self._request, self._request.transport
-        expected = request.version.minor == 1 and request.headers.get("Expect", "").lower() == "100-continue"
-        if expected and not self._content.total_bytes and not self._content.is_eof() and transport is not None:
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        content, transport = self._content, self._request.transport
+        if self._head.expects_continue and not content.total_bytes and not content.is_eof() and transport is not None:
+            transport.write(CONTINUE)
 
     async def _read(self) -> bytes:
         """The next bytes, none only at the end. Raises ProxyError."""
@@ -94,11 +92,9 @@ class RequestBody:
                 raise broken
         except TimeoutError as exc:
             raise ProxyError("request_timeout", "the body") from exc
-        except RequestPayloadError as exc:
-            raise ProxyError("bad_request", str(exc)) from exc
         self._size += len(data)
         self._step += len(data)
-        if self._step >= STEP:
+        if self._step >= STEP:  # `body_timeout` is for each STEP: a dribble does not renew it
             self._step, self._patience = 0, self._timeout
         if self._size > self._limit:
             raise ProxyError("body_too_large")

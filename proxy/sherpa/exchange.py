@@ -1,9 +1,9 @@
-"""What is known of one request while it is served, and how it is counted when it is over."""
+"""What is known of one request while it is served, its fields as text, and how it is counted when it is over."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
 from aiohttp import web
@@ -12,37 +12,26 @@ from proxy.config import ProxyConfig
 from proxy.control.access import AccessLog
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import client_address, sane_request_id
+from proxy.core.headers import Pairs, client_address
 from proxy.core.health import FAILING_STATUSES
-from proxy.core.retry import IDEMPOTENT, Next, RetryLimits, after
+from proxy.core.retry import Next, RetryLimits, after
 from proxy.core.stats import StatsCollector
+from proxy.http1.heads import IDEMPOTENT, RequestHead
 from proxy.sherpa.body import RequestBody
-from proxy.sherpa.guard import UpstreamFailed
+from proxy.sherpa.endpoints import UpstreamFailed
 
 
 @dataclass(slots=True)
 class Exchange:
-    """Owned by the task that serves the request. `times` are monotonic seconds of what Server-Timing tells."""
+    """Owned by the task that serves the request. `head` is what the client sent; aiohttp's request has no fields."""
 
     request: web.BaseRequest
+    head: RequestHead
     request_id: str
     started: float
     endpoint: Endpoint | None = None
     response: web.StreamResponse | None = None
     error: ProxyError | None = None
-    times: dict[str, float] = field(default_factory=dict)
-
-    def server_timing(self, head_began: float) -> str:
-        """The phases up to the response's head, in milliseconds (W3C Server Timing)."""
-        at = self.times
-        connect = at.get("connected", 0.0) - at.get("connecting", 0.0)
-        phases = {
-            "parse": self.started - head_began,
-            "pick": at["pick"] - self.started,
-            "connect": connect,
-            "upstream": at["upstream"] - at["pick"] - connect,
-        }
-        return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in phases.items())
 
     def after(self, failure: UpstreamFailed, body: RequestBody, proxy: ProxyConfig, *, asked: int, fresh: bool) -> Next:
         """What follows a try that failed, by the rule of both engines. `fresh`: it cannot have been stale."""
@@ -51,7 +40,7 @@ class Exchange:
             heard=failure.heard or self.response is not None,
             stale=failure.stale and not fresh,
             replayable=body.repeatable,
-            idempotent=self.request.method in IDEMPOTENT or proxy.retry_non_idempotent,
+            idempotent=self.head.method in IDEMPOTENT or proxy.retry_non_idempotent,
             asked=asked,
             elapsed=monotonic() - self.started,
             limits=RetryLimits(proxy.retry.max_attempts, proxy.retry.max_time),
@@ -63,10 +52,19 @@ def new_id() -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-def request_id(request: web.BaseRequest) -> str:
+def request_id(head: RequestHead) -> str:
     """The client's own id if it is harmless, or a new one."""
-    given = request.headers.get("X-Request-ID")
-    return given if given is not None and sane_request_id(given) else new_id()
+    span = head.fields.request_id_at
+    return new_id() if span is None else head.raw[slice(*span)].decode("ascii")
+
+
+def request_fields(head: RequestHead) -> Pairs:
+    """A client's fields. Raises ProxyError for bytes that are not UTF-8: aiohttp's client drops them (aiohttp#3279)."""
+    try:
+        lines = head.raw.decode().split("\r\n")[1:-2]
+    except UnicodeDecodeError as exc:
+        raise ProxyError("bad_request", "a field holds bytes that are not UTF-8") from exc
+    return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines]]
 
 
 def count(exchange: Exchange, outcome: str, stats: StatsCollector, access: AccessLog | None) -> None:

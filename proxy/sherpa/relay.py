@@ -13,12 +13,13 @@ from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, client_address, passed_through, request_headers, response_headers
+from proxy.core.headers import Pairs, client_address, request_headers, response_headers
 from proxy.core.retry import Next
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import StatsCollector
+from proxy.http1.heads import passed_through
 from proxy.net.tls import tls_context
-from proxy.sherpa import guard
+from proxy.sherpa import endpoints, guard
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.exchange import Exchange
 
@@ -34,9 +35,9 @@ class Relay:
         self._stats = stats
         self._via = instance.via
         self._balancer = make_balancer(config.proxy.load_balancer)
-        self.connector = guard.Connector(config, dialer)
+        self.connector = endpoints.Connector(config, dialer)
         self.connector.trust(endpoint.spec for endpoint in discovery.endpoints)
-        self._session = guard.new_session(self.connector)
+        self._session = endpoints.new_session(self.connector)
 
     def configure(self, config: Config) -> None:
         """Take balancer and timeouts of `config`, from the next exchange on."""
@@ -50,12 +51,13 @@ class Relay:
         """Close the session and its connections."""
         await self._session.close()
 
-    async def run(self, exchange: Exchange, fields: Pairs, target: str) -> None:
+    async def run(self, exchange: Exchange, fields: Pairs) -> None:
         """Serve one exchange. Raises ProxyError, also when the response has begun already."""
-        request = exchange.request
-        if "Via" in request.headers and passed_through(request.headers.getall("Via"), self._via):
+        request, head = exchange.request, exchange.head
+        if passed_through(head.fields.via, self._via.encode()):
             raise ProxyError("loop_detected")
-        body = RequestBody(request, self._config)
+        target, nominated = head.target.decode("ascii"), {name.decode("latin-1") for name in head.nominated}
+        body = RequestBody(request, head, self._config)
         await body.gather()
         tried: list[Endpoint] = []
         stale: Endpoint | None = None
@@ -63,7 +65,6 @@ class Relay:
         while True:
             # 1. Select endpoint
             endpoint = exchange.endpoint = stale or self._select(tried, failure)
-            exchange.times["pick"] = monotonic()
             endpoint.begin()
             try:
                 # 2. Clone request with new URL: byte for byte; parsed as a URL, `/path?` would lose its `?` (yarl#293)
@@ -72,6 +73,8 @@ class Relay:
                 # 3. Copy headers (with sanitisation)
                 headers = request_headers(
                     fields,
+                    nominated=nominated,
+                    asked=head.authority.decode("ascii"),
                     authority=endpoint.authority,
                     peer=client_address(request.remote) or "unknown",
                     via=self._via,
@@ -86,7 +89,7 @@ class Relay:
                 finally:
                     upstream.close()  # if it was not read to its end, its connection cannot be used again
                 return
-            except guard.UpstreamFailed as exc:
+            except endpoints.UpstreamFailed as exc:
                 if body.error is not None:
                     raise body.error from exc  # the client's fault: its body did not go on
                 following = exchange.after(exc, body, self._config.proxy, asked=len(tried) + 1, fresh=stale is not None)
@@ -120,36 +123,31 @@ class Relay:
     ) -> ClientResponse:
         """Send the request and wait for the response's head. Raises ProxyError."""
         try:
-            upstream = await self._session.request(
+            return await self._session.request(
                 exchange.request.method,
                 url,
                 data=body.data(),
                 allow_redirects=False,
                 timeout=self.connector.timeout,
                 ssl=tls_context(endpoint.spec) or True,
-                middlewares=(guard.sending(headers, chunked=body.chunked),),
-                trace_request_ctx=exchange.times,
+                middlewares=(endpoints.sending(headers, chunked=body.chunked),),
             )
-        except guard.CLIENT_ERRORS as exc:
-            raise guard.upstream_failure(exc) from exc
-        exchange.times["upstream"] = monotonic()
-        return upstream
+        except endpoints.CLIENT_ERRORS as exc:
+            raise endpoints.upstream_failure(exc) from exc
 
     async def _stream_response(self, exchange: Exchange, endpoint: Endpoint, upstream: ClientResponse) -> None:
         """Pass the response on as it comes. Raises ProxyError when the upstream cuts it short."""
         request, content, proxy = exchange.request, upstream.content, self._config.proxy
-        fields = guard.response_fields(upstream, endpoint.spec)
-        headers = response_headers(fields, request_id=exchange.request_id, endpoint=endpoint.name)
-        if proxy.server_timing:
-            headers.append(("Server-Timing", exchange.server_timing(guard.head_began(request))))
+        fields, nominated = endpoints.response_fields(upstream, endpoint.spec)
+        headers = response_headers(fields, nominated=nominated, request_id=exchange.request_id, endpoint=endpoint.name)
         response = exchange.response = guard.RelayedResponse(request, upstream, headers)
         await response.prepare(request)
         size = proxy.read_buffer("sherpa")
         while True:
             try:
                 chunk = await content.read(size)
-            except guard.CLIENT_ERRORS as exc:
-                raise guard.UpstreamFailed("upstream_closed", repr(exc)) from exc
+            except endpoints.CLIENT_ERRORS as exc:
+                raise endpoints.UpstreamFailed("upstream_closed", repr(exc)) from exc
             if content.at_eof() and content.exception() is None:
                 await response.write_eof(chunk)
                 break

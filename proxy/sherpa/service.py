@@ -1,7 +1,7 @@
 """SherpaProxy: the simple engine. One aiohttp server, one aiohttp session for all endpoints; no breaker, no tricks.
 
-A request arrives in `_handle`, which counts it and answers what goes wrong; relay.py serves it in five steps. What
-aiohttp does otherwise than promised is mended in guard.py.
+A request arrives in `_handle`, judged already; it is counted here, and what goes wrong is answered. relay.py serves it
+in five steps. guard.py is what stands between aiohttp and the world.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from aiohttp import web
 from proxy.config import Config
 from proxy.control.access import AccessLog
 from proxy.core.discovery import DiscoveryService
-from proxy.core.errors import ERRORS, ErrorKind, ProxyError
+from proxy.core.errors import ERRORS, ProxyError
 from proxy.core.headers import Pairs
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
-from proxy.sherpa.exchange import Exchange, count, new_id, request_id
-from proxy.sherpa.heads import check_request
+from proxy.sherpa.exchange import Exchange, count, new_id, request_fields, request_id
 from proxy.sherpa.relay import Relay
 
 UNCAPPED = contextlib.nullcontext()
@@ -52,7 +51,7 @@ class SherpaProxy:
         """Serve on `sock`, bound and listening. Raises RuntimeError when aiohttp lacks its C parser."""
         guard.require_c_parser()
         self._relay = Relay(self._config, self._discovery, self._stats, self._instance, self._dialer)
-        self._server = guard.Server(self._handle, self._config, self._refuse, log)
+        self._server = guard.Server(self._handle, self._config, self._refused)
         self._listener = await self._server.listen(sock)
 
     async def stop(self, grace: float) -> None:
@@ -89,33 +88,34 @@ class SherpaProxy:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Count one request, serve it, and answer what goes wrong."""
+        connection = guard.connection_of(request)
         try:
-            fields, target = check_request(request)
+            fields = request_fields(connection.head)
         except ProxyError as error:
-            return self._refuse(error.kind)
+            return guard.ErrorResponse(error.kind, self._refused())
         self._stats.record_request()
-        exchange = Exchange(request, request_id(request), monotonic())
+        exchange = Exchange(request, connection.head, request_id(connection.head), monotonic())
         outcome = "client_disconnected"
         try:
-            await self._serve(exchange, fields, target)
+            await self._serve(exchange, fields)
             outcome = "success" if exchange.error is None else "failed"
         except ConnectionError:
             pass  # the client left while it was written to; aiohttp finds the connection closed
         finally:
             # Cancelled: the connection is gone. The client left, unless it was cut here.
-            if outcome == "client_disconnected" and (self._cutting or guard.stalled(request)):
+            if outcome == "client_disconnected" and (self._cutting or connection.timed_out):
                 outcome = "failed"
             count(exchange, outcome, self._stats, self._access)
         return exchange.response or guard.ErrorResponse(ERRORS["internal_error"], exchange.request_id)
 
-    async def _serve(self, exchange: Exchange, fields: Pairs, target: str) -> None:
+    async def _serve(self, exchange: Exchange, fields: Pairs) -> None:
         limit = self._config.server.max_in_flight
         try:
             if limit and self._stats.active > limit:
                 raise ProxyError("too_many_requests_in_flight")
             cap = self._config.proxy.max_duration
             async with asyncio.timeout(cap) if cap else UNCAPPED:
-                await self._relay.run(exchange, fields, target)
+                await self._relay.run(exchange, fields)
         except ProxyError as exc:
             await self._fail(exchange, exc)
         except TimeoutError:
@@ -132,12 +132,12 @@ class SherpaProxy:
         if exchange.response is not None and exchange.response.prepared:
             guard.cut(request, exchange.response)  # it has begun, and must not look complete
             return
-        last = guard.chunked(request) or not request.content.is_eof()
-        exchange.response = guard.ErrorResponse(error.kind, exchange.request_id, close=last)
+        unread = not request.content.is_eof()
+        exchange.response = guard.ErrorResponse(error.kind, exchange.request_id, close=unread)
         await exchange.response.prepare(request)
         await exchange.response.write_eof()
         await guard.flush(request)
 
-    def _refuse(self, kind: ErrorKind) -> guard.ErrorResponse:
+    def _refused(self) -> str:
         self._stats.record_refused()
-        return guard.ErrorResponse(kind, new_id())
+        return new_id()

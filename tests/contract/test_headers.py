@@ -95,6 +95,13 @@ def test_connection_cannot_strip_host_and_via(start, endpoint, name):
 
 
 @pytest.mark.promise("HDR-NEVER-NOMINATED")
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"])
+def test_connection_cannot_strip_the_trail_of_an_outer_proxy(start, endpoint, name):
+    request = forwarded(start, endpoint, f"{name}: outer", f"Connection: {name}")
+    assert request.get(name).startswith("outer")
+
+
+@pytest.mark.promise("HDR-NEVER-NOMINATED")
 @pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding"])
 def test_connection_cannot_strip_the_framing_of_a_request(start, endpoint, name):
     proxy = start(endpoint)

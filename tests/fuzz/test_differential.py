@@ -19,17 +19,17 @@ def test_an_exchange_without_faults_is_valid_and_one_with_faults_seldom() -> Non
     assert sum(reading.rest == "broken" for faults, reading in readings if faults) > 50
 
 
-BLANKS = b"GET  /t00000000x HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n"
-FOLDED = b"HTTP/1.1 200 OK\r\nX-Script: t00000000x\r\nX-B: 1\r\n 2\r\nContent-Length: 2\r\n\r\nok"
+EXTENSION = b"POST /t00000000x HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n1;=\r\na\r\n0\r\n\r\n"
+BARE_LF = b"HTTP/1.1 200 OK\r\nX-Script: t00000000x\r\nTransfer-Encoding: chunked\r\n\r\n2;x\nok\r\n0\r\n\r\n"
 
 
 def lenient_exchange() -> Exchange:
-    return Exchange(0, b"t00000000x", b"GET", (BLANKS,), FOLDED, True, ("line-blanks",), ("fold",))
+    return Exchange(0, b"t00000000x", b"POST", (EXTENSION,), BARE_LF, True, ("extension",), ("bare-lf",))
 
 
-def seen(fields: Fields = ((b"X-A", b"1"),), body: bytes = b"", *, folded: bytes = b"1 2", requests: int = 1) -> Seen:
-    request = Message((b"GET", b"/t00000000x", b"1"), ((b"Host", b"e"), *fields), body, 0)
-    answer = Message((b"1", b"200", b"OK"), ((b"X-Script", b"t00000000x"), (b"X-B", folded)), b"ok", 0)
+def seen(fields: Fields = ((b"X-A", b"1"),), body: bytes = b"a", *, answered: bytes = b"ok", requests: int = 1) -> Seen:
+    request = Message((b"POST", b"/t00000000x", b"1"), ((b"Host", b"e"), *fields), body, 0)
+    answer = Message((b"1", b"200", b"OK"), ((b"X-Script", b"t00000000x"),), answered, 0)
     return Seen((request,) * requests, (answer,), "", True)
 
 
@@ -45,11 +45,11 @@ def test_a_known_leniency_explains_what_was_read_by_it() -> None:
 
 
 def test_a_leniency_explains_nobody_else() -> None:
-    assert judged("olla", seen()) == (0, ["accepted", "a broken answer arrived as a whole one"])
+    assert "a broken answer arrived as a whole one" in judged("olla", seen())[1]
 
 
 def test_a_leniency_explains_nothing_but_what_it_says() -> None:
     assert judged("sherpa", seen(fields=()))[1]
     assert judged("sherpa", seen(body=b"x"))[1]
-    assert judged("sherpa", seen(folded=b"12"))[1]
+    assert judged("sherpa", seen(answered=b"o"))[1]
     assert judged("sherpa", seen(requests=2))[1]

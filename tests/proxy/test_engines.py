@@ -42,10 +42,6 @@ def test_an_olla_process_never_loads_aiohttp():
     assert "aiohttp" not in modules_after("import proxy.worker; proxy.worker.engine_class('olla')")
 
 
-def test_a_sherpa_process_never_loads_httptools():
-    assert "httptools" not in modules_after("import proxy.worker; proxy.worker.engine_class('sherpa')")
-
-
 def test_a_worker_carries_neither_the_supervisor_nor_the_admin_listener():
     loaded = modules_after("import proxy.cli")
     assert not loaded & {"proxy.supervisor", "proxy.control.admin", "prometheus_client"}
@@ -72,8 +68,8 @@ def test_a_key_that_is_said_to_need_a_restart_exists(engine):
 
 def test_with_a_canary_what_either_engine_cannot_change_stays():
     text = "server: {{workers: 2}}\ncanary: {{engine: {}, workers: 1}}\nendpoints: [{{name: a, url: 'http://h'}}]"
-    assert "proxy.server_timing" in fixed_keys(parse(text.format("sherpa")).config)
-    assert "proxy.server_timing" not in fixed_keys(parse(text.format("olla")).config)
+    assert "proxy.idle_conn_timeout" in fixed_keys(parse(text.format("sherpa")).config)
+    assert "proxy.idle_conn_timeout" not in fixed_keys(parse(text.format("olla")).config)
 
 
 def test_sherpas_page_is_short_and_shows_the_seeds_five_steps_in_order():

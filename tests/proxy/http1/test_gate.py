@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import ProxyError
-from proxy.http1.chunked import encode_chunk
-from proxy.http1.gate import END, Event, RequestGate, ResponseGate
-from proxy.http1.heads import CHUNKED, Limits, RequestHead
+from proxy.http1.chunked import BodyReader, encode_chunk
+from proxy.http1.gate import RequestGate, ResponseGate
+from proxy.http1.heads import CHUNKED, Limits, judge_request
 from tests.proxy.http1.cases import (
     ACCEPTED,
     ACCEPTED_RESPONSES,
@@ -43,16 +43,17 @@ Feed = Callable[[bytes], Iterator[bytes]]
 each_way = pytest.mark.parametrize("feed", [whole, byte_by_byte, with_trailing_bytes])
 
 
-def events_of(gate: RequestGate, parts: Iterator[bytes]) -> list[Event]:
-    """What a gate says; neighbouring pieces of a body become one."""
-    events: list[Event] = []
-    for part in parts:
-        for event in gate.feed(part):
-            if isinstance(event, bytes) and events and isinstance(events[-1], bytes):
-                events[-1] += event
-            else:
-                events.append(event)
-    return events
+def passed(gate: RequestGate, parts: Iterator[bytes]) -> tuple[bytes, bytes]:
+    """What passes a gate: the head, and the body as a strict reader decodes it."""
+    sent = b"".join(map(gate.feed, parts))
+    head, _, body = sent.partition(b"\r\n\r\n")
+    if b"\r\nTransfer-Encoding: chunked" in head:
+        decoder = BodyReader()
+        body = decoder.feed(body)
+        assert decoder.done or gate.error
+        assert not decoder.rest
+        decoder.close()
+    return head, body
 
 
 def body_for(length: int) -> tuple[bytes, bytes]:
@@ -67,76 +68,72 @@ def body_for(length: int) -> tuple[bytes, bytes]:
 
 @each_way
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_a_request_comes_out_as_head_body_and_end(case: str, feed: Feed) -> None:
+def test_a_request_passes_in_a_plain_form(case: str, feed: Feed) -> None:
     data, (method, target, authority, length, keep_alive) = ACCEPTED[case]
     sent, body = body_for(length)
     gate = RequestGate(LIMITS)
-    first, *rest = events_of(gate, feed(data + sent))
-    assert isinstance(first, RequestHead)
-    assert first is gate.head
-    assert (first.method, first.target, first.authority, first.length) == (method, target, authority, length)
-    assert first.keep_alive is keep_alive
-    assert first.raw == data.lstrip(b"\r\n")
-    assert rest == ([body, END] if body else [END])
+    plain, passed_body = passed(gate, feed(data + sent))
+    assert gate.error is None
+    assert gate.head is not None
+    assert (gate.head.authority, gate.head.raw) == (authority, data.lstrip(b"\r\n"))
+    again = judge_request(plain + b"\r\n\r\n", LIMITS)
+    assert (again.method, again.target, again.length, again.keep_alive) == (method, target, length, keep_alive)
+    assert again.http10 is gate.head.http10
+    assert passed_body == body
     assert gate.held == (len(NEXT) if feed is with_trailing_bytes else 0)
 
 
 @each_way
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_head_is_refused_however_it_comes(case: str, feed: Feed) -> None:
+def test_of_a_refused_head_nothing_passes_however_it_comes(case: str, feed: Feed) -> None:
     data, expected = REFUSED[case]
     gate = RequestGate(LIMITS)
-    (error,) = events_of(gate, feed(data))
-    assert isinstance(error, ProxyError)
-    assert error.kind.code in {expected.partition(":")[0], "bad_request"}
-    assert gate.feed(NEXT) == gate.proceed() == []
+    assert passed(gate, feed(data)) == (b"", b"")
+    assert gate.error is not None
+    assert gate.head is None
+    assert gate.error.kind.code in {expected.partition(":")[0], "bad_request"}
+    assert gate.feed(NEXT) == b""
 
 
 def test_the_next_request_waits_until_the_one_before_is_over() -> None:
     gate = RequestGate(LIMITS)
-    assert events_of(gate, whole(head("Content-Length: 2") + b"ab" + NEXT + NEXT[:9]))[1:] == [b"ab", END]
-    assert gate.feed(NEXT[9:]) == []
+    assert passed(gate, whole(head("Content-Length: 2") + b"ab" + NEXT + NEXT[:9]))[1] == b"ab"
+    assert gate.feed(NEXT[9:]) == b""
     assert gate.held == 2 * len(NEXT)
     for _ in range(2):
-        following, end = gate.proceed()
-        assert isinstance(following, RequestHead)
-        assert (following.target, end) == (b"/next", END)
-    assert gate.proceed() == []
+        assert gate.proceed().startswith(b"GET /next HTTP/1.1\r\n")
+    assert gate.proceed() == b""
     assert (gate.head, gate.held) == (None, 0)
 
 
 def test_a_broken_request_behind_a_good_one_is_refused_when_its_turn_comes() -> None:
     gate = RequestGate(LIMITS)
-    assert events_of(gate, whole(NEXT + b"BROKEN\r\n\r\n"))[1:] == [END]
-    (error,) = gate.proceed()
-    assert isinstance(error, ProxyError)
-    assert error.kind.code == "bad_request"
-
-
-def test_nothing_is_read_behind_a_request_that_ended_before_it_was_whole() -> None:
-    gate = RequestGate(LIMITS)
-    gate.feed(head("Content-Length: 9") + b"ab")
-    assert gate.proceed() == []
-    assert gate.feed(b"cdefghi" + NEXT) == gate.proceed() == []
+    assert gate.feed(NEXT + b"BROKEN\r\n\r\n")
+    assert gate.error is None
+    assert gate.proceed() == b""
+    assert gate.error is not None
+    assert gate.error.kind.code == "bad_request"
 
 
 @each_way
 @pytest.mark.parametrize("broken", [b"5\r\nabcdefg\r\n", b"-1\r\n", b"g\r\n", b"1\na\n", b"1\r\naXX0\r\n\r\n"])
-def test_a_broken_chunk_ends_the_events(broken: bytes, feed: Feed) -> None:
+def test_behind_a_broken_chunk_nothing_passes(broken: bytes, feed: Feed) -> None:
     gate = RequestGate(LIMITS)
-    first, *_, error = events_of(gate, feed(head("Transfer-Encoding: chunked") + broken))
-    assert isinstance(first, RequestHead)
-    assert isinstance(error, ProxyError)
-    assert str(error).startswith("bad_request: chunk framing: ")
+    plain, body = passed(gate, feed(head("Transfer-Encoding: chunked") + broken))
+    assert plain
+    assert b"abcde".startswith(body)
+    assert gate.head is not None
+    assert str(gate.error).startswith("bad_request: chunk framing: ")
+    assert gate.feed(NEXT) == b""
     gate.close()
 
 
-def test_a_flood_of_chunk_extensions_ends_the_events() -> None:
+def test_a_flood_of_chunk_extensions_is_an_error() -> None:
     gate = RequestGate(LIMITS)
     gate.feed(head("Transfer-Encoding: chunked"))
-    said = [gate.feed(b"1;" + b"x" * 60 + b"\r\na\r\n") for _ in range(10_000)]
-    errors = [events[-1] for events in said if events and isinstance(events[-1], ProxyError)]
-    assert list(map(str, errors)) == ["bad_request: a flood of chunk framing"]
+    for _ in range(10_000):
+        gate.feed(b"1;" + b"x" * 60 + b"\r\na\r\n")
+    assert str(gate.error) == "bad_request: a flood of chunk framing"
     gate.close()
 
 
@@ -153,25 +150,24 @@ def test_a_head_has_begun_with_its_first_byte_and_not_with_an_empty_line() -> No
 
 @each_way
 def test_more_than_two_empty_lines_are_refused(feed: Feed) -> None:
-    (error,) = events_of(RequestGate(LIMITS), feed(b"\r\n" * 3 + NEXT))
-    assert str(error) == "bad_request: empty lines"
+    gate = RequestGate(LIMITS)
+    assert passed(gate, feed(b"\r\n" * 3 + NEXT)) == (b"", b"")
+    assert str(gate.error) == "bad_request: empty lines"
 
 
 def test_a_head_that_is_too_large_is_refused_before_it_is_whole() -> None:
-    (error,) = events_of(RequestGate(Limits(100, 0, 0, 0)), whole(b"GET / HTTP/1.1\r\nA: " + b"a" * 90))
-    assert str(error) == "headers_too_large: all fields"
+    gate = RequestGate(Limits(100, 0, 0, 0))
+    assert gate.feed(b"GET / HTTP/1.1\r\nA: " + b"a" * 90) == b""
+    assert str(gate.error) == "headers_too_large: all fields"
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
-def test_any_bytes_give_the_same_events_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_give_the_same_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
     data = NEXT[:16] + data.replace(b"\n", b"\r\n")
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    parts = iter([data[a:b] for a, b in pairwise(edges)])
-
-    def shown(events: list[Event]) -> list[object]:
-        return [e.kind.code if isinstance(e, ProxyError) else getattr(e, "raw", e) for e in events]
-
-    assert shown(events_of(RequestGate(LIMITS), parts)) == shown(events_of(RequestGate(LIMITS), whole(data)))
+    one, other = RequestGate(LIMITS), RequestGate(LIMITS)
+    assert passed(one, iter([data[a:b] for a, b in pairwise(edges)])) == passed(other, whole(data))
+    assert (one.held, one.head is None, one.error is None) == (other.held, other.head is None, other.error is None)
 
 
 # -- responses
@@ -184,8 +180,8 @@ def test_a_response_passes_once_its_head_is_whole(case: str, feed: Feed) -> None
     gate = ResponseGate(0, to_head=False)
     for interim in (answer(line="HTTP/1.1 100 Continue"), answer("Link: x", line="HTTP/1.1 103 Early Hints")):
         assert b"".join(map(gate.feed, byte_by_byte(interim))) == b""
-    passed = [gate.feed(part) for part in feed(data)]
-    assert [part for part in passed if part] == [data + NEXT if feed is with_trailing_bytes else data]
+    parts = [gate.feed(part) for part in feed(data)]
+    assert [part for part in parts if part] == [data + NEXT if feed is with_trailing_bytes else data]
     assert gate.head is not None
     assert (gate.head.status, gate.head.length, gate.head.keep_alive) == (status, length, keep_alive)
     assert gate.feed(b"body") == b"body"
@@ -195,12 +191,10 @@ def test_a_response_passes_once_its_head_is_whole(case: str, feed: Feed) -> None
 @pytest.mark.parametrize("data", REFUSED_RESPONSES)
 def test_a_response_that_is_not_http_passes_nothing(data: bytes, feed: Feed) -> None:
     gate = ResponseGate(0, to_head=False)
-    passed = b""
     with pytest.raises(ProxyError) as caught:
         for part in feed(data):
-            passed += gate.feed(part)
+            assert gate.feed(part) == b""
     assert caught.value.kind.code == "upstream_invalid"
-    assert passed == b""
 
 
 def test_the_response_to_a_head_request_has_no_body() -> None:

@@ -105,7 +105,16 @@ def test_fields_are_found_by_name_in_any_case_and_by_prefix() -> None:
 def test_fields_that_connection_names_are_nominated_but_never_framing_and_routing() -> None:
     options = judge_request(head("Connection: x-a, Close", "Connection: ,HOST, via ,X-B"), LIMITS).nominated
     assert options == nominated([b"x-a", b"x-b"]) == {b"x-a", b"x-b"}
-    for name in ("host", "content-length", "transfer-encoding", "via", "x-request-id", "keep-alive", "upgrade"):
+    for name in (
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "via",
+        "x-request-id",
+        "x-forwarded-for",
+        "forwarded",
+        "upgrade",
+    ):
         assert nominated([name.encode()]) == frozenset()
 
 

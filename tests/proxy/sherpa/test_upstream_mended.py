@@ -1,6 +1,6 @@
-"""Notices when aiohttp no longer needs a mend: each test shows, on plain aiohttp, what guard.py or BEHAVIOUR.md is for.
+"""Notices when aiohttp is as promised: each test shows, on plain aiohttp, what Sherpa's code or BEHAVIOUR.md is for.
 
-A failure here after an update is good news: take the mend out, and this test with it.
+A failure here after an update is good news: take the code out, and this test with it.
 """
 
 from __future__ import annotations
@@ -92,21 +92,21 @@ def on_a_loop(function: Callable[[], Any]) -> Any:
 
 
 def test_the_server_makes_up_server_and_content_type():
-    """aiohttp#1958, aiohttp#4612; mended by _Plain."""
+    """aiohttp#1958, aiohttp#4612; guard._Plain."""
     said, _ = talk(_plain, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     assert b"\r\nServer: Python" in said
     assert b"\r\nContent-Type: application/octet-stream" in said
 
 
 def test_an_http_1_0_client_that_asked_for_keep_alive_never_sees_the_end_of_a_response_without_length():
-    """Mended by RelayedResponse."""
+    """RelayedResponse closes."""
     said, closed = talk(_plain, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert said.endswith(b"ok")
     assert not closed
 
 
 def test_what_follows_an_upgrade_in_its_segment_is_lost():
-    """Mended by RelayedResponse, which closes."""
+    """The gate: aiohttp sees no Upgrade."""
     upgrade = b"GET /1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     said, closed = talk(_plain, upgrade + b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
     assert said.count(b"HTTP/1.1 200") == 1
@@ -114,7 +114,7 @@ def test_what_follows_an_upgrade_in_its_segment_is_lost():
 
 
 def test_the_last_trailer_becomes_a_field_of_the_next_request():
-    """Mended by closing: guard.chunked."""
+    """The gate: aiohttp sees no trailers."""
     seen = []
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -128,7 +128,7 @@ def test_the_last_trailer_becomes_a_field_of_the_next_request():
 
 
 def test_a_body_that_breaks_after_its_head_lets_the_handler_hang():
-    """Mended by ClientConnection._fail_body."""
+    """The gate: aiohttp sees no broken chunks."""
 
     async def read(request: web.BaseRequest) -> web.StreamResponse:
         await request.read()
@@ -141,14 +141,14 @@ def test_a_body_that_breaks_after_its_head_lets_the_handler_hang():
 
 
 def test_a_broken_request_makes_the_server_forget_the_good_one_before_it():
-    """Mended by a parser that stops after each."""
+    """The gate: aiohttp sees one request at a time."""
     said, _ = talk(_plain, b"GET /good HTTP/1.1\r\nHost: h\r\n\r\nBROKEN\r\n\r\n")
     assert b"200 OK" not in said
 
 
 @pytest.mark.parametrize("word", ["header_timeout", "head_timeout", "read_timeout", "write_timeout"])
 def test_the_server_has_no_limit_in_time_for_heads_and_writes(word):
-    """Mended by ClientConnection and _StallWatch."""
+    """ClientConnection and WriteTimeout."""
     assert word not in inspect.signature(RequestHandler.__init__).parameters
 
 
@@ -168,7 +168,7 @@ def test_the_server_has_no_limit_in_time_for_heads_and_writes(word):
     ],
 )
 def test_the_server_takes_heads_that_are_not_http_1_1(head):
-    """Mended by heads.check_request and ClientConnection; the last five are in BEHAVIOUR.md."""
+    """The gate: aiohttp sees plain heads."""
 
     def feed() -> Any:
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ def test_the_server_takes_heads_that_are_not_http_1_1(head):
     ],
 )
 def test_the_client_takes_heads_that_are_not_http_1_1(head):
-    """The first three are refused by heads.check_response; the others are in BEHAVIOUR.md."""
+    """The gate: aiohttp sees judged heads."""
 
     def feed() -> Any:
         return HttpResponseParser(client_protocol(), asyncio.get_running_loop(), 2**16).feed_data(head)
@@ -203,13 +203,13 @@ def test_the_client_takes_heads_that_are_not_http_1_1(head):
 
 
 def test_bytes_that_are_not_utf_8_are_cut_out_of_fields():
-    """aiohttp#3279; refused by heads.py."""
+    """aiohttp#3279; refused in exchange.py."""
     value = b"gr\xfc\xdfe".decode("utf-8", "surrogateescape")
     assert _serialize_headers("HTTP/1.1 200 OK", CIMultiDict({"X": value})).endswith(b"X: gre\r\n\r\n")
 
 
 def test_the_session_loses_repeated_fields_in_mixed_case():
-    """Mended by guard.sending."""
+    """endpoints.sending."""
 
     async def run() -> Any:
         async with ClientSession() as session:
@@ -219,7 +219,7 @@ def test_the_session_loses_repeated_fields_in_mixed_case():
 
 
 def test_a_delete_gains_a_length():
-    """Mended by guard.sending."""
+    """endpoints.sending."""
 
     def headers() -> Any:
         return ClientRequest("DELETE", URL("http://h/"), loop=asyncio.get_running_loop()).headers
@@ -228,7 +228,7 @@ def test_a_delete_gains_a_length():
 
 
 def test_not_chunked_is_chunked():
-    """aiohttp#13739; mended by guard.sending."""
+    """aiohttp#13739; endpoints.sending."""
     assert "if self.chunked is not None" in inspect.getsource(ClientRequest.send)
 
 
@@ -244,7 +244,7 @@ def test_the_retry_of_the_session_cannot_be_switched_off():
 
 
 def test_an_idle_connection_that_received_a_response_is_taken_for_usable():
-    """aiohttp#13656; mended by UpstreamConnection."""
+    """aiohttp#13656; UpstreamConnection."""
 
     def receive() -> bool:
         protocol = client_protocol()
@@ -255,7 +255,7 @@ def test_an_idle_connection_that_received_a_response_is_taken_for_usable():
 
 
 def test_a_chunked_response_that_breaks_lets_its_reader_wait():
-    """Mended by UpstreamConnection.set_exception."""
+    """UpstreamConnection.set_exception."""
 
     def receive() -> Any:
         protocol = client_protocol()
@@ -270,7 +270,7 @@ def test_a_chunked_response_that_breaks_lets_its_reader_wait():
 
 
 def test_a_reset_is_taken_for_the_end_of_a_response():
-    """Mended by UpstreamConnection.connection_lost."""
+    """UpstreamConnection.connection_lost."""
 
     def receive() -> Any:
         protocol = client_protocol()

@@ -1,0 +1,269 @@
+"""The side of the endpoints: aiohttp's client, with a gate before its parser and failures that a retry can judge.
+
+Private names of aiohttp 3.14 that are used here, because no public one does it:
+
+    _loop                           the loop of a connector; there is no public name
+    _create_connection              the only way to connect by our own Dialer
+    _get_ssl_context                the context that a request asks for, for that Dialer
+    _conns                          the idle connections: to close some, and to count them
+    _release                        is where a connection becomes idle
+    _wait_for_available_connection  the queue for a connection, which has no time limit of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.client_exceptions import ConnectionTimeoutError, SocketTimeoutError
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
+
+from proxy.config import Config
+from proxy.core.endpoint import EndpointSpec
+from proxy.core.errors import ProxyError
+from proxy.core.headers import Pairs, may_redirect, relative_location
+from proxy.core.service import Dialer
+from proxy.http1.gate import ResponseGate
+from proxy.http1.heads import nominated, options_of
+from proxy.net.listen import bound_window
+from proxy.net.tls import tls_context
+from proxy.sherpa.guard import NO_LIMIT, READ_BUFFER, WriteTimeout
+
+CLIENT_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class UpstreamFailed(ProxyError):
+    """An exchange with an endpoint failed. `sent`: it may have read the request. `heard`: it answered at least a byte.
+
+    `stale`: its connection had served before, and the endpoint may have closed it before it read this request.
+    """
+
+    def __init__(
+        self, code: str, detail: str = "", *, sent: bool = True, heard: bool = True, stale: bool = False
+    ) -> None:
+        super().__init__(code, detail)
+        self.sent = sent
+        self.heard = heard
+        self.stale = stale
+
+
+def upstream_failure(exc: BaseException) -> UpstreamFailed:
+    """What aiohttp's client raises before it sent a request; later failures come from UpstreamConnection."""
+    code = "upstream_timeout" if isinstance(exc, ConnectionTimeoutError) else "upstream_unreachable"
+    return UpstreamFailed(code, repr(exc), sent=False, heard=False)
+
+
+class UpstreamConnection(WriteTimeout, ResponseHandler):
+    """aiohttp's client protocol behind a gate; it knows when it is idle, and its failures say what a retry must know.
+
+    They are no exceptions of aiohttp's, so its own retry never begins, which cannot be switched off (aiohttp#10790).
+    """
+
+    idle = True
+    _used = 0  # exchanges, the present one included
+    _heard = False
+    _content: aiohttp.StreamReader | None = None
+
+    def __init__(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.write_timeout = connector.config.proxy.idle_wait
+        self._connector = connector
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The endpoint accepted."""
+        bound_window(transport.get_extra_info("socket"))
+        super().connection_made(transport)
+
+    def set_response_params(self, **params: Any) -> None:
+        """A new exchange begins."""
+        self.idle = self._heard = False
+        self._content = None
+        self._used += 1
+        self._gate = ResponseGate(self._connector.config.server.max_header_size, to_head=params["skip_payload"])
+        super().set_response_params(**params)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone; `exc` when it was not closed but broken."""
+        if exc is not None:  # aiohttp takes a reset for the proper end of a response that ends by closing
+            self.set_exception(exc)
+        super().connection_lost(exc)
+
+    def is_connected(self) -> bool:
+        """Whether it can be used: not if it is idle and received something all the same (aiohttp#13656)."""
+        return super().is_connected() and not (self.idle and self.should_close)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came; or none, which is how aiohttp wakes its parser."""
+        if data and self.idle:
+            self.abort()
+            return
+        if data and self._gate.head is None:
+            self._heard = True
+            try:
+                data = self._gate.feed(data)
+            except ProxyError as error:
+                self._fail(UpstreamFailed(error.kind.code, error.detail))
+                return
+            if not data:  # the time for the head goes on; aiohttp would renew it at every byte
+                return
+            self.read_timeout = self._connector.config.proxy.idle_wait
+        super().data_received(data)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """aiohttp has parsed a head; `data` holds the reader of its content, too."""
+        self._content = data[1]
+        super().feed_data(data, size)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """The exchange failed: all of aiohttp's reasons pass here."""
+        if not isinstance(exc, ProxyError):
+            if isinstance(exc, SocketTimeoutError):
+                code = "upstream_timeout"
+            else:
+                code = "upstream_invalid" if isinstance(exc, HttpProcessingError) else "upstream_closed"
+            cause = (exc,)
+            # Only a close may have been meant for the exchange before; silence on it is the endpoint's.
+            stale = self._used > 1 and code == "upstream_closed"
+            exc = UpstreamFailed(code, repr(exc), heard=self._heard, stale=stale)
+        super().set_exception(exc, *cause)
+        if self._content is not None and not self._content.is_eof():
+            self._content.set_exception(exc, *cause)  # after a framing error aiohttp lets its reader wait for ever
+
+    def close(self) -> None:
+        """Close at once: aiohttp would first wait until the rest of a given-up request is taken."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            super().close()
+
+    def write_timed_out(self) -> None:
+        """The endpoint does not take the request."""
+        self._fail(UpstreamFailed("upstream_timeout", "it does not take the request", heard=self._heard))
+
+    def _fail(self, failure: UpstreamFailed) -> None:
+        self.set_exception(failure)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Connector(aiohttp.TCPConnector):
+    """The one pool of connections to all endpoints."""
+
+    def __init__(self, config: Config, dialer: Dialer) -> None:
+        self._dialer = dialer
+        self._trusted: set[ssl.SSLContext | None] = set()
+        proxy = config.proxy
+        per_host = proxy.connection_limit("sherpa")
+        super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take the time limits of `config`, from the next exchange on."""
+        self.config = config
+        proxy = config.proxy
+        # No total: a generation may run for an hour. The connection goes on from head_wait to idle_wait by itself.
+        self.timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=proxy.connect_timeout or None, sock_read=proxy.head_wait or None
+        )
+
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> UpstreamConnection:
+        # aiohttp keeps using addresses that it cannot connect to, and its TLS is the loop's: see proxy/net.
+        make = functools.partial(UpstreamConnection, self, self._loop)
+        host, context = req.url.raw_host or "", self._get_ssl_context(req)
+        try:
+            async with asyncio.timeout(self.timeout.sock_connect):
+                return await self._dialer.connect(host, req.port or 0, context, make)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise aiohttp.ClientConnectorError(req.connection_key, exc) from exc
+
+    def trust(self, specs: Iterable[EndpointSpec]) -> None:
+        """From now on keep connections only to `specs` as they are trusted now (`ca_file` may have been replaced)."""
+        self._trusted = {tls_context(spec) for spec in specs}
+        self._close_idle([key for key in self._conns if not self._trusts(key)])
+
+    def forget_idle(self, spec: EndpointSpec) -> None:
+        """Close the idle connections to an endpoint: one of them was found dead, and the retry wants a fresh one."""
+        self._close_idle([key for key in self._conns if key.host == spec.host and key.port == spec.port])
+
+    def idle(self, spec: EndpointSpec) -> int:
+        """How many idle connections to an endpoint there are."""
+        return sum(len(c) for key, c in self._conns.items() if key.host == spec.host and key.port == spec.port)
+
+    def _close_idle(self, keys: Iterable[ConnectionKey]) -> None:
+        for key in keys:
+            for protocol, _ in self._conns.pop(key):
+                protocol.close()
+
+    def _trusts(self, key: ConnectionKey) -> bool:
+        return not isinstance(key.ssl, ssl.SSLContext) or key.ssl in self._trusted
+
+    async def _wait_for_available_connection(self, key: ConnectionKey, traces: list[Any]) -> None:
+        try:
+            async with asyncio.timeout(self.config.proxy.pool_wait_timeout or None):
+                await super()._wait_for_available_connection(key, traces)
+        except TimeoutError as exc:
+            raise ProxyError("pool_timeout") from exc
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        # aiohttp has a limit for connections, none for idle ones.
+        full = sum(map(len, self._conns.values())) >= (self.config.proxy.max_idle_conns or NO_LIMIT)
+        if isinstance(protocol, UpstreamConnection):
+            protocol.idle = True
+        super()._release(key, protocol, should_close=should_close or full or not self._trusts(key))
+
+
+def new_session(connector: Connector) -> aiohttp.ClientSession:
+    """The one session for all endpoints. What it would add, follow, keep or decode by itself is switched off."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),  # a real one would hand a client's cookies to the next client
+        auto_decompress=False,
+        skip_auto_headers=("Content-Type",),
+        trust_env=False,
+        read_bufsize=READ_BUFFER,
+        max_line_size=NO_LIMIT,  # the gate has the limits
+        max_field_size=NO_LIMIT,
+        max_headers=NO_LIMIT,
+    )
+
+
+def sending(headers: Pairs, *, chunked: bool) -> aiohttp.ClientMiddlewareType:
+    """A middleware that lets a request have these fields and this framing.
+
+    Given the usual way, `X-A: 1` and `x-a: 2` would become the second alone, a DELETE would gain `Content-Length: 0`,
+    and `chunked=False` would chunk (aiohttp#13739).
+    """
+
+    async def send(request: aiohttp.ClientRequest, forward: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        request.headers = CIMultiDict(headers)
+        request.chunked = chunked or None
+        if chunked:
+            request.headers[hdrs.TRANSFER_ENCODING] = "chunked"
+        return await forward(request)
+
+    return send
+
+
+def response_fields(response: aiohttp.ClientResponse, spec: EndpointSpec) -> tuple[Pairs, Collection[str]]:
+    """A response's fields, and those that its `Connection` asks to drop. Raises UpstreamFailed.
+
+    A redirect of the endpoint to itself does not show its address.
+    """
+    try:
+        fields = [(name.decode("ascii"), value.decode()) for name, value in response.raw_headers]
+    except UnicodeDecodeError as exc:
+        raise UpstreamFailed("upstream_invalid", "a field holds bytes that are not UTF-8") from exc
+    if may_redirect(response.status):
+        fields = [(n, relative_location(v, spec.origins) if n.lower() == "location" else v) for n, v in fields]
+    connection = ",".join(response.headers.getall(hdrs.CONNECTION, ()))
+    return fields, {name.decode() for name in nominated(options_of(connection.encode()))}
