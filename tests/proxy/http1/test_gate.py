@@ -106,6 +106,17 @@ def test_the_next_request_waits_until_the_one_before_is_over() -> None:
     assert (gate.head, gate.held) == (None, 0)
 
 
+def test_a_head_like_the_last_one_means_the_same_and_any_other_is_judged() -> None:
+    gate = RequestGate(LIMITS)
+    first = head("Content-Length: 1")
+    for data in (first, first, head("Content-Length: 2"), head("Content-Length: 2", line="PUT /2 HTTP/1.1")):
+        gate.feed(data + b"xx"[: int(data[-5:-4])])
+        judged = judge_request(data, LIMITS)
+        assert gate.head is not None
+        assert (gate.head.raw, gate.head.method, gate.head.length) == (data, judged.method, judged.length)
+        assert gate.proceed() == b""
+
+
 def test_a_broken_request_behind_a_good_one_is_refused_when_its_turn_comes() -> None:
     gate = RequestGate(LIMITS)
     assert gate.feed(NEXT + b"BROKEN\r\n\r\n")
