@@ -9,8 +9,8 @@ Whether a row is a ratio or a difference is a property of its metric (`Metric.ba
 
 A scenario declares its primary metrics before measuring. The primary rows of one scenario and candidate form a family:
 Holm's method keeps their false alarms together at 5 %. The interval that a row prints is always its own 95 % interval;
-its word follows the adjusted p, and is withheld where the effect is no larger than what the baseline may differ from
-itself by (its A/A row, at 95 % too). All other rows are secondary: they are called `lower` or `higher`, never `faster`
+its word follows the adjusted p, and is withheld where the baseline differs from itself (its A/A row, at 95 % too) by as
+much. All other rows are secondary: they are called `lower` or `higher`, never `faster`
 or `slower`, from a false discovery rate of 5 % on, and no decision is made on them alone.
 
 What a target does wrong is a result (`Blame`): it is counted and shown, and its rounds stay. A target that fails in
@@ -630,21 +630,25 @@ def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
 
 
 def _noise_doubt(row: Row, aa: Row | None) -> str | None:
-    """Said of an effect that is no larger than what the baseline may differ from itself by in the same campaign."""
-    if aa is None or row.effect is None or aa.effect is None:
+    """Said where the baseline differs from itself in this campaign, by as much as the row's effect or more.
+
+    The pairs' own interval holds the noise of the rounds already. What the A/A row adds is whether something else moves
+    one arm against the other; then its interval leaves out "no difference", and an effect of that size means nothing.
+    """
+    if aa is None or row.effect is None or aa.effect is None or inside_margin(aa):
+        return None
+    if aa.effect[1] <= 0 <= aa.effect[2]:
         return None
     if row.basis == "ratio":
         # On the log scale, where halving and doubling are the same size.
         sizes = [abs(math.log1p(max(end, -1 + 1e-300))) for end in (row.effect[0], *aa.effect[1:])]
-    else:
-        sizes = [abs(end) for end in (row.effect[0], *aa.effect[1:])]
-    if sizes[0] > max(sizes[1:]):
-        return None
-    if row.basis == "ratio":
         ends = "..".join(f"{end:+.0%}" for end in aa.effect[1:])
     else:
+        sizes = [abs(end) for end in (row.effect[0], *aa.effect[1:])]
         ends = "..".join(f"{end:+.3g}" for end in aa.effect[1:]) + f" {row.spec.shown_unit}".rstrip()
-    return f"no larger than what {row.baseline.target} may differ from itself by here ({ends})"
+    if sizes[0] > max(sizes[1:]):
+        return None
+    return f"{row.baseline.target} differs from itself here ({ends}), by as much as this"
 
 
 def _margin_text(row: Row) -> str:

@@ -5,7 +5,7 @@ The rule is written down here and nowhere else. For each use case (`action`):
 1. A target that is unreliable or overloaded there, where the other is not, loses.
 2. So does one that answers fewer requests rightly (goodput or errors, where they are primary).
 3. Otherwise the target with a `faster` primary and no `slower` one is to be used; where each has one, they are to be
-   weighed. An effect within the noise floor has no such word (see `compare`).
+   weighed. An effect by which the baseline differs from itself has no such word (see `compare`).
 
 For a campaign (`recommend`):
 
