@@ -224,6 +224,36 @@ def test_a_head_that_cannot_carry_what_base_carries_is_a_regression() -> None:
     assert words(voided("head", check)) == {"regression"}
 
 
+def spoilt(side: str, check: Check, rounds: Sequence[int]) -> set[str]:
+    """The words of six rounds in which head costs what base does and this check of one side failed in some of them."""
+    facts = []
+    for number in range(1, 7):
+        for name in ("base", "head", "base@aa"):
+            one = fact("chat", number, name, {CPU: QUIET[number - 1], ADDED: QUIET[number - 1]})
+            if name == side and number in rounds:
+                record = one.record.model_copy(update={"validity": [check], "outcome": "failed", "fault": check.text})
+                one = replace(one, record=record)
+            facts.append(one)
+    found = compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts)
+    return {row.word for row in gate.judge_times("olla", found, TIMES) if row.metric in (CPU, ADDED)}
+
+
+def test_one_changed_reply_of_head_in_one_round_is_void_however_good_its_times_are() -> None:
+    check = Check(check="digest", value=1.0, ok=False, blame="target", text="1 of 6,000 replies was wrong")
+    assert spoilt("head", check, [4]) == {"void"}
+
+
+def test_a_head_that_fails_in_two_rounds_of_six_is_a_regression_and_in_none_it_passes() -> None:
+    check = Check(check="errors", ok=False, blame="target", text="0.3 % ended unexpectedly")
+    assert spoilt("head", check, [2, 5]) == {"regression"}
+    assert spoilt("head", check, []) == {"pass"}
+
+
+def test_where_base_itself_fails_nothing_can_be_said_of_head() -> None:
+    check = Check(check="errors", ok=False, blame="target", text="0.3 % ended unexpectedly")
+    assert spoilt("base", check, [2, 5]) == {"could-not-measure"}
+
+
 def test_a_machine_that_could_not_measure_is_never_red() -> None:
     check = Check(check="generator-lag", ok=False, blame="bench", text="generator lag p99 9 ms")
     assert words(voided("head", check)) == {"could-not-measure"}
