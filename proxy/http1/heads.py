@@ -34,6 +34,7 @@ from proxy.core.headers import (
     OWN_RESPONSE_PREFIX,
     RESTATED,
     SANE_REQUEST_ID,
+    Pairs,
 )
 
 CHUNKED: Final = -1
@@ -141,6 +142,20 @@ class RequestHead:
     version_at: int
     length_at: Span | None
     raw: bytes
+
+    @property
+    def request_id(self) -> bytes | None:
+        """The client's own X-Request-ID, if it is a sane one."""
+        at = self.fields.request_id_at
+        return None if at is None else self.raw[at[0] : at[1]]
+
+    def text_fields(self) -> Pairs:
+        """All fields as text. Raises ProxyError for bytes that are not UTF-8."""
+        try:
+            lines = self.raw.decode().split("\r\n")[1:-2]
+        except UnicodeDecodeError:
+            raise ProxyError("bad_request", "a field holds bytes that are not UTF-8") from None
+        return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines]]
 
 
 @dataclass(slots=True, init=False, eq=False)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable
 
@@ -80,6 +81,13 @@ def set_user_timeout(sock: socket.socket, write_timeout: float) -> None:
     if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
         milliseconds = min(round(1250 * write_timeout + 500), 2**31 - 1) if write_timeout else 0
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def reset_on_close(transport: asyncio.BaseTransport) -> None:
+    """Let the connection end by a reset: where its end is the end of a message, a FIN would look like a whole one."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def url_of(sock: socket.socket) -> str:

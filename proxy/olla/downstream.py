@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 from typing import cast
 
 from httptools import HttpParserError
@@ -23,6 +21,7 @@ from proxy.core.errors import ErrorKind, ProxyError
 from proxy.core.headers import client_address
 from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import CHUNKED, CONTINUE, HEAD_END, check_partial_head, skip_empty_lines
+from proxy.net.listen import reset_on_close
 from proxy.net.write_stall import STEP, WriteStall, unacked
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.engine import Engine
@@ -36,7 +35,6 @@ GATHERED_BODY = 64 * 1024  # a body up to this size is awaited whole, then sent 
 MAX_PENDING = 64 * 1024  # pipelined bytes kept while busy; then the client is read no further
 LINGER = 2.0  # seconds
 LINGER_BYTES = 2**20  # what a client may still send after it was refused
-_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -298,9 +296,8 @@ class ClientConnection(asyncio.Protocol):
         """Cut the connection, by RST instead of FIN if `reset`."""
         self.exchange = None
         self.state = CLOSING
-        sock = self.transport.get_extra_info("socket") if reset else None
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        if reset:
+            reset_on_close(self.transport)
         self.transport.abort()
 
     def pause_upload(self, paused: bool) -> None:

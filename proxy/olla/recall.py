@@ -140,12 +140,11 @@ class RequestReader:
         self._misses += 1
         judged = judge_request(head, self._limits, self._fields)
         fields = judged.fields
-        id_at = fields.request_id_at
         request = Request()
         request.size = len(head)
         request.target = judged.target
         request.length = judged.length
-        request.request_id = None if id_at is None else head[id_at[0] : id_at[1]]
+        request.request_id = judged.request_id
         request.kept = b"".join([head[a:b] for a, b in fields.others])
         if judged.nominated:
             request.kept = _without(request.kept, judged.nominated)

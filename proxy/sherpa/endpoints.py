@@ -96,13 +96,9 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
             self.set_exception(exc)
         super().connection_lost(exc)
 
-    def is_connected(self) -> bool:
-        """Whether it can be used: not if it is idle and received something all the same (aiohttp#13656)."""
-        return super().is_connected() and not (self.idle and self.should_close)
-
     def data_received(self, data: bytes) -> None:
         """Bytes came; or none, which is how aiohttp wakes its parser."""
-        if data and self.idle:
+        if data and self.idle:  # aiohttp would take the connection for usable (aiohttp#13656)
             self.abort()
             return
         if data and self._gate.head is None:

@@ -1,4 +1,4 @@
-"""What is known of one request while it is served, its fields as text, and how it is counted when it is over."""
+"""What is known of one request while it is served, and how it is counted when it is over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.config import ProxyConfig
 from proxy.control.access import AccessLog
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, client_address
+from proxy.core.headers import client_address
 from proxy.core.health import FAILING_STATUSES
 from proxy.core.retry import Next, RetryLimits, after
 from proxy.core.stats import StatsCollector
@@ -50,21 +50,6 @@ class Exchange:
 def new_id() -> str:
     """A name to find a request again by; no secret."""
     return f"{random.getrandbits(64):016x}"
-
-
-def request_id(head: RequestHead) -> str:
-    """The client's own id if it is harmless, or a new one."""
-    span = head.fields.request_id_at
-    return new_id() if span is None else head.raw[slice(*span)].decode("ascii")
-
-
-def request_fields(head: RequestHead) -> Pairs:
-    """A client's fields. Raises ProxyError for bytes that are not UTF-8: aiohttp's client drops them (aiohttp#3279)."""
-    try:
-        lines = head.raw.decode().split("\r\n")[1:-2]
-    except UnicodeDecodeError as exc:
-        raise ProxyError("bad_request", "a field holds bytes that are not UTF-8") from exc
-    return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines]]
 
 
 def count(exchange: Exchange, outcome: str, stats: StatsCollector, access: AccessLog | None) -> None:

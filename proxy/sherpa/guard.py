@@ -16,14 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import cast
 
 import aiohttp
-from aiohttp import hdrs, web
-from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, HttpResponseParser, HttpResponseParserPy
+from aiohttp import hdrs, http_parser, web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.config import Config
@@ -31,7 +29,7 @@ from proxy.core.errors import ErrorKind, ProxyError, error_body, render_error
 from proxy.core.headers import Pairs
 from proxy.http1.gate import RequestGate
 from proxy.http1.heads import HEAD_END, Limits, RequestHead
-from proxy.net.listen import accept_on, set_user_timeout
+from proxy.net.listen import accept_on, reset_on_close, set_user_timeout
 from proxy.net.write_stall import STEP
 
 READ_BUFFER = 64 * 2**10  # of one stream, each side; aiohttp's 256 KiB let a slow one hold a megabyte
@@ -44,7 +42,7 @@ FOREVER = 365 * 24 * 3600.0
 
 def require_c_parser() -> None:
     """Refuse aiohttp's Python parser: ten times slower, and laxer about framing. Raises RuntimeError."""
-    if HttpRequestParser is HttpRequestParserPy or HttpResponseParser is HttpResponseParserPy:
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise RuntimeError("aiohttp runs without its C extension (AIOHTTP_NO_EXTENSIONS, or no wheel for this machine)")
 
 
@@ -143,11 +141,8 @@ def cut(request: web.BaseRequest, response: web.StreamResponse) -> None:
     transport = request.transport
     if transport is None:
         return
-    # Where the end of the connection is the end of the response, only a reset tells that it came too early. Anywhere
-    # else a reset would merely take away what the client has not read yet.
-    sock = transport.get_extra_info("socket")
-    if sock is not None and isinstance(response, RelayedResponse) and response.ends_by_close:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(response, RelayedResponse) and response.ends_by_close:
+        reset_on_close(transport)  # anywhere else it would merely take away what the client has not read yet
     transport.abort()
 
 

@@ -7,7 +7,6 @@ in five steps. guard.py is what stands between aiohttp and the world.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from time import monotonic
@@ -23,10 +22,8 @@ from proxy.core.headers import Pairs
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
-from proxy.sherpa.exchange import Exchange, count, new_id, request_fields, request_id
+from proxy.sherpa.exchange import Exchange, count, new_id
 from proxy.sherpa.relay import Relay
-
-UNCAPPED = contextlib.nullcontext()
 
 log = logging.getLogger("proxy.sherpa")
 
@@ -89,12 +86,14 @@ class SherpaProxy:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Count one request, serve it, and answer what goes wrong."""
         connection = guard.connection_of(request)
+        head = connection.head
         try:
-            fields = request_fields(connection.head)
+            fields = head.text_fields()  # aiohttp's client would cut out what is not UTF-8 (aiohttp#3279)
         except ProxyError as error:
             return guard.ErrorResponse(error.kind, self._refused())
         self._stats.record_request()
-        exchange = Exchange(request, connection.head, request_id(connection.head), monotonic())
+        request_id = head.request_id.decode() if head.request_id else new_id()
+        exchange = Exchange(request, head, request_id, monotonic())
         outcome = "client_disconnected"
         try:
             await self._serve(exchange, fields)
@@ -114,7 +113,7 @@ class SherpaProxy:
             if limit and self._stats.active > limit:
                 raise ProxyError("too_many_requests_in_flight")
             cap = self._config.proxy.max_duration
-            async with asyncio.timeout(cap) if cap else UNCAPPED:
+            async with asyncio.timeout(cap or None):
                 await self._relay.run(exchange, fields)
         except ProxyError as exc:
             await self._fail(exchange, exc)
