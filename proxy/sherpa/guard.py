@@ -33,7 +33,7 @@ from proxy.net.listen import accept_on, reset_on_close, set_user_timeout
 from proxy.net.write_stall import STEP
 
 READ_BUFFER = 64 * 2**10  # of one stream, each side; aiohttp's 256 KiB let a slow one hold a megabyte
-WRITE_BUFFER = 64 * 2**10  # a paused writer goes on when STEP of it was taken
+WRITE_BUFFER = 64 * 2**10  # a writer to a client pauses there, and goes on when STEP of it was taken
 MAX_HELD = 64 * 2**10  # pipelined bytes kept during an exchange; then the client is read no further
 LINGER = 2.0  # how long the rest of a refused request is read, so that its client sees the answer and not a reset
 NO_LIMIT = 2**31 - 1
@@ -47,10 +47,7 @@ def require_c_parser() -> None:
 
 
 class WriteTimeout:
-    """Bounds how long a peer may not take what is written to it; aiohttp waits for ever.
-
-    A paused writer goes on when STEP bytes have left our memory, so the limit is for each STEP.
-    """
+    """Bounds how long a paused writer waits for its peer; aiohttp waits for ever."""
 
     transport: asyncio.Transport | None
     write_timeout: float
@@ -215,6 +212,7 @@ class ClientConnection(WriteTimeout, RequestHandler):
             return response
         finally:
             self.busy = False
+            self.last = not keep_alive
             if keep_alive and self.transport is not None:
                 if not self.transport.is_reading():
                     self.transport.resume_reading()
@@ -235,10 +233,12 @@ class ClientConnection(WriteTimeout, RequestHandler):
     def _pass_on(self, data: bytes) -> None:
         gate, transport = self._gate, self.transport
         if data:
-            self.busy = True
+            self.busy = self.busy or not self.last
             super().data_received(data)
-        if gate.error is not None:
-            self._break_body() if gate.head is not None else self._refuse(gate.error)
+        if gate.error is not None and gate.head is None:
+            self._refuse(gate.error)
+        elif gate.error is not None:
+            self._break_body()
         elif not gate.head_begun:
             self._end_timer()
         elif self._timer is None:
