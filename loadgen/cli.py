@@ -179,7 +179,6 @@ def _replay(
     from loadgen.workload.scenario import Replay
     from loadgen.workload.trace_format import UNITS, own_format
 
-    options.path_of("--trace", file)
     options.one_of("--time-unit", of_trace["time_unit"], tuple(UNITS))
     options.one_of("--bursts", bursts, ("auto", "keep", "spread"))
     if of_trace["columns"] is not None:

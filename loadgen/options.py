@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loadgen.errors import UsageRefusal
 
+_MOST = 1_000_000
+"""Seconds (12 days), or times as fast: what is more is mistyped, and its plan would not fit into memory."""
+
 
 def above_zero(value: float | None) -> float | None:
     """A finite number above 0, which a range of click does not promise: NaN is in every one of them."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value!r} is no number above 0")
+    if value is not None and not (math.isfinite(value) and 0 < value <= _MOST):
+        raise typer.BadParameter(f"{value!r} is no number above 0, at most {_MOST:,}")
     return value
 
 
@@ -56,11 +58,4 @@ def one_of(option: str, value: str | None, known: tuple[str, ...]) -> str | None
     """`value`, if it is known. Raises UsageRefusal."""
     if value is not None and value not in known:
         raise UsageRefusal(f"{option} {value}: known are {', '.join(known)}")
-    return value
-
-
-def path_of(option: str, value: Path | None) -> Path | None:
-    """`value`, unless it was typed as nothing, which would be the current folder. Raises UsageRefusal."""
-    if value is not None and value == Path():
-        raise UsageRefusal(f"{option}: a path is expected")
     return value

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.cpu is not None:
         try:
             os.sched_setaffinity(0, {options.cpu})
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, OverflowError, AttributeError):
             print(f"--cpu {options.cpu}: this process cannot run on that processor", file=sys.stderr)
             return _MISSING
     try:
