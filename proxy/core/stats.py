@@ -64,7 +64,10 @@ class StatsCollector:
         self.success += 1
         if status >= 500:
             self.upstream_5xx += 1
-        self.record_latency(seconds)
+        # As `record_latency`, for nearly every request: the call is a fifth of it.
+        self.latency_sum += seconds
+        bucket = int(log(seconds) * _SCALE + _SHIFT) if seconds > _FLOOR else 0
+        self.latency_counts[bucket if bucket < _BUCKETS else _BUCKETS - 1] += 1
 
     def record_failure(self, seconds: float) -> None:
         """The proxy answered by itself, or the response was cut."""

@@ -5,9 +5,9 @@
     HALF_OPEN  --half_open_requests successes-->            CLOSED
     HALF_OPEN  --one failure-->                             OPEN
 
-Every admission carries the breaker's epoch, which each change of state bumps; a result from an older epoch is
-ignored. So a straggler that was admitted before the breaker opened neither closes it by a late success (the seed's
-code does) nor keeps it open by a late failure.
+Every admission carries the breaker's epoch: a number that grows with each change of state and each failure that counts.
+A result that was admitted before the last change of state is ignored. So a straggler that was admitted before the
+breaker opened neither closes it by a late success (the seed's code does) nor keeps it open by a late failure.
 
 What ends together counts once: ten streams that one restart cuts are one failure, not ten in a row. A failure is taken
 for part of the last one if its exchange had begun before that was counted, and ended at most TOGETHER seconds after it.
@@ -33,6 +33,7 @@ class CircuitBreaker:
     __slots__ = (
         "_half_open_requests",
         "_probe_failed",
+        "_since",
         "_struck_at",
         "_threshold",
         "epoch",
@@ -41,7 +42,6 @@ class CircuitBreaker:
         "opened_count",
         "probes",
         "state",
-        "strikes",
         "successes",
         "timeout",
     )
@@ -52,8 +52,8 @@ class CircuitBreaker:
         self._half_open_requests = half_open_requests
         self.state = CLOSED
         self.epoch = 0
-        self.strikes = 0  # failures that counted, ever
-        self._struck_at = 0.0  # when the last one did
+        self._since = 0  # the epoch in which the present state began
+        self._struck_at = 0.0  # when the last failure counted
         self._probe_failed = False  # since it was closed last
         self.failures = 0  # in a row, while closed
         self.probes = 0  # in flight, while half-open
@@ -87,7 +87,7 @@ class CircuitBreaker:
 
     def record_success(self, epoch: int) -> None:
         """An exchange admitted in `epoch` completed."""
-        if epoch != self.epoch:
+        if epoch < self._since:
             return
         if self.state == CLOSED:
             self.failures = 0
@@ -97,17 +97,14 @@ class CircuitBreaker:
             if self.successes >= self._half_open_requests:
                 self._become(CLOSED)
 
-    def record_failure(self, epoch: int, now: float, strikes: int | None = None) -> bool:
-        """An exchange admitted in `epoch` failed by the endpoint's fault; True when that opened the breaker.
-
-        `strikes`: what `self.strikes` was when the exchange was admitted; None counts it by itself.
-        """
-        if epoch != self.epoch:
+    def record_failure(self, epoch: int, now: float) -> bool:
+        """An exchange admitted in `epoch` failed by the endpoint's fault; True when that opened the breaker."""
+        if epoch < self._since:
             return False
         if self.state == CLOSED:
-            if strikes not in (None, self.strikes) and now - self._struck_at <= TOGETHER:
+            if epoch < self.epoch and now - self._struck_at <= TOGETHER:
                 return False
-            self.strikes += 1
+            self.epoch += 1
             self._struck_at = now
             self.failures += 1
             if self.failures < self._threshold:
@@ -126,12 +123,13 @@ class CircuitBreaker:
 
     def release(self, epoch: int) -> None:
         """An exchange admitted in `epoch` ended in a way that says nothing of the endpoint."""
-        if epoch == self.epoch and self.state == HALF_OPEN:
+        if epoch >= self._since and self.state == HALF_OPEN:
             self.probes -= 1
 
     def _become(self, state: int) -> None:
         self.state = state
         self.epoch += 1
+        self._since = self.epoch
         if state == CLOSED:
             self._probe_failed = False
         self.failures = self.probes = self.successes = 0

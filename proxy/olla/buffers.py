@@ -23,7 +23,7 @@ class ObjectPool(Generic[T]):
 
     def __init__(self, make: Callable[[], T], keep: int, enabled: bool = True) -> None:
         self._make = make
-        self._keep = keep
+        self._keep = keep if enabled else 0
         self._idle: list[T] = []
         self.enabled = enabled  # off: every `get` makes, every `put` forgets
         self.active = 0
@@ -31,8 +31,10 @@ class ObjectPool(Generic[T]):
 
     def prewarm(self, count: int) -> None:
         """Make `count` objects now instead of when they are first needed (the seed's PreWarm)."""
+        if not self.enabled:
+            return
         self._keep = max(self._keep, count)
-        while self.enabled and len(self._idle) < count:
+        while len(self._idle) < count:
             self.created += 1
             self._idle.append(self._make())
 
@@ -51,7 +53,7 @@ class ObjectPool(Generic[T]):
     def put(self, item: T) -> None:
         """Give back what `get` lent; the caller keeps no reference."""
         self.active -= 1
-        if self.enabled and len(self._idle) < self._keep:
+        if len(self._idle) < self._keep:
             self._idle.append(item)
 
     def __len__(self) -> int:

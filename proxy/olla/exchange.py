@@ -86,8 +86,8 @@ class Exchange:
 
     __slots__ = (
         "attempt", "body", "chunks", "client", "connection", "contexts", "deadline", "decoder", "ends_at", "engine",
-        "failure", "flush_pending", "gatherer", "interims", "keep_alive", "partial", "phase", "remaining", "request",
-        "request_id", "response", "started", "tried", "upload",
+        "failure", "flush_pending", "gatherer", "interims", "keep_alive", "own_attempt", "partial", "phase",
+        "remaining", "request", "request_id", "response", "started", "tried", "upload",
     )  # fmt: skip
 
     client: Client
@@ -95,7 +95,6 @@ class Exchange:
     request_id: bytes
     started: float  # perf_counter
     keep_alive: bool  # what the answer's head told the client
-    remaining: int  # bytes of body to come, CHUNKED or UNTIL_CLOSE
     chunks: ChunkReader
 
     def __init__(self, engine: Engine, contexts: ObjectPool[Exchange]) -> None:
@@ -103,14 +102,17 @@ class Exchange:
         self.contexts = contexts
         self.gatherer: Gatherer | None = None
         self.phase = OVER
-        self.attempt: Attempt | None = None  # the last one
+        # None before there is one: said to nobody, as an assertion at each use costs 1 % of a request.
+        self.attempt: Attempt = None  # type: ignore[assignment]  # the last one
+        self.response: Response = None  # type: ignore[assignment]
+        self.own_attempt = Attempt(engine, self)  # for tries that nobody else knows
         self.tried: list[Endpoint] | None = None  # endpoints that failed
         self.failure: ProxyError | None = None  # what the client is told, or will be unless a further try succeeds
         self.connection: UpstreamConnection | None = None
-        self.response: Response | None = None
         self.body = b""  # as sent upstream
         self.upload: Upload | None = None  # instead of `body`, for one that is passed on while it arrives
         self.partial = b""  # a response head that has not arrived whole
+        self.remaining = 0  # bytes of the response's body to come, CHUNKED or UNTIL_CLOSE; 0 before its head
         self.interims = 0  # bytes of 1xx responses
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
@@ -211,9 +213,8 @@ class Exchange:
         self.connection = connection
         connection.exchange = self
         self.phase = SENT
-        engine, request, attempt = self.engine, self.request, self.attempt
-        assert attempt is not None
-        traits, route = request.traits, attempt.route
+        engine, request, route = self.engine, self.request, self.attempt.route
+        traits = request.traits
         if self.upload is None:
             self.deadline = engine.horizon + engine.settings.head_wait
             body = self.body
@@ -237,7 +238,6 @@ class Exchange:
 
     def connect_failed(self, detail: str) -> None:
         """No connection could be opened. Nothing was sent, so any method may try elsewhere."""
-        assert self.attempt is not None
         self.attempt.waiting = False
         self._happen(Event.CONNECT_FAILED, ProxyError("upstream_unreachable", detail))
 
@@ -250,14 +250,16 @@ class Exchange:
 
     def received(self, data: bytes) -> None:
         """Bytes of the response."""
+        remaining = self.remaining
+        if remaining == CHUNKED:  # first, as streams have most reads
+            self.deadline = self.engine.idle_horizon
+            self._forward_chunks(data, b"")
+            return
         if self.phase < STREAMING:
             self._read_head(data)
             return
         self.deadline = self.engine.idle_horizon
-        remaining = self.remaining
-        if remaining == CHUNKED:
-            self._forward_chunks(data, b"")
-        elif remaining > 0:
+        if remaining > 0:
             size = len(data)
             if size < remaining:
                 self.remaining = remaining - size
@@ -298,7 +300,16 @@ class Exchange:
 
     def _try(self, route: Route, fresh: bool) -> None:
         """Ask one endpoint; `fresh`: not on a connection that was used before."""
-        self.attempt = attempt = Attempt(self.engine, self, route)
+        engine = self.engine
+        if not fresh and not engine.open_breakers:
+            connection = route.pool.take()
+            if connection is not None:
+                self.attempt = attempt = self.own_attempt
+                attempt.begin(route)
+                self.connected(connection)
+                return
+        self.attempt = attempt = Attempt(engine, self)
+        attempt.begin(route)
         # A reused connection that closes says nothing, and a probe is there to learn something.
         connection = None if fresh or attempt.probe else route.pool.take()
         if connection is not None:
@@ -311,7 +322,7 @@ class Exchange:
             self.connecting()
         else:
             self.phase = QUEUED
-            self.deadline = self.engine.horizon + self.engine.settings.pool_wait
+            self.deadline = engine.horizon + engine.settings.pool_wait
 
     def _try_again(self, failed: Attempt, same: bool) -> None:
         """The loop's next pass after a try that failed."""
@@ -341,12 +352,9 @@ class Exchange:
     # -- the response
 
     def _read_head(self, data: bytes) -> None:
-        attempt = self.attempt
-        assert attempt is not None
-        if self.partial:
+        if self.phase == HEARD:
             data = self.partial + data
-        traits = self.request.traits
-        route = attempt.route
+        traits, route = self.request.traits, self.attempt.route
         response = route.heads.recall(data, traits.is_head)
         if response is None:
             judged = self._judge_head(data, route)
@@ -381,7 +389,10 @@ class Exchange:
         Interim responses (1xx) before it are dropped. They renew no deadline, and share the limit of heads with the
         final one: as many may come as fit in.
         """
-        self.phase = HEARD
+        if self.phase != HEARD:
+            self.phase = HEARD
+            self.interims = 0
+        self.partial = b""
         limit = self.engine.settings.limits.head
         start = 0
         while True:
@@ -521,7 +532,6 @@ class Exchange:
 
     def _retry(self, error: ProxyError) -> None:
         attempt, engine = self.attempt, self.engine
-        assert attempt is not None
         connection = self.connection
         sent, heard = connection is not None, self.phase == HEARD
         stale = connection is not None and connection.used > 0 and error.kind.code == "upstream_closed" and not heard
@@ -548,13 +558,13 @@ class Exchange:
             return
         self.phase = RETRYING
         self.deadline = NEVER
-        self.partial = b""
         self.failure = error
+        if attempt is self.own_attempt:  # from here on the loop knows it, too
+            self.own_attempt = Attempt(engine, self)
         engine.loop.call_soon(self._try_again, attempt, same)
 
     def _cut(self, error: ProxyError) -> None:
         attempt = self.attempt
-        assert attempt is not None
         if self.flush_pending:
             self._flush()
         self._let_go()
@@ -580,6 +590,10 @@ class Exchange:
 
     def _withdraw(self, by_client: bool) -> None:
         attempt, phase = self.attempt, self.phase
+        if self.flush_pending:
+            self.flush_pending = False
+            if self.gatherer:
+                self.gatherer.take()  # nobody is left who could take it
         if attempt is not None and phase != RETRYING and phase != DRAINING:  # there it has ended
             self._let_go()
             attempt.withdrawn(by_client)
@@ -587,7 +601,6 @@ class Exchange:
     def _let_go(self) -> None:
         """Give up the connection, or the wait for one."""
         connection, attempt = self.connection, self.attempt
-        assert attempt is not None
         if connection is not None:
             self.connection = None
             if connection.exchange is self:  # else it is lost, and told us so
@@ -600,21 +613,27 @@ class Exchange:
     def succeed(self, reusable: bool) -> None:
         """The answer came whole. `reusable`: nothing but the answer came over the upstream's connection."""
         attempt, connection, response = self.attempt, self.connection, self.response
-        assert attempt is not None and connection is not None and response is not None
+        assert connection is not None
         if self.flush_pending:
             self._flush()
+        engine, client = self.engine, self.client
         attempt.served(response.status)
         self.connection = None
         if reusable and response.keep_alive and (self.upload is None or self.upload.complete):
             if connection.reading_paused:
                 connection.resume_reading()
-            attempt.route.pool.release(connection, self.engine.now)
+            attempt.route.pool.release(connection, engine.now)
         elif connection.exchange is self:
             attempt.route.pool.discard(connection)
-        if self.client.transport.get_write_buffer_size():
+        if client.transport.get_write_buffer_size():
             self._drain()
-        else:
-            self._taken()
+            return
+        engine.stats.record_success(perf_counter() - self.started, response.status)
+        if engine.access_log is not None:
+            self._log("success")
+        keep_alive = self.keep_alive
+        self._recycle()
+        client.exchange_done(keep_alive)
 
     def _answer(self, error: ProxyError) -> None:
         """Tell the client of a failure; the attempt, if there was one, has ended."""
@@ -634,16 +653,13 @@ class Exchange:
         self.client.await_drained()
 
     def _taken(self) -> None:
-        """The client's kernel has all of the answer: count the request, and let the next one come."""
-        engine, response = self.engine, self.response
-        seconds = perf_counter() - self.started
+        """The client's kernel has all of the answer, after a while (else `succeed` does this), or all of an error."""
+        stats, seconds = self.engine.stats, perf_counter() - self.started
         if self.failure is None:
-            assert response is not None
-            engine.stats.record_success(seconds, response.status)
-            if engine.access_log is not None:
-                self._log("success")
+            stats.record_success(seconds, self.response.status)
+            self._log("success")
         else:
-            engine.stats.record_failure(seconds)
+            stats.record_failure(seconds)
             self._log("failed")
         client, keep_alive = self.client, self.keep_alive
         self._recycle()
@@ -682,18 +698,14 @@ class Exchange:
     def _recycle(self) -> None:
         """Forget everything and go back to the pool. Nothing may touch this exchange afterwards."""
         self.phase = OVER
-        self.attempt = None
+        self.attempt = None  # type: ignore[assignment]
         self.tried = None
         self.failure = None
-        self.response = None
+        self.response = None  # type: ignore[assignment]
         self.deadline = self.ends_at = NEVER
-        self.body = self.partial = b""
+        self.body = b""
         self.upload = None
-        self.interims = 0
-        if self.flush_pending:
-            self.flush_pending = False
-            if self.gatherer:
-                self.gatherer.take()
+        self.remaining = 0
         if self.decoder is not None:
             self.decoder.close()
             self.decoder = None

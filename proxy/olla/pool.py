@@ -121,7 +121,7 @@ class EndpointPool:
         while idle:
             connection = idle.pop()
             self.budget.idle -= 1
-            if connection.usable:
+            if not connection.ended and not connection.transport.is_closing():  # `usable`, without a call
                 return connection
             self._close(connection)
         return None

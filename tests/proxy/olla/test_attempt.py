@@ -62,7 +62,9 @@ class Rig:
         self.hurried += 1
 
     def attempt(self) -> Attempt:
-        return Attempt(self.engine, self.owner, self.route)
+        attempt = Attempt(self.engine, self.owner)
+        attempt.begin(self.route)
+        return attempt
 
     def at(self, now: float) -> None:
         self.loop.now = now
@@ -265,7 +267,8 @@ def test_b9_a_probe_acts_on_its_own_breaker_only(rig):
     probe = rig.attempt()
     other = Route(rig.endpoint, rig.route.pool, CircuitBreaker(9, 30.0, 2))
     probe.withdrawn(by_client=False)
-    elsewhere = Attempt(rig.engine, rig.owner, other)
+    elsewhere = Attempt(rig.engine, rig.owner)
+    elsewhere.begin(other)
     other.breaker.failures = 4
     assert probe.probed(99.0)
     assert other.breaker.failures == 4

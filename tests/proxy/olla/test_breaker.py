@@ -137,6 +137,82 @@ def test_its_repr_says_the_state_in_words(breaker: CircuitBreaker, words: str) -
     assert words in repr(breaker)
 
 
+def together(breaker: CircuitBreaker, at: list[float], admitted: float = 0.0) -> int:
+    """How many of failures at these times count, of exchanges that were all admitted before the first of them."""
+    epochs = [breaker.admit(admitted) for _ in at]
+    for epoch, now in zip(epochs, at, strict=True):
+        breaker.record_failure(epoch, now)
+    return breaker.failures
+
+
+@pytest.mark.parametrize(
+    ("at", "counted"),
+    [
+        ([1.0] * 10, 1),
+        ([1.0, 1.1, 1.2], 1),
+        ([1.0, 1.5], 1),
+        ([1.0, 1.51], 2),
+        ([1.0, 1.4, 1.6], 2),
+        ([1.0, 3.0, 5.0], 3),
+    ],
+)
+def test_d2_failures_that_end_together_count_once(at: list[float], counted: int) -> None:
+    assert together(CircuitBreaker(20, 30.0, 3), at) == counted
+
+
+def test_d2_a_failure_of_what_began_after_the_last_one_counts_however_soon() -> None:
+    breaker = CircuitBreaker(20, 30.0, 3)
+    for n in range(1, 5):
+        breaker.record_failure(breaker.admit(1.0), 1.0)
+        assert breaker.failures == n
+
+
+def test_a_success_that_was_admitted_before_the_last_failure_resets_the_count_too() -> None:
+    breaker = CircuitBreaker(20, 30.0, 3)
+    long_stream = breaker.admit(0.0)
+    breaker.record_failure(breaker.admit(1.0), 1.0)
+    breaker.record_success(long_stream)
+    assert breaker.failures == 0
+
+
+def test_d2_a_good_check_lets_a_probe_in_at_once() -> None:
+    breaker = opened(at=100.0)
+    assert not breaker.allows(101.0)
+    breaker.endpoint_alive(101.0)
+    assert breaker.allows(101.0)
+    assert (breaker.state, breaker.opened_at) == (OPEN, 71.0)
+    breaker.admit(101.0)
+    assert breaker.state == HALF_OPEN
+    breaker.endpoint_alive(102.0)
+    assert (breaker.state, breaker.probes) == (HALF_OPEN, 1)
+
+
+def test_d2_not_again_after_a_probe_failed_until_it_was_closed() -> None:
+    """A check says that the server lives, not that it can serve: checks at once would hold the breaker closed."""
+    breaker = opened(at=100.0)
+    breaker.endpoint_alive(101.0)
+    breaker.record_failure(breaker.admit(101.0), 101.0)
+    breaker.endpoint_alive(102.0)
+    assert not breaker.allows(130.9)
+    assert breaker.allows(131.0)
+    for _ in range(3):
+        breaker.record_success(breaker.admit(131.0))
+    assert breaker.state == CLOSED
+    for _ in range(5):
+        breaker.record_failure(breaker.admit(140.0), 140.0)
+    breaker.endpoint_alive(141.0)
+    assert breaker.allows(141.0)
+
+
+def test_a_check_long_after_it_opened_does_not_put_probes_off() -> None:
+    breaker = opened(at=100.0)
+    breaker.endpoint_alive(500.0)
+    assert (breaker.opened_at, breaker.allows(500.0)) == (100.0, True)
+    closed = CircuitBreaker(5, 30.0, 3)
+    closed.endpoint_alive(1.0)
+    assert (closed.state, closed.opened_at) == (CLOSED, 0.0)
+
+
 class BreakerMachine(RuleBasedStateMachine):
     """Any order of admissions and ends, with stragglers: what must hold at every step."""
 
@@ -148,6 +224,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker = CircuitBreaker(self.THRESHOLD, self.TIMEOUT, self.probes)
         self.now = 0.0
         self.flying: list[int] = []
+        self.state, self.since = CLOSED, 0  # as of the last step, and the epoch in which that began
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.5, 10.0, 30.0]))
     def wait(self, seconds: float) -> None:
@@ -175,10 +252,19 @@ class BreakerMachine(RuleBasedStateMachine):
             self.breaker.record_failure(epoch, self.now)
         else:
             self.breaker.release(epoch)
-        if epoch != before[1]:
+        if epoch < self.since:
             assert (self.breaker.state, self.breaker.epoch, self.breaker.opened_at) == before
         if end == "release":
             assert self.breaker.state == before[0]
+
+    @rule()
+    def check(self) -> None:
+        self.breaker.endpoint_alive(self.now)
+
+    @invariant()
+    def note_a_change_of_state(self) -> None:
+        if self.breaker.state != self.state:
+            self.state, self.since = self.breaker.state, self.breaker.epoch
 
     @invariant()
     def counts_are_within_the_table(self) -> None:
@@ -188,7 +274,8 @@ class BreakerMachine(RuleBasedStateMachine):
         assert 0 <= b.failures < self.THRESHOLD
         assert b.state == HALF_OPEN or (b.probes, b.successes) == (0, 0)
         assert b.state == CLOSED or b.failures == 0
-        assert b.probes == (sum(e == b.epoch for e in self.flying) if b.state == HALF_OPEN else 0)
+        since = self.since if b.state == self.state else b.epoch
+        assert b.probes == (sum(e >= since for e in self.flying) if b.state == HALF_OPEN else 0)
 
     @invariant()
     def it_is_never_shut_for_ever(self) -> None:
