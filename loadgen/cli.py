@@ -89,6 +89,10 @@ def compare(
     bursts: options.Bursts = None,
     rounds: options.Rounds = None,
     duration: options.Duration = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Plan starts and seconds so that primary rows get this half width, e.g. 5%.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Plan the narrowest intervals within this time, e.g. 10m.")] = None,
     seed: options.Seed = 1,
     loads: Annotated[
         Path | None, typer.Option(help="The loads of an earlier campaign (its folder), instead of ones that fit here.")
@@ -120,6 +124,8 @@ def compare(
         baseline=baseline,
         rounds=rounds,
         duration_s=duration,
+        precision=None if precision is None else _share(precision),
+        time_s=None if time is None else _seconds(time),
         seed=seed,
     )
     command = shlex.join(["proxy-engines", *sys.argv[1:]])
@@ -185,6 +191,33 @@ def _replay(
         own_format(of_trace["columns"])
     played = {"time_scale": time_scale, "bursts": bursts or "auto", "duration_s": duration}
     return Replay.model_validate({"kind": "trace", "file": str(file), **of_trace, **played})
+
+
+def _share(text: str) -> float:
+    """`5%` or `0.05`."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0.001 <= share <= 1:
+        raise UsageRefusal(f"--precision {text}: write a share from 0.1% to 100%, e.g. 5%")
+    return share
+
+
+def _seconds(text: str) -> float:
+    """`10m`, `90s`, `2h`; a number alone is seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        seconds = float(text.rstrip("smh")) * units.get(text[-1:], 1.0)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageRefusal(f"--time {text}: write a time such as 90s, 10m or 2h")
+    return seconds
+
+
+def _list(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def main() -> NoReturn:

@@ -368,7 +368,7 @@ def _pair(campaign: Campaign, seen: Comparison, scenario: str, baseline: str, ca
         for facts, reason in seen.voided.get((scenario, name), ())
     }
     ran = bool(theirs) or bool(seen.voided.get((scenario, candidate)))
-    planned = campaign.header.rounds_planned
+    planned = campaign.scenario(scenario).rounds or campaign.header.rounds_planned
     # Rounds that an interrupted campaign never ran, or never came to repeat, are missing, not void.
     short = bool(voided) and len(both) < planned and (campaign.header.state == "complete" or not both)
     reasons = tuple(voided[number] for number in sorted(voided))

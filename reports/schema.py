@@ -243,6 +243,8 @@ class Scenario(_Record):
     """Offered rate; None in closed loop."""
     duration_s: float = Field(default=0.0, ge=0)
     warmup_s: float = Field(default=0.0, ge=0)
+    rounds: int | None = None
+    """Rounds planned for it, where the campaign's `rounds_planned` is not its number."""
     arrivals: str = ""
     """constant, poisson, gamma(cv), trace."""
     profile: str = ""

@@ -17,6 +17,7 @@ from loadgen.bench.child import terminable
 from loadgen.bench.mocks import Backends
 from loadgen.campaign import calibrate, judge, validity
 from loadgen.campaign.plan import Asked, Planned
+from loadgen.campaign.precision import Precision
 from loadgen.campaign.run import Setting, measure
 from loadgen.campaign.schedule import REPORT_S, Slot, spoilt
 from loadgen.campaign.voice import Voice
@@ -71,6 +72,7 @@ class Campaign:
         ).model_copy(
             update={
                 "asked": planned.asked.model_dump(mode="json"),
+                "precision": dict(planned.precision),
                 "loads": planned.loads.model_dump(mode="json", exclude_defaults=True),
                 "not_installed": {**planned.missing, **planned.left_out},
             }
@@ -113,13 +115,13 @@ class Campaign:
     def run(self) -> None:
         """All planned rounds that are not on disk yet, then the repeats. Raises KeyboardInterrupt when interrupted."""
         planned = self._planned
-        self._total = planned.rounds * planned.runs(planned.scenarios)
+        self._total = sum(planned.starts(one) * len(planned.arms_for(one)) for one in planned.scenarios)
         store.update_header(self._folder, state="running")
         try:
             with terminable(), machine.pinned(planned.cores.driver):
                 setting = self._setting()
                 for number in range(1, planned.rounds + 1):
-                    self._round(number, planned.scenarios, setting, attempt=1)
+                    self._round(number, planned.scenarios_in(number), setting, attempt=1)
                 self._repeat(setting)
         except BaseException:
             store.update_header(self._folder, state="interrupted")
@@ -211,7 +213,7 @@ class Campaign:
         planned = self._planned
         done = max([planned.rounds, *(record.round for record in self._records)])
         for number in range(done + 1, planned.rounds + planned.rounds // 2 + 1):
-            again = spoilt(self._records, planned.scenarios, planned.rounds)
+            again = spoilt(self._records, planned.scenarios, planned.starts)
             if not again:
                 return
             ahead = planned.round_s(again)
@@ -233,6 +235,15 @@ def asked_before(folder: Path) -> Asked:
         return Asked.model_validate((header.model_extra or {}).get("asked"))
     except ValidationError as exc:
         raise BadInput(f"{folder / 'campaign.json'}: it does not say what was asked; it cannot be resumed") from exc
+
+
+def planned_before(folder: Path) -> Precision:
+    """What was planned and forecast for a campaign; nothing where it does not say."""
+    stored = (store.load_campaign(folder).header.model_extra or {}).get("precision") or {}
+    try:
+        return Precision.model_validate(stored)
+    except ValidationError as exc:
+        raise BadInput(f"{folder / 'campaign.json'}: precision: {exc.errors()[0]['msg']}") from exc
 
 
 def attempts_before(folder: Path, command: str) -> int:

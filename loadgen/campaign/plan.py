@@ -60,6 +60,10 @@ class Asked(BaseModel):
     baseline: str | None = None
     rounds: int | None = None
     duration_s: float | None = None
+    precision: float | None = None
+    """Half width that every primary row should have, as a share."""
+    time_s: float | None = None
+    """How long the campaign may take, its pilot included."""
     seed: int = 1
 
 
@@ -87,6 +91,18 @@ class Planned:
     alone: schedule.Alone = field(default_factory=dict)
     loads: Loads = field(default_factory=Loads)
     """What was calibrated and chosen (`calibrate.fit`)."""
+    starts_of: Mapping[str, int] = field(default_factory=dict)
+    """Scenario -> its planned rounds, where they are not `rounds`."""
+    precision: Mapping[str, Any] = field(default_factory=dict)
+    """What was planned and forecast (`precision.apply`)."""
+
+    def starts(self, one: Scenario) -> int:
+        """In how many rounds a scenario is measured: in the first ones."""
+        return self.starts_of.get(one.id, self.rounds)
+
+    def scenarios_in(self, round_number: int) -> list[Scenario]:
+        """What the planned round of this number measures."""
+        return [one for one in self.scenarios if round_number <= self.starts(one)]
 
     def arms_for(self, one: Scenario) -> list[Arm]:
         """The arms that this scenario of the campaign measures."""
@@ -100,7 +116,11 @@ class Planned:
 
     def seconds(self) -> float:
         """The announced duration: planned rounds and the report, without repeats."""
-        return schedule.CEILING_S + schedule.REPORT_S + self.rounds * self.round_s(self.scenarios)
+        return (
+            schedule.CEILING_S
+            + schedule.REPORT_S
+            + sum(self.round_s(self.scenarios_in(number)) for number in range(1, self.rounds + 1))
+        )
 
     def round_s(self, scenarios: Sequence[Scenario]) -> float:
         """How long one round of `scenarios` takes."""
@@ -118,7 +138,7 @@ class Planned:
         """The scenarios as campaign.json holds them."""
         found = {}
         for one in self.scenarios:
-            described = one.describe(self.cores.note)
+            described = one.describe(self.cores.note).model_copy(update={"rounds": self.starts_of.get(one.id)})
             if in_turns(one, arms := self.arms_for(one)):
                 how = f" in turns of {timetable.SLICE_S:g} s among {len(arms)} targets, which are alive at once"
                 described = described.model_copy(update={"arrivals": described.arrivals + how})
@@ -168,6 +188,8 @@ def plan(asked: Asked) -> Planned:
         raise UsageRefusal(f"--profile: {asked.profile!r} is not known. Known are: {', '.join(profiles())}")
     if asked.rounds is not None and asked.rounds < 1:
         raise UsageRefusal("--rounds: at least one round is needed")
+    if asked.rounds is not None and (asked.precision is not None or asked.time_s is not None):
+        raise UsageRefusal("--rounds: with --precision or --time the number of rounds is what is planned")
     profile = profiles()[asked.profile]
     scenarios, dropped = _scenarios(asked)
     left_out = {one.id: wrk.HOW_TO_GET for one in scenarios if one.generator == "wrk" and not wrk.installed()}

@@ -11,7 +11,7 @@ from the smallest to the largest.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -200,8 +200,10 @@ def _slot_seconds(slot: Slot, idle_s: float) -> float:
     return before + lead_s(slot) + one.total_s() + one.typical_reply_s + many * (_DRIVER_END_S + _JUDGE_S)
 
 
-def spoilt(records: Sequence[RunRecord], scenarios: Sequence[Scenario], planned: int) -> list[Scenario]:
-    """The scenarios with fewer than `planned` rounds that count, which are repeated for all targets alike.
+def spoilt(
+    records: Sequence[RunRecord], scenarios: Sequence[Scenario], planned: Callable[[Scenario], int]
+) -> list[Scenario]:
+    """The scenarios with fewer than the `planned` rounds that count, which are repeated for all targets alike.
 
     A round counts for a scenario unless the bench spoilt one of its runs. What a target did wrong is a result.
     """
@@ -212,4 +214,4 @@ def spoilt(records: Sequence[RunRecord], scenarios: Sequence[Scenario], planned:
             rounds[record.scenario].add(record.round)
             if record.ended == "void":
                 void[record.scenario].add(record.round)
-    return [one for one in scenarios if len(rounds[one.id] - void[one.id]) < planned]
+    return [one for one in scenarios if len(rounds[one.id] - void[one.id]) < planned(one)]

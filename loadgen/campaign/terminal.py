@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.campaign import calibrate
-from loadgen.campaign.campaign import Campaign, asked_before
+from loadgen.campaign import calibrate, precision, schedule
+from loadgen.campaign.campaign import Campaign, asked_before, planned_before
 from loadgen.campaign.plan import Asked, Planned, plan
+from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
+from reports import store
 
 RUNS = Path("reports/runs")
 
@@ -73,13 +77,18 @@ def compare(
     pinned = resume or loads
     known = None if pinned is None else calibrate.load_file(pinned)
     planned = plan(asked) if known is None else calibrate.fit(plan(asked), known)
+    if resume is not None:
+        planned = precision.apply(planned, planned_before(resume))
     _announce(console, planned)
     if dry_run:
         return 0
     folder = resume or out or default_folder(asked)
+    begun = time.monotonic()
     with Terminal(console) as voice:
         if known is None:
             planned = calibrate.calibrated(planned, folder, voice)
+        if resume is None and not folder.joinpath("campaign.json").exists():
+            planned = prepare(planned, folder, voice, begun)
         campaign = Campaign(planned, folder, voice)
         if resume is not None:
             campaign.adopt()
@@ -97,6 +106,43 @@ def compare(
             )
             return INTERRUPTED
     return _conclude(console, folder, campaign)
+
+
+def prepare(planned: Planned, folder: Path, voice: Voice, begun: float) -> Planned:
+    """Starts and lengths as asked for by `--precision` and `--time`, after a pilot where no earlier campaign tells;
+    without these the campaign as it is, with a forecast where earlier ones tell. `begun`: monotonic seconds."""
+    asked = planned.asked
+    before = list(precision.earlier(planned, folder))
+    if asked.precision is None and asked.time_s is None:
+        chosen = precision.forecast(planned, precision.known(planned, before, within=False))
+        return replace(planned, precision=precision.Precision(scenarios=chosen).model_dump())
+    rows = precision.known(planned, before)
+    source: Literal["pilot", "earlier campaigns"] = "earlier campaigns"
+    if not rows.keys() >= {one.id for one in planned.scenarios}:
+        source = "pilot"
+        voice.say(f"Pilot: {precision.PILOT_ROUNDS} rounds, not counted, to see what varies")
+        pilot = Campaign(replace(planned, rounds=precision.PILOT_ROUNDS, limit_s=1.0), folder / "pilot", voice)
+        pilot.create("pilot of the campaign in the folder above")
+        pilot.run()
+        rows = {**rows, **precision.known(planned, [store.load_campaign(folder / "pilot")])}
+    by_id = {one.id: one for one in planned.scenarios}
+    prices = {name: precision.costs(planned, one) for name, one in by_id.items()}
+    lengths = {name: one.duration_s for name, one in by_id.items()}
+    rest = sum(planned.starts(one) * planned.round_s([one]) for name, one in by_id.items() if name not in rows)
+    left = None
+    if asked.time_s is not None:
+        left = max(asked.time_s - (time.monotonic() - begun) - schedule.REPORT_S - rest, 0.0)
+    decided = precision.Precision(
+        wanted=asked.precision,
+        time_s=asked.time_s,
+        source=source,
+        scenarios=precision.decide(rows, prices, lengths, asked.precision, left),
+    )
+    for line in precision.words(decided):
+        voice.say(line)
+    made = precision.apply(planned, decided)
+    voice.say(f"Planned from {source}: about {_minutes(made.seconds())} from here")
+    return made
 
 
 def _announce(console: Console, planned: Planned) -> None:
@@ -171,5 +217,9 @@ def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
     others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
     runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")
     console.print(Text(f"{runs}, in {_minutes(campaign.passed_s())}"))
+    found = precision.came(planned_before(folder), report.verdict["rows"])
+    if (said := precision.came_words(found)) is not None:
+        console.print(Text(said))
+        store.update_header(folder, precision_came=found)
     console.print(Text(f"Report: {report.html}"))
     return 0 if ended["ok"] or ended["overloaded"] else NO_VALID_RUN
