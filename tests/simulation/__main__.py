@@ -1,0 +1,5 @@
+import sys
+
+from tests.simulation.runner import main
+
+sys.exit(main())

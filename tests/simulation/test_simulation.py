@@ -1,0 +1,112 @@
+"""A part of the simulation with fixed seeds. All of it: `python -m tests.simulation`."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from tests.simulation.generate import make_script
+from tests.simulation.http import UNTIL_CLOSE, MessageReader, body_length, chunked, pattern
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.runner import sweep, table
+from tests.simulation.shrink import describe, shrink
+from tests.simulation.world import run
+
+EXCHANGES = 10_000
+# Kinds of findings that Olla still has, and why.
+KNOWN = {"endpoint-twice": "a fresh retry that queues may be handed a reused connection"}
+
+
+def test_nothing_new_is_found_in_ten_thousand_exchanges() -> None:
+    tally = sweep(seed=1, exchanges=EXCHANGES)
+
+    assert not set(tally.kinds) - set(KNOWN), table(tally)
+
+
+def test_the_simulation_reaches_every_outcome() -> None:
+    tally = sweep(seed=2, exchanges=2_000)
+
+    for outcome in ("success", "failed", "left"):
+        assert tally.outcomes[outcome] > 20, tally.outcomes
+
+
+def test_a_seed_repeats_its_run_to_the_byte() -> None:
+    for world in (11, 12, 13):
+        first, second = (run(make_script(world), tell=True) for _ in range(2))
+
+        assert first.story == second.story
+        assert first == second
+
+
+def test_a_shrunk_script_is_shorter_and_still_shows_its_finding(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(
+        "tests.simulation.client.pattern", lambda tag, size: b"x" * size
+    )  # a client that sends wrong bytes
+    script = make_script(3)
+    assert "wrong-body-to-endpoint" in {finding.kind for finding in run(script).findings}
+
+    short = shrink(script, "wrong-body-to-endpoint", runs=300)
+
+    assert "wrong-body-to-endpoint" in {finding.kind for finding in run(short).findings}
+    assert short.asks == 1
+    assert len(describe(short)) < len(describe(script)) / 10
+
+
+def test_a_callback_added_in_a_pass_runs_in_the_next_one() -> None:
+    loop = SimulatedLoop(Random(1), polls_first=True)
+    seen: list[tuple[str, int]] = []
+
+    def first() -> None:
+        seen.append(("first", loop.passes))
+        loop.call_soon(lambda: seen.append(("second", loop.passes)))
+
+    loop.call_soon(first)
+    loop.run_once()
+    loop.run_once()
+
+    assert seen == [("first", 1), ("second", 2)]
+
+
+def test_the_clock_jumps_to_the_next_timer() -> None:
+    loop = SimulatedLoop(Random(1), polls_first=False)
+    fired: list[float] = []
+    loop.call_later(7.5, lambda: fired.append(loop.time()))
+    loop.call_later(5.0, lambda: fired.append(loop.time())).cancel()
+
+    loop.run_until(lambda: bool(fired), 100.0)
+
+    assert fired == [7.5]
+
+
+def test_tasks_and_sleeps_are_asyncios_own() -> None:
+    loop = SimulatedLoop(Random(1), polls_first=True)
+
+    async def nap() -> float:
+        await asyncio.sleep(3)
+        return loop.time()
+
+    asyncio.events._set_running_loop(loop)
+    try:
+        task = loop.create_task(nap())
+        loop.run_until(task.done, 10.0)
+    finally:
+        asyncio.events._set_running_loop(None)
+
+    assert task.result() == 3.0
+
+
+def test_a_message_is_read_in_any_pieces() -> None:
+    body = pattern("t", 100)
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(body, 7)
+    for step in range(1, len(raw)):
+        got: list[bytes] = []
+        ends: list[int] = []
+        reader = MessageReader(
+            lambda first, fields: body_length(fields, UNTIL_CLOSE), got.append, lambda ends=ends: ends.append(1)
+        )
+        for at in range(0, len(raw), step):
+            reader.feed(raw[at : at + step])
+
+        assert b"".join(got) == body
+        assert ends == [1]
+        assert reader.position == len(raw)
