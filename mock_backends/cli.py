@@ -10,13 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import uvloop
 
 from mock_backends.control import Control, ControlConnection
 from mock_backends.faults import load_faults
-from mock_backends.profile import Profile, known_profiles, load_profile
+from mock_backends.profile import known_profiles, load_profile
 from mock_backends.server import Behaviour, Mocks, opened
 from mock_backends.strict import Refused
 
@@ -67,7 +66,6 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--faults", metavar="FILE", help="a YAML list of faults; see mock_backends/README.md")
     p.add_argument("--cpu", type=int, default=None, metavar="N", help="run on this processor only")
-    p.add_argument("--knee", metavar="FILE.png", help="draw where the batched model of --profile bends, and end")
     p.add_argument("--self-test", action="store_true", help="measure what the mock can do on this machine, and end")
     p.add_argument(
         "--seconds", type=_seconds, default=2.0, help="self-test: length of each load (default: %(default)s)"
@@ -86,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as exc:
         print(exc, file=sys.stderr)
         return _BAD_INPUT
-    if options.knee:
-        return _knee(options.knee, profile, options.seed)
     if options.self_test:
         return _self_test(options)
     if options.cpu is not None:
@@ -103,27 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _MISSING
 
 
-def _knee(file: str, profile: Profile, seed: int) -> int:
-    from mock_backends.knee import draw  # only this command needs it
-
-    try:
-        print(draw(profile, seed, Path(file)))
-    except Refused as exc:
-        print(exc, file=sys.stderr)
-        return _BAD_INPUT
-    print(f"drawn to {file}")
-    return 0
-
-
 def _self_test(options: argparse.Namespace) -> int:
-    from mock_backends.selftest import self_test, told  # only this command needs it
+    from mock_backends.selftest import format_report, self_test  # only this command needs it
 
     try:
         result = self_test(options.seconds)
     except Refused as exc:
         print(exc, file=sys.stderr)
         return _MISSING
-    print(json.dumps(result) if options.json else told(result))
+    print(json.dumps(result) if options.json else format_report(result))
     return 0
 
 

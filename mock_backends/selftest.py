@@ -81,7 +81,7 @@ def self_test(seconds: float, paced_streams: Sequence[int] = PACED_STREAMS) -> d
     }
 
 
-def told(result: dict[str, Any]) -> str:
+def format_report(result: dict[str, Any]) -> str:
     """The result for people."""
     loads, machine = result["loads"], result["machine"]
     shared = "" if machine["cpus"] > 1 else "  (one processor only: mock and driver share it)"

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from mock_backends.alarm import alarm
 from mock_backends.connection import Connection
-from mock_backends.counts import Counts
 from mock_backends.faults import Fault, FaultPlan
 from mock_backends.pacing import Pace
 from mock_backends.profile import Profile
 from mock_backends.script import ScriptWriter
+from mock_backends.stage import Schedule, Stage
 from mock_backends.strict import Refused
 from mock_backends.tape import TapeLibrary
-from mock_backends.wheel import Turn, Wheel
+from mock_backends.wheel import Wheel
 from mock_backends.wire import date_of
 
 _BACKLOG = 4096
 
-Schedule = Callable[[int, Turn], None]
 monotonic_ns = time.monotonic_ns
 
 
@@ -50,11 +48,9 @@ class Backend:
 
     def __init__(self, name: str, behaviour: Behaviour, loop: asyncio.AbstractEventLoop, schedule: Schedule) -> None:
         self.name = name
-        self.loop = loop
-        self.schedule = schedule
-        self.counts = Counts()
+        self.stage = Stage(loop, schedule)
+        self.counts = self.stage.counts
         self.connections: set[Connection] = set()
-        self.stamp = b""  # the part of every head that changes with the second and the backend
         self.host, self.port = "", 0
         self._holder: socket.socket | None = None
         self._server: asyncio.Server | None = None
@@ -66,11 +62,12 @@ class Backend:
         `since_ns`, which may lie ahead: a fault that is due at 0 then begins at that moment."""
         now = monotonic_ns()
         self.behaviour = behaviour
-        self.profile = profile = behaviour.profile
-        self.library = behaviour.library
-        self.pace = Pace(profile, now) if Pace.needed(profile) else None
+        stage = self.stage
+        stage.profile = self.profile = profile = behaviour.profile
+        stage.library = behaviour.library
+        stage.pace = Pace(profile, now) if Pace.needed(profile) else None
         since = now if since_ns is None else since_ns
-        self.faults = FaultPlan(behaviour.faults, self.name, behaviour.seed, since) or None
+        stage.faults = FaultPlan(behaviour.faults, self.name, behaviour.seed, since) or None
         for connection in self.connections:
             connection.forget()
         if self._holder:
@@ -95,11 +92,13 @@ class Backend:
         return sock
 
     async def _serve(self, sock: socket.socket) -> None:
-        self._server = await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=_BACKLOG)
+        self._server = await self.stage.loop.create_server(
+            lambda: Connection(self.stage, self.connections), sock=sock, backlog=_BACKLOG
+        )
 
     def _open_or_close(self, now: int) -> None:
         """Does with the port what the faults say, and comes back when they may say otherwise."""
-        faults = self.faults
+        faults = self.stage.faults
         closed = faults is not None and faults.port_closed(now)
         if closed and self._server:
             self._server.close()
@@ -108,11 +107,11 @@ class Backend:
             for connection in list(self.connections):
                 connection.close_if_idle()
         elif not closed and self._server is None and self._opening is None:
-            self._opening = self.loop.create_task(self._serve(self._listening()))
+            self._opening = self.stage.loop.create_task(self._serve(self._listening()))
             self._opening.add_done_callback(self._opened)
         edge = faults.next_port_edge(now) if faults is not None else None
         if edge is not None:
-            self.schedule(edge, self._edge)
+            self.stage.schedule(edge, self._edge)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening = None
@@ -130,7 +129,7 @@ class Backend:
 
     def tick(self, date: bytes) -> None:
         """Once a second."""
-        self.stamp = b"Date: %b\r\nX-Mock-Endpoint: %b\r\nX-Mock-Recv-Ns: " % (date, self.name.encode())
+        self.stage.stamp = b"Date: %b\r\nX-Mock-Endpoint: %b\r\nX-Mock-Recv-Ns: " % (date, self.name.encode())
 
     def close(self) -> None:
         """Closes the port and every connection."""
@@ -141,21 +140,6 @@ class Backend:
             self._holder = None
         for connection in list(self.connections):
             connection.abort()
-
-    def metrics(self) -> bytes:
-        """What vLLM's /metrics says, as far as a mock can know it."""
-        c = self.counts
-        model = json.dumps(self.profile.models[0])
-        rows = [
-            ("num_requests_running", "gauge", c.active - c.queued),
-            ("num_requests_waiting", "gauge", c.queued),
-            ("prompt_tokens_total", "counter", c.prompt_tokens),
-            ("generation_tokens_total", "counter", c.output_tokens),
-            ("request_success_total", "counter", c.requests - c.refused - c.active),
-        ]
-        return "".join(
-            f"# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name={model}}} {value}\n" for name, kind, value in rows
-        ).encode()
 
 
 class Mocks:

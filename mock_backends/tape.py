@@ -72,7 +72,7 @@ class Tape:
             self.events,
             script.digest.encode(),
         )
-        # Everything at once, in one write, with nothing to wait for: the hot path of `server`.
+        # Everything at once, in one write, with nothing to wait for: the hot path of `connection`.
         self.one_piece = self.events == 1 and self.split == _WIDTH and script.offsets[0] == 0
         # For the budget of a cache: the bytes, and what CPython adds for each object and each offset.
         self.bytes_held = sum(map(len, self.starts)) + 80 * self.events + 1024
@@ -83,6 +83,14 @@ class Tape:
             return self.body_bytes
         frames = sum(start.index(b"\r\n") + 4 for start in self.starts[:event]) if self.framed else 0
         return sum(map(len, self.starts[:event])) + event * (_WIDTH + len(self.tail)) - frames
+
+    def last_piece(self, stamp: int) -> bytes:
+        """The last event, or the only one, with the clock `stamp` and what follows it."""
+        digits = b"%020d" % stamp
+        if not self.middle:
+            return self.starts[-1] + digits + self.last_tail
+        split = self.split
+        return b"".join((self.starts[-1], digits[:split], self.middle, digits[split:], self.last_tail))
 
     def _cut_into_chunks(self, body: bytes, digits: int, size: int) -> None:
         """Frames `body` in chunks of `size` and finds its clock, which begins at `digits`, again."""
@@ -105,7 +113,7 @@ class Tape:
         self.tail = self.last_tail = wire[place(digits + _WIDTH - 1) + 1 :]
 
 
-SILENCE = Tape(
+EMPTY_TAPE = Tape(
     Script(content_type=b"", events=[ZEROS], offsets=[0], tail=b"", trailer=b"", digest="", stream=False), chunked=True
 )
 """The tape of a connection that has played none."""

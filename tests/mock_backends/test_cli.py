@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mock_backends.cli import main
-from mock_backends.selftest import self_test, told
+from mock_backends.selftest import format_report, self_test
 from tests.mock_backends.conftest import mock_process
 
 
@@ -83,7 +83,6 @@ def test_two_mocks_cannot_share_a_port_even_while_one_refuses(tmp_path: Path) ->
         (["--nonsense"], 64, "unrecognized"),
         (["--cpu", "4096"], 69, "cannot run on that processor"),
         (["--host", "192.0.2.1"], 69, "cannot be opened"),
-        (["--knee", "x.png"], 65, "no `batch`"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(arguments: list[str], code: int, why: str) -> None:
@@ -100,7 +99,7 @@ def test_the_self_test_prints_figures_that_belong_together(monkeypatch: pytest.M
     assert result["requests_per_cpu_s"] == pytest.approx(1e6 / result["cpu_us_per_request"])
     assert result["loads"]["paced_50"]["events_per_s"] > 0
     assert result["machine"]["cpus"] >= 1
-    text = told(result)
+    text = format_report(result)
     assert "us CPU each" in text
     assert "streams at 100 ms gaps" in text
 
