@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from reports.decide import NEGLIGIBLE_CORE
 from reports.schema import ENGINES, METRICS
@@ -341,9 +340,21 @@ def _fit_at(points: Sequence[Point], loads: tuple[float, ...], sharing: float, k
     events = np.array([point.events for point in points])
     columns = [np.ones(y.size)] + ([events] if np.unique(events).size > 1 else [])
     design = np.column_stack(columns) / y[:, None]
-    found, _ = optimize.nnls(design, np.ones(y.size))
+    found = _not_negative(design)
     residual = float(np.abs(design @ found - 1).max())
     return Fit(float(found[0]), float(found[1]) if found.size > 1 else 0.0, sharing, residual, loads, known)
+
+
+def _not_negative(design: Floats) -> Floats:
+    """Least squares for `design @ x = 1` with no negative x, for one or two columns of values above or at 0."""
+    ones = np.ones(len(design))
+    found = np.zeros(design.shape[1])
+    found[:] = np.linalg.lstsq(design, ones, rcond=None)[0]
+    if (found < 0).any():  # one of two: it is 0, and the other one fits alone
+        kept = found >= 0
+        found[:] = 0.0
+        found[kept] = np.linalg.lstsq(design[:, kept], ones, rcond=None)[0]
+    return found
 
 
 def _break_even(found: Fit, points: Sequence[Point], events: float) -> float | None:
@@ -356,7 +367,13 @@ def _break_even(found: Fit, points: Sequence[Point], events: float) -> float | N
     first = next((number for number, rate in enumerate(rates) if short(float(rate)) <= 0), None)
     if first is None:
         return None
-    return float(rates[0]) if first == 0 else float(optimize.brentq(short, rates[first - 1], rates[first]))
+    if first == 0:
+        return float(rates[0])
+    low, high = float(rates[first - 1]), float(rates[first])
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if short(middle) <= 0 else (middle, high)
+    return high
 
 
 def _cost(engine: str, cores: float, error: float, points: Sequence[Point], wanted: Deployment) -> Cost:

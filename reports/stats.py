@@ -27,7 +27,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special  # not scipy.stats, whose import takes as long as the rest of a report's
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
@@ -443,13 +443,18 @@ def slope(x: Floats, y: Floats, blocks: int, level: float = LEVEL) -> Line | Non
     parts = np.array_split(np.arange(x.size), blocks)
     at = np.array([x[part].mean() for part in parts])
     means = np.array([y[part].mean() for part in parts])
-    fitted = stats.linregress(at, means)
-    residual = means - (fitted.intercept + fitted.slope * at)
+    away = at - at.mean()
+    found = float(away @ means / (away @ away))
+    residual = means - means.mean() - found * away
     spread = float(residual @ residual)
     alike = float(residual[1:] @ residual[:-1]) / spread if spread > 0 else 0.0
     alike = min(max(alike + (1 + 4 * alike) / blocks, 0.0), 0.95)
     independent = max(blocks * (1 - alike) / (1 + alike), 3.0)
-    error = float(fitted.stderr) * math.sqrt((blocks - 2) / (independent - 2)) if spread > 0 else 0.0
+    # With `blocks` independent ones the divisor would be blocks - 2.
+    error = math.sqrt(spread / (independent - 2) / float(away @ away))
     reach = _quantile(1 - level / 2, independent - 2) * error
-    found = float(fitted.slope)
-    return Line(found, Interval(found - reach, found + reach, level), float(fitted.intercept) + found * float(x[0]))
+    return Line(
+        found,
+        Interval(found - reach, found + reach, level),
+        float(means.mean()) + found * (float(x[0]) - float(at.mean())),
+    )

@@ -188,3 +188,10 @@ def test_the_published_campaigns_answer_as_their_own_verdicts_do() -> None:
         assert published["recommendation"]["engine"] == "olla"
         points = points_of(published)
         assert choose(points, Deployment(rate_rps=1000, endpoints=4)).engine == "olla"
+
+
+def test_a_cost_is_never_negative() -> None:
+    # Costs that fall with the events: the event costs nothing, and the request the mean.
+    found = fit([point(100, 0, 100.0, 0.3), point(100, 10, 9.0, 0.3)])
+    assert found.event_us == 0
+    assert found.request_us > 0
