@@ -152,8 +152,8 @@ def points_of(verdict: Mapping[str, Any]) -> list[Point]:
     for name, described in verdict.get("scenarios", {}).items():
         if described.get("loop", "open") != "open" or not described.get("rate_rps") or described.get("faults"):
             continue
-        if described.get("ballast") or (described.get("response_bytes") or 0) > _ORDINARY_REPLY:
-            continue  # another heap, or bytes rather than requests: no part of this model
+        if described.get("ballast") is not None or (described.get("response_bytes") or 0) > _ORDINARY_REPLY:
+            continue  # other settings of the collector, or bytes rather than requests: no part of this model
         rows = {row["metric"]: row for row in verdict["rows"] if row["scenario"] == name and _engines(row)}
         found = _point(str(verdict["campaign"]), name, described, rows)
         if found is not None:

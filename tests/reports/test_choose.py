@@ -170,6 +170,7 @@ def test_the_baseline_may_be_either_engine() -> None:
         {"rate_rps": None},
         {"faults": [{"endpoint": "mock-1"}]},
         {"ballast": 500_000},
+        {"ballast": 0},
         {"response_bytes": 2**20},
     ],
 )
