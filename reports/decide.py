@@ -78,12 +78,12 @@ def action(rows: Sequence[Row], comparison: Comparison) -> Action:
     if won and lost:
         said = f"Weigh: {title(theirs)} for {_labels(won)}, {title(ours)} for {_labels(lost)}"
         return Action(None, said, _strongest([*won, *lost]))
-    words = {row.verdict for row in primaries}
+    words = {row.verdict for row in primaries if row.verdict != "not-measured"}  # a short campaign has no tail
     if words == {"equivalent"}:
         simpler = next((name for name in (ours, theirs) if name == "sherpa"), None)
         return Action(simpler, f"Use either; {title(simpler)} is simpler" if simpler else "Use either")
-    if words <= {"void", "not-measured"}:
-        return Action(None, "Measure again" if "void" in words else "Not measured")
+    if words <= {"void"}:
+        return Action(None, "Measure again" if words else "Not measured")
     return Action(None, "No answer yet")
 
 
@@ -146,6 +146,7 @@ def _undecided(primaries: Sequence[Row], acts: dict[str, Action]) -> Recommendat
     weighed = [f"each engine wins something: {name}: {act.say}" for name, act in acts.items() if act.because]
     if weighed:
         return Recommendation(None, tuple(weighed), ("you know which of these matters more to you",))
+    primaries = [row for row in primaries if row.verdict != "not-measured"]
     if primaries and all(row.verdict == "equivalent" for row in primaries):
         tie = ("every primary metric is equivalent, and Sherpa is the simpler engine",)
         return Recommendation("sherpa", tie, ("you need circuit breakers or per-endpoint pools",))

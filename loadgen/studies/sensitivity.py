@@ -118,7 +118,14 @@ def judged(number: int, seen: Comparison) -> Tried:
     """What the campaign `number` found: reads primary rows only."""
     again = _BASE + AA_SUFFIX
     mine = [row for row in seen.rows if row.primary and row.candidate.target in (again, *(e.target for e in EFFECTS))]
-    void = next((row.reason for row in mine if row.verdict in ("void", "not-measured")), "" if mine else "no rows")
+    void = next(
+        (
+            row.reason
+            for row in mine
+            if row.verdict == "void" or (row.verdict == "not-measured" and row.spec.tail is None)
+        ),
+        "" if mine else "no rows",
+    )
     rows = [seen.row(_SCENARIO, effect.metric, effect.target) for effect in EFFECTS]
     return Tried(
         number,

@@ -163,6 +163,19 @@ def test_a_tie_is_no_reason_for_complexity() -> None:
     assert "simpler" in found.because[0]
 
 
+def test_a_tail_that_too_few_requests_carry_hinders_no_tie() -> None:
+    facts = [
+        fact("chat", n, target, {m: v * wobble for m, v in SAME.items() if m != "e2e_p99_ms"})
+        for n, wobble in enumerate(WOBBLE, 1)
+        for target in ("sherpa", "olla")
+    ]
+    campaign = campaign_of(("sherpa", "olla"), {"chat": Scenario(rate_rps=200)}, 6)
+    comparison = compare(campaign, facts)
+    rows = [row for row in comparison.rows if row.candidate.target == "olla"]
+    assert action(rows, comparison).say == "Use either; Sherpa is simpler"
+    assert recommend(campaign, comparison).engine == "sherpa"
+
+
 def test_noise_recommends_nothing() -> None:
     found = recommended({}, noise=60.0)
     assert found.engine is None
