@@ -47,7 +47,7 @@ class Attempt:
     """A request at an endpoint."""
 
     __slots__ = (
-        "_due", "_engine", "_epoch", "breaker", "owner", "probe", "route", "verdict", "waiting",
+        "_due", "_engine", "_epoch", "breaker", "fresh", "owner", "probe", "route", "verdict", "waiting",
     )  # fmt: skip
 
     route: Route
@@ -58,6 +58,7 @@ class Attempt:
         self.verdict = PENDING
         self.waiting = False  # the pool knows it, and owes it a connection or a failure
         self.probe = False  # of a half-open breaker
+        self.fresh = False  # not over a connection that was used before
         self._engine = engine
 
     def begin(self, route: Route) -> None:

@@ -311,7 +311,8 @@ class Exchange:
         self.attempt = attempt = Attempt(engine, self)
         attempt.begin(route)
         # A reused connection that closes says nothing, and a probe is there to learn something.
-        connection = None if fresh or attempt.probe else route.pool.take()
+        attempt.fresh = fresh or attempt.probe
+        connection = None if attempt.fresh else route.pool.take()
         if connection is not None:
             self.connected(connection)
             return

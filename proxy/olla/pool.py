@@ -38,6 +38,8 @@ class Owner(Protocol):
 class Waiter(Protocol):
     """One wish for a connection, known by identity: each wish needs an object of its own, which is never used again."""
 
+    fresh: bool  # none that was used before will do
+
     @property
     def owner(self) -> Owner:
         """Who is told."""
@@ -240,9 +242,9 @@ class EndpointPool:
         return await self._dialer.connect(spec.host, spec.port, tls_context(spec), lambda: self._make(_NOBODY))
 
     def _hand_over(self, connection: UpstreamConnection) -> None:
-        """Give a connection to whoever waits longest, if it is for this endpoint; else only its slot is of use."""
+        """Give a connection to whoever waits longest, if it will do for that one; else only its slot is of use."""
         pool, waiter = self.budget.waiting[0]
-        if pool is self and connection.usable and not self.closed:
+        if pool is self and not waiter.fresh and connection.usable and not self.closed:
             self.budget.waiting.popleft()
             waiter.owner.connected(connection)
         else:

@@ -22,6 +22,7 @@ class FakeExchange:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self.fresh = False
         self.owner = self
         self.connection: PlainUpstreamConnection | None = None
         self.opening = False
@@ -43,6 +44,8 @@ class FakeExchange:
 
 class Wish:
     """One wish of an owner that has several, one after the other."""
+
+    fresh = False
 
     def __init__(self, owner: FakeExchange) -> None:
         self.owner = owner
@@ -264,6 +267,24 @@ def test_a_wish_for_a_fresh_connection_closes_an_idle_one_where_there_is_no_room
     assert connect(pool, loop).connection is not None
     assert idle.transport.is_closing()
     assert (pool.open, pool.budget.idle) == (1, 0)
+
+
+def test_who_waits_for_a_fresh_connection_gets_none_that_was_used(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    used = connect(pool, loop).connection
+    assert used
+    waiter = FakeExchange()
+    waiter.fresh = True
+    pool.request(waiter)
+
+    pool.release(used, 1.0)
+    loop.end_tasks()
+    loop.turn()
+
+    assert used.transport.is_closing()
+    assert waiter.connection is not None and waiter.connection is not used
+    assert waiter.connection.used == 0
+    assert pool.open == 1
 
 
 def test_cancelling_what_never_waited_changes_nothing(loop: FakeLoop) -> None:
