@@ -402,7 +402,8 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.state = CLOSING
             self.deadline = engine.horizon + (engine.settings.write_timeout if self.taking is None else 0.0)
-            self.transport.close()
+            # Not at once: this may be `resume_writing`, and where that closes the plain loop ends the connection twice.
+            engine.loop.call_soon(self.transport.close)
 
     def _apply_pause(self) -> None:
         transport = self.transport
