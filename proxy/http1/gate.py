@@ -43,6 +43,11 @@ class RequestGate:
         self._decoder: BodyReader | None = None
         self._whole = False
 
+    def configure(self, limits: Limits) -> None:
+        """Take new limits, from the next head on."""
+        self._limits = limits
+        self._known = None
+
     @property
     def head_begun(self) -> bool:
         """Whether a part of a head is here, and its rest is not."""

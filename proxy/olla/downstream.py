@@ -338,6 +338,8 @@ class ClientConnection(asyncio.Protocol):
         self.reader = RequestReader(settings.limits, peer, engine.via, settings.strip_credentials)
         if self.exchange is not None:
             self.exchange.configure()
+        elif self.state == HEAD and not self.pending:
+            self.deadline = engine.horizon + settings.keep_alive_timeout
 
     def unfinished(self) -> bool:
         """Whether somebody still waits for bytes of an answer."""

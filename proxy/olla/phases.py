@@ -74,10 +74,6 @@ _OPEN = (ARRIVING, RETRYING, QUEUED, CONNECTING, SENT, HEARD)  # the client got 
 _ANSWERED = (STREAMING, TO_CLOSE, DRAINING)
 
 
-def _all(phases: tuple[int, ...], step: Step) -> dict[int, Step]:
-    return dict.fromkeys(phases, step)
-
-
 # A pair that is not here cannot happen; that it does is a fault of ours, and `step` raises.
 TABLE: dict[Event, dict[int, Step]] = {
     Event.DEADLINE: {
@@ -90,8 +86,8 @@ TABLE: dict[Event, dict[int, Step]] = {
     },
     Event.CAPPED: {
         ARRIVING: Step(Action.REFUSE, "request_timeout", _CAP),
-        **_all((RETRYING, QUEUED, CONNECTING, SENT, HEARD), Step(Action.REFUSE, _LATE, _CAP)),
-        **_all(_ANSWERED, Step(Action.ABORT, _LATE, _CAP)),
+        **dict.fromkeys((RETRYING, QUEUED, CONNECTING, SENT, HEARD), Step(Action.REFUSE, _LATE, _CAP)),
+        **dict.fromkeys(_ANSWERED, Step(Action.ABORT, _LATE, _CAP)),
     },
     Event.CONNECT_FAILED: {CONNECTING: Step(Action.RETRY, "upstream_unreachable")},
     Event.UPSTREAM_CLOSED: {
@@ -103,12 +99,12 @@ TABLE: dict[Event, dict[int, Step]] = {
     Event.UPSTREAM_RESET: {
         SENT: Step(Action.RETRY, _CLOSED, "reset"),
         HEARD: Step(Action.RETRY, _CLOSED, "reset in the head"),
-        **_all((STREAMING, TO_CLOSE), Step(Action.CUT, _CLOSED, _BODY)),
+        **dict.fromkeys((STREAMING, TO_CLOSE), Step(Action.CUT, _CLOSED, _BODY)),
     },
     Event.UPSTREAM_INVALID: {HEARD: Step(Action.RETRY, _INVALID), STREAMING: Step(Action.CUT, _INVALID)},
-    Event.CLIENT_GONE: _all(_OPEN + _ANSWERED, _LEAVE),
-    Event.CLIENT_FAILED: {**_all(_OPEN, _REFUSE), **_all(_ANSWERED, _ABORT)},
-    Event.CLIENT_CUT: _all(_OPEN + _ANSWERED, _ABORT),
+    Event.CLIENT_GONE: dict.fromkeys(_OPEN + _ANSWERED, _LEAVE),
+    Event.CLIENT_FAILED: {**dict.fromkeys(_OPEN, _REFUSE), **dict.fromkeys(_ANSWERED, _ABORT)},
+    Event.CLIENT_CUT: dict.fromkeys(_OPEN + _ANSWERED, _ABORT),
 }
 
 

@@ -31,7 +31,7 @@ class Upload:
         """All of the body that is here, for a connection that has none of it yet."""
         assert self.replayable, "some of the body is gone"
         data = b"".join(self._pieces)
-        self._pieces = [data] if data else []
+        self._pieces = [data]
         self._bound()
         return data
 

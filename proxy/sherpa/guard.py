@@ -147,27 +147,32 @@ class ClientConnection(WriteTimeout, RequestHandler):
     """aiohttp's server protocol behind a gate: it is given one plain, judged request at a time."""
 
     def __init__(self, server: Server, config: Config, loop: asyncio.AbstractEventLoop) -> None:
-        limits = config.server
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=limits.keep_alive_timeout or FOREVER,  # aiohttp's default is an hour
+            keepalive_timeout=config.server.keep_alive_timeout or FOREVER,  # aiohttp's default is an hour
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
             max_line_size=NO_LIMIT,  # the gate has the limits
             lingering_time=LINGER,
             read_bufsize=READ_BUFFER,
         )
-        self.write_timeout = limits.write_timeout
         self.timed_out = False  # it did not take its response
         self.busy = False  # a request is in progress
         self.last = False  # no other one will be served
         self._server = server
-        self._header_timeout = limits.header_timeout or FOREVER
-        self._gate = RequestGate(
-            Limits(limits.max_header_size, limits.max_headers, limits.max_target_size, limits.max_field_size)
-        )
+        self._gate = RequestGate(Limits(0, 0, 0, 0))
         self._content: aiohttp.StreamReader | None = None  # of the request in progress
         self._timer: asyncio.TimerHandle | None = None  # for the rest of a head, or of what was refused
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take limits and timeouts, from the next head on. (Its keep-alive time aiohttp has read once.)"""
+        limits = config.server
+        self.write_timeout = limits.write_timeout
+        self._header_timeout = limits.header_timeout or FOREVER
+        self._gate.configure(
+            Limits(limits.max_header_size, limits.max_headers, limits.max_target_size, limits.max_field_size)
+        )
 
     @property
     def head(self) -> RequestHead:
@@ -296,9 +301,11 @@ class Server(web.Server):
         return await accept_on(sock, self, self.config.server.write_timeout)
 
     def configure(self, config: Config) -> None:
-        """New connections take `config`."""
+        """Connections take `config`, those that are open too."""
         self.config = config
         set_user_timeout(self._sock, config.server.write_timeout)
+        for connection in self.connections:
+            cast(ClientConnection, connection).configure(config)
 
     def __call__(self) -> ClientConnection:
         """A protocol for a new connection."""

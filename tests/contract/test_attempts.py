@@ -342,8 +342,8 @@ def test_b13_credentials_are_kept_back_on_open_connections_too(start, endpoint):
 @pytest.mark.promise("LIMIT-HEAD")
 @pytest.mark.promise("LIFE-RELOAD")
 @pytest.mark.one_worker
-def test_b13_a_smaller_limit_of_heads_holds_on_open_connections(start_olla, endpoint):
-    proxy = start_olla(endpoint)
+def test_b13_a_smaller_limit_of_heads_holds_on_open_connections(start, endpoint):
+    proxy = start(endpoint)
     with proxy.client() as client:
         client.get("/", "X-Long: " + "x" * 5000)
         peer = endpoint.accept()
@@ -353,6 +353,22 @@ def test_b13_a_smaller_limit_of_heads_holds_on_open_connections(start_olla, endp
         proxy.reload([endpoint], {"server.max_field_size": 2000})
         client.get("/", "X-Long: " + "x" * 5000)
         assert client.response().status == 431
+
+
+@pytest.mark.promise("TIME-KEEP-ALIVE")
+@pytest.mark.promise("LIFE-RELOAD")
+@pytest.mark.one_worker
+def test_b13_a_shorter_keep_alive_timeout_holds_on_open_connections(start_olla, endpoint):
+    proxy = start_olla(endpoint)
+    with proxy.client() as idle, proxy.client() as client:
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        proxy.reload([endpoint], {"server.keep_alive_timeout": "300ms"})
+        peer.respond()
+        assert client.response().status == 200
+        assert client.ended() == "closed"
+        assert idle.ended() == "closed"
 
 
 # -- heads

@@ -118,8 +118,9 @@ def test_d1_a_failing_servers_answer_is_a_success_and_a_strike(status):
 def test_a_501_is_about_the_request(rig):
     rig.attempt().failed(responding=False)
     rig.attempt().served(501)
+    rig.attempt().served(501)
     assert rig.breaker.failures == 0
-    assert rig.counts == {"requests": 2, "failed": 1, "success": 1, "upstream_5xx": 1}
+    assert rig.counts == {"requests": 3, "failed": 1, "success": 2, "upstream_5xx": 2}
     assert len(rig.endpoint.failed_at) == 1
 
 
@@ -171,9 +172,10 @@ def test_b29_stale(rig, again):
 
 @pytest.mark.parametrize("by_client, count", [(True, "client_disconnected"), (False, "failed")])
 def test_withdrawn(rig, by_client, count):
+    rig.attempt().withdrawn(by_client)
     attempt = rig.attempt()
     attempt.withdrawn(by_client)
-    assert rig.counts == {"requests": 1, count: 1}
+    assert rig.counts == {"requests": 2, count: 2}
     assert (attempt.verdict, rig.breaker.failures, rig.hurried) == (WITHDRAWN, 0, 0)
     assert not rig.endpoint.failed_at
 

@@ -82,6 +82,7 @@ class Piece(bytes):
 def test_b11_each_piece_is_measured_when_it_comes_and_never_again():
     """Each read once added up all pieces so far: 5.8 ms of the loop with 170,000 of them."""
     upload = Upload(limit=10**9)
+    Piece.measured = 0
     for _ in range(1000):
         upload.add(Piece(b"x"), sent=True)
     assert upload.size == 1000
