@@ -374,7 +374,9 @@ class _Page:
         undecided = len(uses) - theirs - ours
         said = f"{title(self.main)} wins {theirs or 'none'} of {len(uses)} use case{'' if len(uses) == 1 else 's'}"
         said += f", {title(self.baseline)} {ours or 'none'}"
-        return said + (f"; {undecided} not decided here." if undecided else ".")
+        said += f"; {undecided} not decided here." if undecided else "."
+        wrong = [f"{name}: {one.say}." for (name, _), one in self.comparison.blames.items() if one.wrong_replies]
+        return " ".join([said, *wrong])  # of whatever target: a proxy that changes replies is no measure for others
 
     def _row_view(self, row: Row) -> dict[str, Any]:
         effect = row.effect

@@ -57,7 +57,7 @@ LIMITS: Final = {
     "achieved-rate": f"requests in flight grow by at most {RATE:.0%} of those due, and the scatter of arrivals",
     "errors": f"unexpected outcomes at most {ERRORS:.1%}",
     "little": f"active requests within {LITTLE:.0%} of rate x mean time, and three standard errors of the samples",
-    "trend": f"|Spearman rho| to {TREND_RHO:g}, or a change to {DRIFT:.0%} or 50 us: warned; void if rounds repeat it",
+    "trend": f"|Spearman rho| to {TREND_RHO:g}, or a change to {DRIFT:.0%} or 50 us: warned, in most rounds unreliable",
     "digest": "every reply as the mock stated it and as the scenario pinned it",
     "agreement": f"wrk's replies are what the mocks served, but for one a connection, {OWN_CHECKS} and {AGREEMENT:.1%}",
     "reply-size": "wrk read at least the bytes of the mocks' replies, and no more than heads and framing beyond",
@@ -266,8 +266,8 @@ def little(
 
 def trend(at_s: Floats, latency_ms: Floats, duration_s: float, steady: bool) -> Check:
     """Latency did not drift through the run: a warning, as within one run the machine's speed may have stepped. What
-    repeats over the rounds of a target voids them (`reports.compare.drift`). `steady` false: the scenario itself
-    changes over time.
+    repeats over the rounds of a target makes it unreliable (`reports.compare.drift`). `steady` false: the scenario
+    itself changes over time.
     """
     if not steady:
         return _not_measured("trend", "the scenario itself changes over time", "target")

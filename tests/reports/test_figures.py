@@ -86,3 +86,18 @@ def test_points_of_a_sweep_are_no_use_cases_of_their_own() -> None:
     }
     campaign = campaign_of(("sherpa",), scenarios, 1)
     assert representatives(campaign, list(scenarios)) == ["chat-small", "streams-2000", "w2-500"]
+
+
+def test_a_target_that_kept_every_rate_has_no_known_limit() -> None:
+    scenarios = {f"load-{rate}": Scenario(rate_rps=rate, group="load", tags=["sweep-rate"]) for rate in (100.0, 1000.0)}
+    facts = [
+        fact(name, n, target, {"e2e_p50_ms": 1.0, "e2e_p99_ms": 2.0, "goodput_rps": min(scenario.rate_rps or 0, most)})
+        for name, scenario in scenarios.items()
+        for n in (1, 2)
+        for target, most in (("sherpa", 300.0), ("olla", 9e9))
+    ]
+    campaign = campaign_of(("sherpa", "olla"), scenarios, 2)
+    drawn = Gallery(campaign, compare(campaign, facts)).load()
+    assert isinstance(drawn, Figure)
+    assert "Olla kept every rate it was offered, up to 1,000 req/s" in drawn.alt
+    assert "Sherpa kept up to 100 req/s" in drawn.alt

@@ -431,6 +431,14 @@ def test_one_wrong_reply_stands_on_the_first_screen_and_takes_its_engine_out(cop
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_wrong_reply_of_any_target_stands_on_the_first_screen(copied: COPY) -> None:
+    folder = copied()
+    spoil(folder / "runs" / "r03-chat-direct", "digest", value=4.0)
+    first = Shape(build_report(folder).html.read_text().split('<section id="part-2">')[0]).shown()
+    assert "chat: direct changed 4 replies: digest failed (in r03-chat-direct)." in first
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_target_that_cannot_carry_the_load_loses_with_its_own_figures_and_spoils_no_other(copied: COPY) -> None:
     folder = copied()
     for number in (1, 2, 3, 4):
