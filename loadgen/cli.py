@@ -14,6 +14,7 @@ from loadgen import options
 from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal, UsageRefusal
 
 if TYPE_CHECKING:
+    from loadgen.campaign.real import Real
     from loadgen.workload.scenario import Replay
 
 # These verbs belong to other packages, and replace this process: an engine carries no harness in memory, and no package
@@ -77,6 +78,18 @@ def compare(
             help="Your own: NAME=URL[,pid=N], NAME=FILE.yaml or NAME=COMMAND with {port} {backends}. Repeatable."
         ),
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="To targets that run already: 'NAME: ... $VARIABLE' or 'NAME: ... @FILE'. Repeatable."),
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="For https: certificates to trust instead of the system's.")] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="The targets are real servers: no mocks, the client's side only.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="With --real: the model that requests name.")] = None,
+    rate: options.Rate = None,
+    prompt_tokens: options.PromptTokens = None,
+    output_tokens: options.OutputTokens = None,
     trace: Annotated[
         Path | None, typer.Option(help="Replay a trace of real traffic; `proxy-engines trace FILE` describes one.")
     ] = None,
@@ -127,6 +140,9 @@ def compare(
         precision=None if precision is None else _share(precision),
         time_s=None if time is None else _seconds(time),
         seed=seed,
+        real=_real(real, model, {"rate_rps": rate, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}),
+        headers=tuple(header or ()),
+        ca=None if ca is None else str(ca),
     )
     command = shlex.join(["proxy-engines", *sys.argv[1:]])
     raise typer.Exit(run(asked, out=out, resume=resume, loads=loads, dry_run=dry_run, command=command))
@@ -176,6 +192,20 @@ def gate(context: typer.Context) -> None:
 
 for _verb in ELSEWHERE:
     _elsewhere(_verb)
+
+
+def _real(real: bool, model: str | None, load: dict[str, Any]) -> Real | None:
+    """What is sent to real servers. Raises UsageRefusal."""
+    from loadgen.campaign.real import Real
+
+    wanted = {name: value for name, value in load.items() if value is not None}
+    if not real:
+        if wanted or model is not None:
+            raise UsageRefusal("--model, --rate, --prompt-tokens and --output-tokens: only with --real")
+        return None
+    if not model:
+        raise UsageRefusal("--real: name the model that requests are to ask for: --model NAME")
+    return Real.model_validate({"model": model, **wanted})
 
 
 def _replay(

@@ -41,6 +41,9 @@ Duration = Annotated[
     float | None, typer.Option(callback=above_zero, help="Measured seconds of every scenario; bounds a replay.")
 ]
 Rounds = Annotated[int | None, typer.Option(callback=_at_least(1, 1000), help="Instead of the profile's.")]
+Rate = Annotated[float | None, typer.Option(callback=above_zero, help="With --real: requests a second; 1 if none.")]
+PromptTokens = Annotated[int | None, typer.Option(callback=_at_least(1, 10**6), help="With --real: 256 if none.")]
+OutputTokens = Annotated[int | None, typer.Option(callback=_at_least(1, 10**6), help="With --real: 64 if none.")]
 Seed = Annotated[int, typer.Option(callback=_at_least(0), help="Of arrivals and sizes.")]
 
 

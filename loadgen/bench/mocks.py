@@ -53,6 +53,11 @@ class Backends:
             child.stop(grace_s=0.5)
             raise
 
+    @property
+    def pids(self) -> list[int]:
+        """Whose CPU is theirs."""
+        return [self.child.pid]
+
     def alive(self) -> bool:
         """Whether they still run."""
         return self.child.alive()
@@ -91,6 +96,39 @@ class Backends:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = ask(self.control, method, path, body)
         return answer if isinstance(answer, dict) else {}
+
+
+class NoBackends(Backends):
+    """In place of mocks where real servers answer: nothing runs, nothing can be told, nothing was counted."""
+
+    def __init__(self) -> None:
+        self.urls = ()
+        self.control = ""
+
+    @property
+    def pids(self) -> list[int]:
+        """None."""
+        return []
+
+    def alive(self) -> bool:
+        """What is not there does not end."""
+        return True
+
+    def behave(self, mock: Mock) -> None:
+        """Real servers behave as they do."""
+
+    def fail(self, mock: Mock, since_ns: int) -> None:
+        """Nor do they fail when asked."""
+
+    def forget(self) -> None:
+        """They have counted nothing for us."""
+
+    def stats(self) -> dict[str, Any]:
+        """Nothing is known."""
+        return {}
+
+    def stop(self) -> None:
+        """Nothing of ours runs."""
 
 
 def ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None, wait_s: float = _ASK_S) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -24,12 +25,20 @@ class Reply:
     stated_events: int | None
 
 
-def ask_once(url: str, template: Template, prompt_bytes: int = 64, max_tokens: int = 8) -> Reply:
-    """Sends one request of this template. Raises OSError or http.client.HTTPException when no reply comes."""
+def ask_once(url: str, template: Template, prompt_bytes: int = 64, max_tokens: int = 8, ca: str | None = None) -> Reply:
+    """Sends one request of this template. Raises OSError or http.client.HTTPException when no reply comes.
+
+    `ca`: for https, a file of certificates to trust instead of the system's.
+    """
     parts = urlsplit(url)
     body = template.body.replace(PROMPT_MARK, "x" * prompt_bytes)
     body = body.replace(MAX_TOKENS_MARK, str(max_tokens)).replace(SEED_MARK, "0")
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=_WAIT_S)
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme == "https":
+        how = ssl.create_default_context(cafile=ca)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(host, port, timeout=_WAIT_S, context=how)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=_WAIT_S)
     try:
         headers = {**template.headers, "Connection": "close"}
         connection.request(template.method, parts.path.rstrip("/") + template.path, body.encode() or None, headers)
@@ -60,7 +69,10 @@ def what_is_wrong(reply: Reply, template: Template, *, from_mock: bool) -> str |
     if not from_mock:
         return None
     if reply.stated_digest is None:
-        return f"{what}: the reply does not carry X-Mock-Digest: it is not from a mock of this campaign"
+        return (
+            f"{what}: the reply does not carry X-Mock-Digest: it is not from a mock of this campaign. "
+            "Let compare start the proxy (--target NAME=COMMAND), or measure without mocks (--real)"
+        )
     if reply.digest != reply.stated_digest:
         return f"{what}: the reply is not the one the mock sent (its digest differs)"
     if expect.digest is not None and reply.digest != expect.digest:

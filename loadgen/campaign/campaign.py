@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from loadgen.bench import machine, mocks
 from loadgen.bench.child import terminable
-from loadgen.bench.mocks import Backends
+from loadgen.bench.mocks import Backends, Ceiling, NoBackends
 from loadgen.campaign import calibrate, judge, validity
 from loadgen.campaign.plan import Asked, Planned
 from loadgen.campaign.precision import Precision
@@ -130,12 +130,13 @@ class Campaign:
 
     def _setting(self) -> Setting:
         planned = self._planned
-        self._voice.step("measuring what the mocks reach alone (once for this machine)")
-        ceiling = mocks.ceiling(self._folder.parent / "mock-ceiling.json")
+        real = planned.asked.real is not None
+        self._voice.step("" if real else "measuring what the mocks reach alone (once for this machine)")
+        ceiling = Ceiling(None, None) if real else mocks.ceiling(self._folder.parent / "mock-ceiling.json")
         for one in planned.scenarios:
             made = timetable.make(one, timetable.seed_for(planned.asked.seed, one.id, 1))
             check = validity.mock_ceiling(*judge.asked_of_mocks(one, made, ceiling))
-            if not check.ok:
+            if not check.ok and not real:
                 self._voice.say(f"{one.id} asks for more than this bench can carry and will be void: {check.text}")
         return Setting(
             folder=self._folder,
@@ -146,6 +147,7 @@ class Campaign:
             ceiling=ceiling,
             plan_of=self._plan_of,
             tell=self._voice.step,
+            real=real,
         )
 
     def _plan_of(self, one: Scenario, number: int, turn: Turn) -> Path | None:
@@ -178,7 +180,11 @@ class Campaign:
                     if running is not None:
                         running.stop()
                     self._voice.step(f"round {slot.round} · {one.id} · starting {one.mock.endpoints} mock backend(s)")
-                    running = Backends.start(one.mock.endpoints, 0, folder, setting.cores.mocks)
+                    running = (
+                        NoBackends()
+                        if setting.real
+                        else Backends.start(one.mock.endpoints, 0, folder, setting.cores.mocks)
+                    )
                 for record in measure(slot, running, setting):
                     self.keep(record)
         finally:

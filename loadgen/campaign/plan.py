@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from loadgen.bench import machine, wrk
+from loadgen.campaign import real as real_servers
 from loadgen.campaign import schedule
 from loadgen.campaign.schedule import Arm, Slot, arms_of, in_turns
 from loadgen.errors import Missing, UsageRefusal
-from loadgen.targets import catalogue
+from loadgen.targets import catalogue, keys
 from loadgen.targets import given as given_targets
-from loadgen.targets.target import Target
+from loadgen.targets.direct import Given
+from loadgen.targets.target import Passes, Target
 from loadgen.workload import scenario, timetable
 from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
@@ -65,6 +68,10 @@ class Asked(BaseModel):
     time_s: float | None = None
     """How long the campaign may take, its pilot included."""
     seed: int = 1
+    real: real_servers.Real | None = None
+    headers: tuple[str, ...] = ()
+    """As typed: names and places of values, never values (targets/keys.py)."""
+    ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +203,12 @@ def plan(asked: Asked) -> Planned:
     scenarios = [one for one in scenarios if one.id not in left_out]
     if not scenarios:
         raise Missing(f"no scenario can be measured here: {wrk.HOW_TO_GET}")
-    given = given_targets.all_of(asked.given)
+    given = _given(asked)
     if absent := [why for target in given if (why := target.missing()) is not None]:
         raise Missing("; ".join(absent))  # whoever names it wants it measured
     variants = (name for one in scenarios for name in one.variants)
-    chosen = catalogue.choose(list(dict.fromkeys([*(asked.targets or profile.targets), *variants])), given)
+    names = () if asked.real is not None else asked.targets or profile.targets
+    chosen = catalogue.choose(list(dict.fromkeys([*names, *variants])), given)
     made = planned(
         chosen,
         scenarios,
@@ -221,6 +229,26 @@ def plan(asked: Asked) -> Planned:
     return made
 
 
+def _given(asked: Asked) -> list[Target]:
+    """What `--target` names, with keys and certificates. Raises UsageRefusal, BadInput, Missing."""
+    found = given_targets.all_of(asked.given)
+    headers = keys.headers(asked.headers, os.environ)
+    if asked.ca is not None and not Path(asked.ca).is_file():
+        raise Missing(f"--ca {asked.ca}: there is no such file")
+    running = [target for target in found if isinstance(target, Given)]
+    if (asked.headers or asked.ca) and not running:
+        raise UsageRefusal("--header and --ca are for targets that run already: --target NAME=URL")
+    if asked.real is not None:
+        if asked.targets is not None or asked.scenarios is not None:
+            raise UsageRefusal("--real measures the targets of --target, with requests of its own or of --trace")
+        if len(running) < 2 or len(running) != len(found):
+            raise UsageRefusal("--real compares servers: give two or more, --target a=URL --target b=URL")
+    passes: Passes = "everything" if asked.real is None else "nothing"
+    return [
+        replace(one, headers=headers, ca=asked.ca, passes=passes) if isinstance(one, Given) else one for one in found
+    ]
+
+
 def _baseline(asked: Asked, profile: Profile, chosen: Sequence[Target]) -> str | None:
     names = [target.name for target in chosen if target.missing() is None]
     if asked.baseline is None:
@@ -235,9 +263,13 @@ def _scenarios(asked: Asked) -> tuple[list[Scenario], dict[str, Any]]:
     dropped: dict[str, Any] = {}
     if asked.trace is not None:
         replay = replay_scenario(asked.trace, asked.seed)
+        if asked.real is not None:
+            replay = real_servers.replayed(replay, asked.real)
         chosen.append(replay)
         read = timetable.replayed(asked.trace)
         dropped = {replay.id: {**read.accounting.as_json(), "notes": list(read.notes)}}
+    if asked.real is not None:
+        return chosen or [real_servers.chats(asked.real, asked.seed, asked.duration_s)], dropped
     named = scenario.choose(asked.scenarios) if asked.scenarios is not None else []
     if asked.scenarios is None and asked.trace is None:
         named = scenario.in_profile(asked.profile)

@@ -13,7 +13,7 @@ import http.client
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from loadgen.campaign.schedule import SETTLE_S, Slot, idle_key, lead_s
 from loadgen.campaign.tally import Reading
 from loadgen.targets.direct import Direct
 from loadgen.targets.gctrace import pauses_of
+from loadgen.targets.keys import handed_over
 from loadgen.targets.target import Running, Wiring
 from loadgen.workload.job import Job, save_job
 from loadgen.workload.plan import Plan, load_plan
@@ -58,6 +59,8 @@ class Setting:
     """(scenario, round, turn) -> its plan file, None in closed loop."""
     tell: Callable[[str], None]
     """Where progress goes."""
+    real: bool = False
+    """Real servers answer, in OpenAI's form: there are no mocks, and what is known is known from the client's side."""
     idle_ns_per_s: MutableMapping[tuple[int, str, int, str], float] = field(default_factory=dict)
     """CPU of targets before load, by `schedule.idle_key`: measured once a round and the same for each start."""
 
@@ -200,7 +203,8 @@ class Run:
         save_job(self._job(), job)
         generator = "loadgen.bench.wrk" if self._scenario.generator == "wrk" else "loadgen.driver"
         command = [sys.executable, "-m", generator, str(job), "--hold"]
-        self._driver = Child("driver", command, self._folder, cores=self.setting.cores.driver, held=True)
+        keys = handed_over(self.running.headers)  # by its environment: no file of the campaign holds them
+        self._driver = Child("driver", command, self._folder, cores=self.setting.cores.driver, env=keys, held=True)
 
     def wait_ready(self) -> None:
         """Until the driver can be let go; then looks at what the target holds before load."""
@@ -219,7 +223,7 @@ class Run:
         assert self._driver is not None
         if self._fresh is not None:
             self._fresh.counts = leftovers.counted(self.running)
-        roots: dict[watch.Role, list[int]] = {"mock": [self._backends.child.pid], "driver": [self._driver.pid]}
+        roots: dict[watch.Role, list[int]] = {"mock": self._backends.pids, "driver": [self._driver.pid]}
         if self.running.pid is not None:
             roots["target"] = [self.running.pid]
         self._ticks, self._begun = machine.cpu_times(self.setting.cores.all()), time.monotonic()
@@ -328,12 +332,14 @@ class Run:
     def _wrong_reply(self) -> Check | None:
         """One reply of each kind against the expected one; None if all are right."""
         target, scenario = self._arm.target, self._scenario
+        sizes = scenario.prompt_bytes or 64, scenario.output_tokens or 8
         for request in scenario.requests:
             if not request.check:
                 continue
             template = request.template(pinned=target.passes == "everything")
+            template = replace(template, headers={**template.headers, **self.running.headers})
             try:
-                reply = ask_once(self.running.url, template, scenario.prompt_bytes or 64, scenario.output_tokens or 8)
+                reply = ask_once(self.running.url, template, *sizes, ca=self.running.ca)
                 wrong = what_is_wrong(reply, template, from_mock=target.passes != "nothing")
             except (OSError, http.client.HTTPException) as exc:
                 wrong = f"{template.method} {template.path} was not answered: {exc or type(exc).__name__}"
@@ -360,7 +366,7 @@ class Run:
 
     def _job(self) -> Job:
         """What the driver is told."""
-        scenario, passes = self._scenario, self._arm.target.passes
+        scenario, passes, setting = self._scenario, self._arm.target.passes, self.setting
         return Job(
             scenario=scenario.id,
             base_url=self.running.url,
@@ -378,6 +384,8 @@ class Run:
             slow_read=scenario.slow_read,
             expected_events=passes != "nothing",
             record_events=scenario.kind == "stream",
+            tokens=setting.real,
+            ca=self.running.ca,
         )
 
     def _writes(self) -> int | None:

@@ -85,7 +85,7 @@ def compare(
     folder = resume or out or default_folder(asked)
     begun = time.monotonic()
     with Terminal(console) as voice:
-        if known is None:
+        if known is None and asked.real is None:
             planned = calibrate.calibrated(planned, folder, voice)
         if resume is None and not folder.joinpath("campaign.json").exists():
             planned = prepare(planned, folder, voice, begun)

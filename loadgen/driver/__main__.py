@@ -29,7 +29,7 @@ from typing import Any, Final
 # NumPy's linear algebra would start a spinning thread a core, on cores that are being measured. Read at its import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from loadgen.workload.job import Job, JobError, load_job
+from loadgen.workload.job import Job, JobError, load_job, with_headers
 from loadgen.workload.plan import Plan, load_plan
 
 BAD_INPUT: Final = 65
@@ -56,7 +56,7 @@ def main() -> int:
         sys.stderr.write("--processes must be 1 or more\n")
         return 64
     try:
-        job = load_job(options.job)
+        job = with_headers(load_job(options.job), os.environ.get("PROXY_ENGINES_HEADERS"))
         plan = None if job.plan is None else load_plan(job.plan, job)
     except JobError as exc:
         sys.stderr.write(f"{exc}\n")

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import gevent
 from greenlet import GreenletExit, getcurrent
 
+from loadgen.driver import tls
 from loadgen.driver.connections import READ, WRITE, Connection, Pool, wait
 from loadgen.driver.timer import Timer
 from loadgen.wire.rows import (
@@ -43,6 +44,7 @@ from loadgen.wire.stream import (
     MockHead,
     ResponseReader,
     Scanner,
+    TokenScanner,
     Truncated,
     WrongReply,
     is_event_stream,
@@ -99,8 +101,8 @@ class Client:
         self.timer = timer
         self.keep_wrong = keep_wrong
         self.hub = gevent.get_hub()
-        self.pool = Pool(*job.host_port, job.connections)
-        self.judges = [Judge(template, from_mock=job.expected_events) for template in job.requests]
+        self.pool = Pool(*job.host_port, job.connections, tls.context(job.ca) if job.secure else None)
+        self.judges = [Judge(template, from_mock=job.expected_events, real=job.tokens) for template in job.requests]
         whole = WholeReplies() if job.expected_events else None
         self.whole = [None if template.stream or template.method == "HEAD" else whole for template in job.requests]
         self._timeout_ns = round(job.timeout_s * 1e9)
@@ -313,6 +315,8 @@ class _Exchange:
         kind = BodyScanner if client.job.expected_events else BoundaryScanner
         if not client.job.requests[self.request.template].stream:
             return kind(stream=False)
+        if client.job.tokens:
+            return TokenScanner(self.request.number, client.event_sink)
         return kind(self.request.number, client.event_sink, trailer=3 if is_event_stream(head) else 2)
 
     def _note(self, reader: ResponseReader, scanner: Scanner | None) -> None:

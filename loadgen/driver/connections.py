@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,8 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 from greenlet import getcurrent
+
+from loadgen.driver.tls import TlsSocket
 
 # Locust has patched these modules by now; our sockets and polls are the kernel's own.
 _Socket: Any = monkey.get_original("socket", "socket")
@@ -79,8 +82,11 @@ class Pool:
     Raises OSError (socket.gaierror) if the address cannot be resolved.
     """
 
-    def __init__(self, host: str, port: int, limit: int) -> None:
+    def __init__(self, host: str, port: int, limit: int, how: ssl.SSLContext | None = None) -> None:
+        """`how`: speak TLS."""
         self._limit = limit
+        self._host = host
+        self._tls = how
         self._hub = gevent.get_hub()
         self._idle: list[Connection] = []
         self._open = 0
@@ -162,6 +168,10 @@ class Pool:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
+            if self._tls is not None:
+                fd, plain = sock.fileno(), sock
+                sock = TlsSocket(plain, self._tls, self._host)
+                sock.handshake(partial(wait, fd, READ), partial(wait, fd, WRITE))
         except BaseException:  # a time limit may be thrown in here too: the socket must not stay open
             if sock is not None:
                 sock.close()

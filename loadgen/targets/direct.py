@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from loadgen.targets.target import Passes, Running, Wiring
 from reports import schema
+
+_NOT_OURS = "started by the user once for all rounds, not pinned as ours are"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Given:
     name: str
     url: str
     pid: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca: str | None = None
     start_s: float = 0.0
     passes: Passes = "everything"
     gc_trace: bool = False
@@ -58,15 +63,16 @@ class Given:
 
     def describe(self) -> schema.Target:
         """Its entry in campaign.json."""
-        return schema.Target(name=self.name, kind="peer", label=f"{self.url}, started by the user once for all rounds")
+        return schema.Target(name=self.name, kind="peer", label=f"{self.url}, {_NOT_OURS}")
 
     def missing(self) -> str | None:
         """Whether something listens there now."""
         parts = urlsplit(self.url)
-        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 80), 2.0):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", port), 2.0):
             return None
         return f"nothing listens at {self.url}: start it, then try again"
 
     def start(self, wiring: Wiring) -> Running:
         """Nothing to start."""
-        return Running(url=self.url, pid=self.pid)
+        return Running(url=self.url, pid=self.pid, headers=self.headers, ca=self.ca)

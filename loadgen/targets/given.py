@@ -1,6 +1,6 @@
 """Targets that are not in the catalogue, from what was typed: NAME=WHAT.
 
-NAME=http://HOST:PORT[/PREFIX][,pid=N]  runs already; nothing of it is started, pinned or stopped
+NAME=http(s)://HOST:PORT[/PREFIX][,pid=N]  runs already; nothing of it is started, pinned or stopped
 NAME=FILE.yaml                       our `serve` with this config; endpoints and ports are replaced by ours
 NAME=COMMAND with {port} {backends}  started for each run and pinned as ours are:
                                      `mine=./proxy --listen {port} --upstream {backends}`
@@ -77,11 +77,11 @@ def _running(name: str, what: str, where: str) -> Given:
         pid = int(value)
     try:
         parts = urlsplit(url)
-        fine = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         fine = False
     if not fine:
-        raise UsageRefusal(f"{where}: {shown(url)!r} must look like http://HOST:PORT or http://HOST:PORT/PREFIX")
+        raise UsageRefusal(f"{where}: {shown(url)!r} must look like http://HOST:PORT or https://HOST:PORT/PREFIX")
     if parts.username is not None or parts.password is not None:
         raise UsageRefusal(f"{where}: the URL holds a user or a password; give it with --header and a variable")
     if parts.query or parts.fragment:

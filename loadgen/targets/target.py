@@ -53,6 +53,10 @@ class Running:
     config: str | None = None
     config_hash: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every request; with keys, so they are printed and written nowhere."""
+    ca: str | None = None
+    """For https: a file of certificates to trust instead of the system's."""
 
     def alive(self) -> bool:
         """False once a process of ours has ended."""

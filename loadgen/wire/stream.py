@@ -406,3 +406,39 @@ class BoundaryScanner:
     def fault(self, stated: int) -> str | None:
         """Nothing can be said about events nobody numbered."""
         return None
+
+
+class TokenScanner(BoundaryScanner):
+    """A real server's stream in OpenAI's form: an event is one that carries content, and `data: [DONE]` must end it.
+
+    Other events (the role at the beginning, usage at the end) count as none, so that times between events are times
+    between tokens, or between what the server sends of them at a time.
+    """
+
+    __slots__ = ("_done",)
+
+    def __init__(self, request: int = 0, sink: EventSink | None = None) -> None:
+        super().__init__(request, sink)
+        self._done = False
+
+    def feed(self, data: bytes, read_ns: int, read_index: int) -> None:
+        """As a BoundaryScanner does."""
+        self._sha.update(data)
+        self.size += len(data)
+        *whole, self._tail = (self._tail + data).replace(b"\r\n", b"\n").split(self._end)
+        for event in whole:
+            if event.strip() == b"data: [DONE]":
+                self._done = True
+            elif _CONTENT.search(event.replace(b'": "', b'":"')):
+                if self.events == 0:
+                    self.first_event_ns = read_ns
+                if self._sink is not None:
+                    size = len(event) + len(self._end)
+                    self._sink(EVENT_ROW.pack(self._request, self.events, NEVER, read_ns, size, read_index))
+                self.events += 1
+
+    def fault(self, stated: int) -> str | None:
+        """What a stream lacks that came to its end."""
+        if not self._done:
+            return "the stream ended without data: [DONE]"
+        return None if self.events else "no event of the stream carried content"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -144,18 +144,35 @@ class Job:
     slow_read: SlowRead | None = None
     expected_events: bool = True
     record_events: bool = True
+    tokens: bool = False
+    """Streams are a real server's, in OpenAI's form: events with content are counted, and [DONE] must end them."""
+    ca: str | None = None
+    """For https: a file of certificates to trust instead of the system's."""
     schema: int = SCHEMA
 
     @property
     def host_port(self) -> tuple[str, int]:
         """Host and port of ``base_url``."""
         parts = urlsplit(self.base_url)
-        return parts.hostname or "", parts.port or 80
+        return parts.hostname or "", parts.port or (443 if self.secure else 80)
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.base_url.startswith("https://")
 
     @property
     def path_prefix(self) -> str:
         """The path in ``base_url`` without its trailing slash; put before each template's path."""
         return urlsplit(self.base_url).path.rstrip("/")
+
+
+def with_headers(job: Job, text: str | None) -> Job:
+    """The job with further headers on every request, from a JSON object. They are in no file: see targets/keys.py."""
+    if not text:
+        return job
+    more = json.loads(text)
+    return replace(job, requests=tuple(replace(one, headers={**one.headers, **more}) for one in job.requests))
 
 
 def save_job(job: Job, path: Path) -> None:
@@ -207,6 +224,8 @@ def parse_job(data: Any, folder: Path, source: str) -> Job:
         slow_read=None if slow_read is None else _slow_read(slow_read),
         expected_events=top.boolean("expected_events", True),
         record_events=top.boolean("record_events", True),
+        tokens=top.boolean("tokens", False),
+        ca=top.text_or_none("ca"),
     )
     top.finish()
     if not job.requests:
@@ -255,8 +274,8 @@ def _base_url(url: str, source: str) -> str:
         port = parts.port
     except ValueError as exc:
         raise JobError(f"{source}: base_url: {url!r} is not a URL: {exc}") from exc
-    if parts.scheme != "http" or not parts.hostname or port == 0 or parts.query or parts.fragment:
-        raise JobError(f"{source}: base_url: {url!r} must look like http://host:port[/prefix]")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise JobError(f"{source}: base_url: {url!r} must look like http://host:port[/prefix], or https")
     return url
 
 

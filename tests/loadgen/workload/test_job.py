@@ -83,7 +83,7 @@ def test_paths_are_relative_to_the_file_so_that_a_run_can_be_moved(tmp_path: Pat
         ({"scenario": ""}, "scenario: must be a text"),
         ({"tiemout_s": 3}, "tiemout_s: is not a known key"),
         ({"schema": 9}, "schema 9 is not known"),
-        ({"base_url": "https://h:1"}, "must look like http://"),
+        ({"base_url": "ftp://h:1"}, "must look like http://"),
         ({"base_url": "http://h:99999"}, "is not a URL"),
         ({"requests": []}, "at least one template"),
         ({"requests": {}}, "requests: must be a list"),

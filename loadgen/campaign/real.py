@@ -1,0 +1,64 @@
+"""`--real`: servers that are no mocks. What is sent to them; at a rate of the user's, as nobody else knows theirs."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from loadgen.workload.job import MAX_TOKENS_MARK, PROMPT_MARK
+from loadgen.workload.scenario import Open, Request, Scenario
+from loadgen.workload.trace import BYTES_PER_TOKEN
+
+PRIMARY: Final = ("ttft_p50_ms", "tpot_p50_ms", "goodput_rps")
+
+
+class Real(BaseModel):
+    """What was typed about it. A token of a prompt is 4 bytes: nobody here knows a server's tokenizer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    rate_rps: float = 1.0
+    prompt_tokens: int = 256
+    output_tokens: int = 64
+
+
+def chats(real: Real, seed: int, duration_s: float | None) -> Scenario:
+    """Streamed chats, Poisson arrivals: the same requests for every server."""
+    return Scenario(
+        id="real-chat",
+        question=f"How do these servers stream {real.output_tokens} tokens at {real.rate_rps:g} requests a second?",
+        answer="TTFT, ITL, TPOT and goodput of each, seen by the client. What they cost is not known from here.",
+        kind="stream",
+        seed=seed,
+        requests=(_request(real),),
+        arrivals=Open(kind="poisson", rate=real.rate_rps),
+        duration_s=duration_s or 20.0,
+        warmup_s=2.0,
+        prompt_bytes=real.prompt_tokens * BYTES_PER_TOKEN,
+        output_tokens=real.output_tokens,
+        timeout_s=120.0,
+        slo={"ttft_ms": 500.0, "tpot_ms": 100.0},
+        primary=PRIMARY,
+    )
+
+
+def replayed(replay: Scenario, real: Real) -> Scenario:
+    """A trace's scenario with requests that a real server understands."""
+    return replay.model_copy(update={"requests": (_request(real),), "primary": PRIMARY})
+
+
+def _request(real: Real) -> Request:
+    """In OpenAI's form; `ignore_eos` (vLLM, SGLang; others ignore it) makes outputs as long as they were asked for."""
+    body = {
+        "model": real.model,
+        "messages": [{"role": "user", "content": PROMPT_MARK}],
+        "max_tokens": MAX_TOKENS_MARK,
+        "temperature": 0,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    text = json.dumps(body, separators=(",", ":")).replace(f'"{MAX_TOKENS_MARK}"', MAX_TOKENS_MARK)
+    return Request(body=text, stream=True)
