@@ -27,7 +27,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from reports import endurance
+from reports import endurance, ladder
 from reports.ablation import Step
 from reports.ablation import steps as ablation_steps
 from reports.compare import Comparison, Row, candidate_order
@@ -799,12 +799,14 @@ class Gallery:
 
 def representatives(campaign: Campaign, scenarios: Sequence[str]) -> list[str]:
     """Every use case: all scenarios but the points of sweeps (see schema.Scenario.group), of which the largest stands
-    for a sweep that has nothing else."""
+    for a sweep that has nothing else. Rungs of a ladder are no use cases: each is measured with one target alone."""
     cases: set[str] = set()
     named: set[str] = set()
     largest: dict[str, tuple[float, str]] = {}
     for name in scenarios:
         scenario = campaign.scenario(name)
+        if scenario.group == ladder.GROUP:
+            continue
         tag = next((tag for tag in scenario.tags if tag.startswith("sweep-")), None)
         sizes = {
             "sweep-rate": scenario.rate_rps, "sweep-connections": scenario.connections,

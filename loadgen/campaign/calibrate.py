@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from loadgen.bench import machine
 from loadgen.bench.child import terminable
 from loadgen.bench.mocks import Backends, Ceiling
+from loadgen.campaign import ladder
 from loadgen.campaign.plan import Planned
 from loadgen.campaign.run import Setting, measure
 from loadgen.campaign.schedule import Arm, Slot, in_turns
@@ -75,6 +76,9 @@ def _needed(planned: Planned) -> dict[Kind, list[Target]]:
             named = arm.name in (*ENGINES, one.arrivals.of)
             if named or isinstance(arm.target, Given) or (turns and not _is_variant(arm)):
                 mine[arm.name] = arm.target
+    if planned.ladder is not None:
+        mine = needed.setdefault("requests", {"direct": Direct()})
+        mine |= {arm.name: arm.target for arm in planned.arms if arm.name in _names(planned)}
     return {kind: list(targets.values()) for kind, targets in needed.items()}
 
 
@@ -144,6 +148,9 @@ def calibrated(planned: Planned, folder: Path, voice: Voice) -> Planned:
         raise
     for line in words(loads):
         voice.say(f"Load of {line}")
+    if planned.ladder is not None:
+        for line in ladder.rungs(planned.ladder, _names(planned), loads)[1]:
+            voice.say(line)
     return fit(planned, loads)
 
 
@@ -157,7 +164,16 @@ def fit(planned: Planned, loads: Loads) -> Planned:
         for one in scenarios
         if (names := frozenset(arm.name for arm in planned.arms if not loads.carries(arm.target.name, one)))
     }
-    return replace(planned, scenarios=scenarios, alone=alone, loads=loads)
+    more, _ = ladder.rungs(planned.ladder, _names(planned), loads) if planned.ladder else ([], [])
+    starts = {one.id: planned.ladder.rounds for one in more if planned.ladder}
+    return replace(
+        planned, scenarios=(*scenarios, *more), alone=alone, loads=loads, starts_of={**planned.starts_of, **starts}
+    )
+
+
+def _names(planned: Planned) -> list[str]:
+    """The targets that a ladder is made for: all with a process but variants."""
+    return [arm.name for arm in planned.arms if arm.target.has_process and not arm.is_aa and not _is_variant(arm)]
 
 
 def words(loads: Loads) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loadgen.bench import machine, wrk
 from loadgen.campaign import real as real_servers
 from loadgen.campaign import schedule
+from loadgen.campaign.ladder import Ladder
 from loadgen.campaign.schedule import Arm, Slot, arms_of, in_turns
 from loadgen.errors import Missing, UsageRefusal
 from loadgen.targets import catalogue, keys
@@ -41,6 +42,7 @@ class Profile(BaseModel):
     aa: bool = True
     """The baseline runs twice a round; false where targets are held against a limit and not against each other."""
     budget_s: Annotated[float, Field(gt=0)]
+    ladder: Ladder | None = None
 
 
 @functools.cache
@@ -98,6 +100,8 @@ class Planned:
     alone: schedule.Alone = field(default_factory=dict)
     loads: Loads = field(default_factory=Loads)
     """What was calibrated and chosen (`calibrate.fit`)."""
+    ladder: Ladder | None = None
+    """Its rungs become scenarios once targets are calibrated (`calibrate.fit`)."""
     starts_of: Mapping[str, int] = field(default_factory=dict)
     """Scenario -> its planned rounds, where they are not `rounds`."""
     precision: Mapping[str, Any] = field(default_factory=dict)
@@ -166,6 +170,7 @@ def planned(
     limit_s: float = 0.0,
     left_out: Mapping[str, str] | None = None,
     dropped: Mapping[str, Any] | None = None,
+    ladder: Ladder | None = None,
 ) -> Planned:
     """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets."""
     missing = {target.name: why for target in targets if (why := target.missing()) is not None}
@@ -186,6 +191,7 @@ def planned(
         cores=machine.assign_cores(machine.available_cores()),
         dropped=dropped or {},
         left_out=left_out or {},
+        ladder=ladder,
     )
 
 
@@ -221,6 +227,8 @@ def plan(asked: Asked) -> Planned:
         limit_s=profile.budget_s,
         left_out=left_out,
         dropped=dropped,
+        # What somebody names is measured, and nothing else.
+        ladder=profile.ladder if asked.scenarios is None and asked.trace is None else None,
     )
     if not made.arms:
         raise Missing("none of the targets can be started here: " + "; ".join(made.missing.values()))

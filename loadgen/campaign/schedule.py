@@ -92,11 +92,15 @@ def default_baseline(targets: Sequence[Target]) -> str | None:
 def arms_for(one: Scenario, arms: Sequence[Arm], scenarios: Sequence[Scenario]) -> list[Arm]:
     """The arms that `one` of the `scenarios` measures. A variant that scenarios name is for those alone."""
     special = {name for each in scenarios for name in each.variants}
-    return [
-        arm
-        for arm in arms
-        if (arm.name in one.variants if arm.name in special else arm.target.is_engine or not one.only_engines)
-    ]
+
+    def measures(arm: Arm) -> bool:
+        if one.only:
+            return arm.name in one.only
+        if arm.name in special:
+            return arm.name in one.variants
+        return arm.target.is_engine or not one.only_engines
+
+    return [arm for arm in arms if measures(arm)]
 
 
 def in_turns(one: Scenario, arms: Sequence[Arm]) -> bool:

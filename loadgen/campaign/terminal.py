@@ -20,6 +20,7 @@ from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
 from reports import store
+from reports.ladder import ladders
 
 RUNS = Path("reports/runs")
 
@@ -217,6 +218,8 @@ def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
     others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
     runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")
     console.print(Text(f"{runs}, in {_minutes(campaign.passed_s())}"))
+    for one in ladders(campaign.records):
+        console.print(Text(f"Ladder of {one.words()}"))
     found = precision.came(planned_before(folder), report.verdict["rows"])
     if (said := precision.came_words(found)) is not None:
         console.print(Text(said))

@@ -105,12 +105,12 @@ def choose(one: Scenario, loads: Loads, slowest: str | None) -> Load | None:
         return Load(rate=due.rate / stretch, stretch=stretch, why=why if stretch > 1 else "as many streams as it names")
     if kind == "mib" and most / work < _LEAST_RATE:
         size = max(round(most / _LEAST_RATE * 2**20), _LARGE)
-        return Load(rate=_rounded(most / (size / 2**20)), body_bytes=size, why=why)
-    return Load(rate=_rounded(most / work), why=why)
+        return Load(rate=rounded(most / (size / 2**20)), body_bytes=size, why=why)
+    return Load(rate=rounded(most / work), why=why)
 
 
-def _rounded(rate: float) -> float:
-    """Two digits: rates are for people, too. Rounded down, as it is a limit."""
+def rounded(rate: float) -> float:
+    """A rate of two digits: rates are for people, too. Rounded down, as it is a limit."""
     step = 10.0 ** (math.floor(math.log10(rate)) - 1)
     return round(math.floor(rate / step * (1 + 1e-12)) * step, 6)
 

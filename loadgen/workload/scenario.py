@@ -254,6 +254,8 @@ class Scenario(_Part):
     """False: each target has this load to itself although it could take turns with the others (see `takes_turns`)."""
     only_engines: bool = False
     """Asked of our own engines only: rivals and floors have nothing to say to its question."""
+    only: tuple[str, ...] = ()
+    """Asked of these targets only, and once: there is nothing to compare."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Keys of our own engines' config (dotted) that this scenario is about, e.g. `runtime.gc.ballast`."""
     variants: tuple[str, ...] = ()

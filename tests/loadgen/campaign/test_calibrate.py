@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.campaign import calibrate
+from loadgen.campaign import calibrate, ladder
 from loadgen.campaign.plan import Asked, plan
 from loadgen.errors import BadInput, Missing
 from loadgen.workload.load import Load, Loads
@@ -61,3 +61,30 @@ def test_the_same_loads_can_be_offered_again(tmp_path: Path) -> None:
     (tmp_path / calibrate.FILE).write_text('{"scenarios": {"chat-small": {"rate": -1}}}')
     with pytest.raises(BadInput, match=r"chat-small\.rate"):
         calibrate.load_file(tmp_path)
+
+
+def test_a_ladder_climbs_from_a_tenth_of_each_targets_own_capacity_to_beyond_it() -> None:
+    made = calibrate.fit(plan(Asked(profile="full")), LOADS)
+    rates = {one.id: one.rate_rps() for one in made.scenarios if one.group == "ladder"}
+    assert rates["ladder-sherpa-10"] == 150
+    assert rates["ladder-sherpa-110"] == 1600
+    assert "ladder-olla-25" in rates
+    assert "ladder-olla-50" not in rates  # 4,500/s: driver and mocks carry half of 5,000
+    assert "ladder-relay-10" not in rates  # nobody calibrated it
+    (rung,) = [one for one in made.scenarios if one.id == "ladder-sherpa-10"]
+    assert [arm.name for arm in made.arms_for(rung)] == ["sherpa"]
+    assert made.starts(rung) == 3
+    assert rung.duration_s * 150 >= 400
+
+
+def test_a_ladder_that_ends_at_the_bench_says_so() -> None:
+    full = plan(Asked(profile="full"))
+    assert full.ladder is not None
+    _, said = ladder.rungs(full.ladder, ["sherpa", "olla"], LOADS)
+    (sentence,) = said
+    assert sentence.startswith("The ladder of olla ends at 25% of the 9,000 requests/s it carries")
+    assert sentence.endswith("2,500 are half of what driver and mocks carry")
+
+
+def test_what_somebody_names_is_measured_without_a_ladder() -> None:
+    assert calibrate.fit(plan(Asked(profile="full", scenarios=("chat-small",))), LOADS).scenarios[1:] == ()

@@ -126,7 +126,8 @@ def test_little_agrees_within_a_tenth_and_the_scatter_of_its_samples() -> None:
     # 100 requests/s of 0.5 s each: 50 are active.
     assert validity.little([50.0] * 10, completions=1000, rate_rps=100, mean_s=0.5).ok
     assert not validity.little([70.0] * 10, completions=1000, rate_rps=100, mean_s=0.5).ok
-    assert not validity.little([33.0] * 10, completions=1000, rate_rps=100, mean_s=0.5).ok
+    fewer = validity.little([33.0] * 10, completions=1000, rate_rps=100, mean_s=0.5)
+    assert (fewer.ok, fewer.warn) == (True, True)  # some wait in the kernel until the engine reads them
 
 
 @pytest.mark.parametrize(
