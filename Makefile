@@ -4,8 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Most tests wait for sockets and clocks, so two of them share a core well.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(2 * len(os.sched_getaffinity(0)))' 2>/dev/null || echo 2)
+FAST := tests/proxy/core tests/proxy/http1 tests/proxy/olla tests/loadgen/workload tests/loadgen/wire \
+	tests/loadgen/campaign/test_schedule.py tests/loadgen/campaign/test_validity.py tests/reports/test_stats.py \
+	tests/reports/test_compare.py tests/reports/test_claims.py tests/reports/test_decide.py tests/reports/test_summarise.py
+
 .DEFAULT_GOAL := help
-.PHONY: help setup compare rivals clients test test-matrix mutation check micro gate notebooks clean
+.PHONY: help setup compare rivals clients test test-fast test-matrix mutation check micro gate notebooks clean
 
 help: ## print this menu
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +36,11 @@ clients: ## the benchmark client of `python -m loadgen.studies.crosscheck` (aipe
 	$(PYTHON) -m venv .clients
 	.clients/bin/python -m pip install --quiet --disable-pip-version-check aiperf==0.13.0
 
-test: $(READY) ## set up and run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## set up and run the tests: what may share the cores in parallel, then what needs them alone
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not alone"; code=$$?; $(BIN)/python -m pytest -m alone && exit $$code
+
+test-fast: $(READY) ## the tests of what decides: no sockets, no processes, under a minute
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(FAST)
 
 test-matrix: $(READY) ## the contract suite on the plain loop, with each switch off once, with 2 workers
 	$(BIN)/python -m tests.matrix

@@ -1,0 +1,25 @@
+"""What holds for all tests: none depends on speed, and which of them need the machine's cores for themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No test fails because a machine is slow; what hangs is ended by pytest-timeout.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
+
+HERE = Path(__file__).parent
+
+# These start campaigns, drivers or gates of their own, which pin processes to cores and judge how busy those were.
+ALONE = ("end_to_end", "loadgen/driver", "loadgen/bench/test_wrk.py", "loadgen/test_gate.py", "test_notebooks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what must run alone; `make test` runs the rest in parallel, and then these."""
+    alone = tuple(HERE / name for name in ALONE)
+    for item in items:
+        if any(item.path == place or place in item.path.parents for place in alone):
+            item.add_marker(pytest.mark.alone)
