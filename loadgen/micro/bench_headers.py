@@ -4,24 +4,7 @@ from __future__ import annotations
 
 from loadgen.micro import samples
 from loadgen.micro.suite import Benchmark, Prepared, each, script
-from proxy.core.headers import request_headers, response_headers
-
-
-def _request() -> Prepared:
-    fields = list(samples.REQUEST_FIELDS)
-
-    def operation() -> object:
-        return request_headers(
-            fields, asked="127.0.0.1:9000", authority="127.0.0.1:9001", peer="127.0.0.1", via="proxy-engines-0",
-            request_id="0123456789abcdef",
-        )  # fmt: skip
-
-    made = dict(request_headers(
-        fields, asked="127.0.0.1:9000", authority="127.0.0.1:9001", peer="127.0.0.1", via="proxy-engines-0",
-        request_id="0123456789abcdef",
-    ))  # fmt: skip
-    assert made["Host"] == "127.0.0.1:9001" and "Connection" not in made and made["Via"] == "1.1 proxy-engines-0"
-    return each(operation)
+from proxy.core.headers import response_headers
 
 
 def _response() -> Prepared:
@@ -33,7 +16,6 @@ def _response() -> Prepared:
 
 BENCHMARKS = (
     Benchmark("floor.call", "an empty call: part of every figure in ns", lambda: each(lambda: None)),
-    Benchmark("headers.request", "16 request fields made ready for an endpoint", _request),
     Benchmark("headers.response", "8 response fields made ready for the client", _response),
 )
 

@@ -9,7 +9,7 @@ from loadgen.micro import samples
 from loadgen.micro.suite import Benchmark, Prepared, each, script
 from proxy.http1.chunked import ChunkReader, encode_chunk
 from proxy.http1.heads import CHUNKED, Limits
-from proxy.olla.recall import MISSES, Request, RequestReader, Response, ResponseReader
+from proxy.http1.recall import MISSES, Request, RequestReader, Response, ResponseReader
 
 _LIMITS = Limits(64 * 1024, 100, 8 * 1024, 16 * 1024)
 _VARIANTS = 256

@@ -1,8 +1,7 @@
 """Which headers cross the proxy, in both directions, and which it adds. One home for the names; both engines use them.
 
-The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). Sherpa
-uses the functions here on lists of pairs, in one pass (3 us for an SDK's request; a pass for each rule took 8); the
-codec compiles the same names into expressions over bytes (`http1/heads.py`).
+The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). The
+codec compiles the names into expressions over bytes (`http1/heads.py`); Sherpa's responses are copied here, as pairs.
 """
 
 from __future__ import annotations
@@ -54,48 +53,11 @@ RESTATED = frozenset(
     {"host", "expect", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"}
 )
 
-_NOT_FORWARDED = HOP_BY_HOP | RESTATED
-_NOT_FORWARDED_STRIPPED = _NOT_FORWARDED | CREDENTIALS
 _NOT_RETURNED = HOP_BY_HOP | OWN_RESPONSE_NAMES
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
 
 Pairs = list[tuple[str, str]]
-
-
-def request_headers(
-    fields: Iterable[tuple[str, str]],
-    *,
-    nominated: Collection[str] = (),
-    asked: str,
-    authority: str,
-    peer: str,
-    via: str,
-    request_id: str,
-    strip_credentials: bool = False,
-) -> Pairs:
-    """What an upstream is sent: the client's fields without hop-by-hop ones, then the proxy's own.
-
-    `nominated` are the fields that `Connection` names, `asked` is whom the client asked, `authority` the endpoint,
-    `peer` the client's address, `via` this instance's Via entry without the version.
-    """
-    drop = _NOT_FORWARDED_STRIPPED if strip_credentials else _NOT_FORWARDED
-    out = [("Host", authority)]
-    old: dict[str, list[str]] = {}
-    for field in fields:
-        name = field[0].lower()
-        if name in drop:
-            old.setdefault(name, []).append(field[1])
-        elif name not in nominated:
-            out.append(field)
-    out += (
-        ("X-Forwarded-For", ", ".join([*old.get("x-forwarded-for", ()), peer])),
-        ("X-Forwarded-Proto", old.get("x-forwarded-proto", ("http",))[0]),
-        ("X-Forwarded-Host", old.get("x-forwarded-host", (asked,))[0]),
-        ("Via", ", ".join([*old.get("via", ()), f"1.1 {via}"])),
-        ("X-Request-ID", request_id),
-    )
-    return out
 
 
 def response_headers(

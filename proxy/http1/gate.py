@@ -13,40 +13,33 @@ from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import (
     CHUNKED,
     HEAD_END,
-    Limits,
-    RequestHead,
     ResponseHead,
     check_partial_head,
-    judge_request,
     judge_response,
     skip_empty_lines,
 )
+from proxy.http1.recall import Request, RequestReader
 
 
 class RequestGate:
     """The requests of one client connection, one at a time.
 
-    What passes has a plain head, with method, path, length and whether the connection goes on; what the client sent is
+    What passes has a plain head, with method, path, length and whether the connection goes on; what to send on is
     `head`. Bodies are framed anew, without chunk extensions and trailers. What comes behind a request is held until
     `proceed`. Once `error` is set nothing more passes: it is the head's if `head` is None, else the body's.
     """
 
-    __slots__ = ("_decoder", "_held", "_known", "_left", "_limits", "_whole", "error", "head")
+    __slots__ = ("_decoder", "_held", "_left", "_whole", "error", "head", "reader")
 
-    def __init__(self, limits: Limits) -> None:
-        self.head: RequestHead | None = None  # of the request in progress
+    reader: RequestReader  # given before the first bytes; a new one is asked for the next head
+
+    def __init__(self) -> None:
+        self.head: Request | None = None  # of the request in progress
         self.error: ProxyError | None = None
-        self._limits = limits
-        self._known: RequestHead | None = None  # the last one: an equal one need not be judged again (4.5 us)
         self._held = b""  # the beginning of the next head; behind a whole request, anything
         self._left = 0  # bytes of the body to come, where it has a length
         self._decoder: BodyReader | None = None
         self._whole = False
-
-    def configure(self, limits: Limits) -> None:
-        """Take new limits, from the next head on."""
-        self._limits = limits
-        self._known = None
 
     @property
     def head_begun(self) -> bool:
@@ -92,20 +85,20 @@ class RequestGate:
         """Judge the head at the start of `data` once it is whole; returns what follows it."""
         self._held = data
         data = skip_empty_lines(data)
-        end = data.find(HEAD_END)
-        if end < 0:
-            check_partial_head(data, self._limits)
-            return b""
+        head = self.reader.recall(data)
+        if head is None:
+            end = data.find(HEAD_END)
+            if end < 0:
+                check_partial_head(data, self.reader.limits)
+                return b""
+            head = self.reader.read(data[: end + 4])
         self._held = b""
-        raw = data[: end + 4]
-        if self._known is None or self._known.raw != raw:
-            self._known = judge_request(raw, self._limits)
-        self.head = self._known
-        if self.head.length == CHUNKED:
+        self.head = head
+        if head.length == CHUNKED:
             self._decoder = BodyReader()
         else:
-            self._left = self.head.length
-        return data[end + 4 :]
+            self._left = head.length
+        return data[head.size :]
 
     def _read_body(self, data: bytes) -> bytes:
         if self._decoder is None:
@@ -131,15 +124,15 @@ class RequestGate:
         return framed + LAST_CHUNK if decoder.done else framed, decoder.rest
 
 
-def plain_head(head: RequestHead) -> bytes:
+def plain_head(head: Request) -> bytes:
     """A head that says no more than a server must know to read the request and to answer it."""
-    length = head.length
+    length, traits = head.length, head.traits
     framing = b"Transfer-Encoding: chunked\r\n" if length == CHUNKED else b"Content-Length: %d\r\n" % length
-    return b"%b %b HTTP/1.%d\r\nHost: -\r\nConnection: %b\r\n%b\r\n" % (
-        head.method,
+    return b"%b%b HTTP/1.%d\r\nHost: -\r\nConnection: %b\r\n%b\r\n" % (
+        traits.method,
         head.target,
-        0 if head.http10 else 1,
-        b"keep-alive" if head.keep_alive else b"close",
+        0 if traits.http10 else 1,
+        b"keep-alive" if traits.keep_alive else b"close",
         framing if length else b"",
     )
 

@@ -34,7 +34,6 @@ from proxy.core.headers import (
     OWN_RESPONSE_PREFIX,
     RESTATED,
     SANE_REQUEST_ID,
-    Pairs,
 )
 
 CHUNKED: Final = -1
@@ -148,14 +147,6 @@ class RequestHead:
         """The client's own X-Request-ID, if it is a sane one."""
         at = self.fields.request_id_at
         return None if at is None else self.raw[at[0] : at[1]]
-
-    def text_fields(self) -> Pairs:
-        """All fields as text. Raises ProxyError for bytes that are not UTF-8."""
-        try:
-            lines = self.raw.decode().split("\r\n")[1:-2]
-        except UnicodeDecodeError:
-            raise ProxyError("bad_request", "a field holds bytes that are not UTF-8") from None
-        return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines]]
 
 
 @dataclass(slots=True, init=False, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE
-from proxy.olla.recall import Response, Traits
+from proxy.http1.recall import Response, Traits
 
 
 class Answer(NamedTuple):

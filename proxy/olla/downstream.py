@@ -21,12 +21,12 @@ from proxy.core.errors import ErrorKind, ProxyError
 from proxy.core.headers import client_address
 from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import CHUNKED, CONTINUE, HEAD_END, check_partial_head, skip_empty_lines
+from proxy.http1.recall import Request, RequestReader
 from proxy.net.listen import reset_on_close
 from proxy.net.write_stall import STEP, WriteStall, unacked
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.engine import Engine
 from proxy.olla.exchange import Exchange
-from proxy.olla.recall import Request, RequestReader
 from proxy.olla.settings import NEVER
 
 HEAD, BODY, BUSY, CLOSING, LINGERING = range(5)

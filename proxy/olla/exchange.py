@@ -30,6 +30,7 @@ from proxy.http1.chunked import (
     trim_chunked_end,
 )
 from proxy.http1.heads import CHUNKED, HEAD_END, UNTIL_CLOSE
+from proxy.http1.recall import Request, Response
 from proxy.olla.answer import make_answer
 from proxy.olla.attempt import Attempt
 from proxy.olla.buffers import ObjectPool
@@ -51,7 +52,6 @@ from proxy.olla.phases import (
     Event,
     step,
 )
-from proxy.olla.recall import Request, Response
 from proxy.olla.route import Route
 from proxy.olla.settings import NEVER
 from proxy.olla.upload import Upload

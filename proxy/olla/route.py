@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from proxy.core.endpoint import Endpoint
+from proxy.http1.recall import ResponseReader
 from proxy.olla.breaker import CircuitBreaker
 from proxy.olla.pool import EndpointPool
-from proxy.olla.recall import ResponseReader
 
 
 class Route:

@@ -10,14 +10,15 @@ from aiohttp import BytesPayload, web
 
 from proxy.config import Config
 from proxy.core.errors import ProxyError
-from proxy.http1.heads import CHUNKED, CONTINUE, RequestHead
+from proxy.http1.heads import CHUNKED, CONTINUE
+from proxy.http1.recall import Request
 from proxy.net.write_stall import STEP
 
 
 class RequestBody:
     """Kept whole up to `max_replay_body`; above it streamed, and sent once only."""
 
-    def __init__(self, request: web.BaseRequest, head: RequestHead, config: Config) -> None:
+    def __init__(self, request: web.BaseRequest, head: Request, config: Config) -> None:
         limits = config.server
         self.chunked = head.length == CHUNKED
         self.error: ProxyError | None = None
@@ -73,7 +74,8 @@ class RequestBody:
     async def _invite(self) -> None:
         """Answer `Expect: 100-continue` (RFC 9110 10.1.1), unless the body is on its way already."""
         content, transport = self._content, self._request.transport
-        if self._head.expects_continue and not content.total_bytes and not content.is_eof() and transport is not None:
+        arrives = content.total_bytes or content.is_eof()
+        if self._head.traits.expects_continue and not arrives and transport is not None:
             transport.write(CONTINUE)
 
     async def _read(self) -> bytes:

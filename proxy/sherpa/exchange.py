@@ -16,17 +16,17 @@ from proxy.core.headers import client_address
 from proxy.core.health import FAILING_STATUSES
 from proxy.core.retry import Next, RetryLimits, after
 from proxy.core.stats import StatsCollector
-from proxy.http1.heads import IDEMPOTENT, RequestHead
+from proxy.http1.recall import Request
 from proxy.sherpa.body import RequestBody
 from proxy.sherpa.endpoints import UpstreamFailed
 
 
 @dataclass(slots=True)
 class Exchange:
-    """Owned by the task that serves the request. `head` is what the client sent; aiohttp's request has no fields."""
+    """Owned by the task that serves the request. `head` is what to send on; aiohttp's request has no fields."""
 
     request: web.BaseRequest
-    head: RequestHead
+    head: Request
     request_id: str
     started: float
     endpoint: Endpoint | None = None
@@ -40,7 +40,7 @@ class Exchange:
             heard=failure.heard or self.response is not None,
             stale=failure.stale and not fresh,
             replayable=body.repeatable,
-            idempotent=self.head.method in IDEMPOTENT or proxy.retry_non_idempotent,
+            idempotent=self.head.traits.idempotent or proxy.retry_non_idempotent,
             asked=asked,
             elapsed=monotonic() - self.started,
             limits=RetryLimits(proxy.retry.max_attempts, proxy.retry.max_time),

@@ -26,9 +26,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from proxy.config import Config
 from proxy.core.errors import ErrorKind, ProxyError, error_body, render_error
-from proxy.core.headers import Pairs
+from proxy.core.headers import Pairs, client_address
 from proxy.http1.gate import RequestGate
-from proxy.http1.heads import HEAD_END, Limits, RequestHead
+from proxy.http1.heads import HEAD_END, Limits
+from proxy.http1.recall import Request, RequestReader
 from proxy.net.listen import accept_on, reset_on_close, set_user_timeout
 from proxy.net.write_stall import STEP
 
@@ -160,35 +161,38 @@ class ClientConnection(WriteTimeout, RequestHandler):
         self.busy = False  # a request is in progress
         self.last = False  # no other one will be served
         self._server = server
-        self._gate = RequestGate(Limits(0, 0, 0, 0))
+        self._gate = RequestGate()
         self._content: aiohttp.StreamReader | None = None  # of the request in progress
         self._timer: asyncio.TimerHandle | None = None  # for the rest of a head, or of what was refused
-        self.configure(config)
-
-    def configure(self, config: Config) -> None:
-        """Take limits and timeouts, from the next head on. (Its keep-alive time aiohttp has read once.)"""
-        limits = config.server
-        self.write_timeout = limits.write_timeout
-        self._header_timeout = limits.header_timeout or FOREVER
-        self._gate.configure(
-            Limits(limits.max_header_size, limits.max_headers, limits.max_target_size, limits.max_field_size)
-        )
 
     @property
-    def head(self) -> RequestHead:
-        """What the client sent, of the request in progress."""
+    def head(self) -> Request:
+        """What to send on of the request in progress."""
         assert self._gate.head is not None
         return self._gate.head
 
     def connection_made(self, base: asyncio.BaseTransport) -> None:
         """A client connected. One too many is turned away."""
         transport = cast(asyncio.Transport, base)  # uvloop's does not inherit from it
+        peer = transport.get_extra_info("peername")
+        self._address = client_address(peer[0] if peer else None).encode() or b"unknown"
+        self.configure()
         self._server.open += 1
         if self._server.open > (self._server.config.server.max_connections or NO_LIMIT):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=WRITE_BUFFER, low=WRITE_BUFFER - STEP)
         super().connection_made(transport)
+
+    def configure(self) -> None:
+        """Take the server's config, from the next head on. (Its keep-alive time aiohttp has read once.)"""
+        config = self._server.config
+        server = config.server
+        self.write_timeout = server.write_timeout
+        self._header_timeout = server.header_timeout or FOREVER
+        limits = Limits(server.max_header_size, server.max_headers, server.max_target_size, server.max_field_size)
+        strip = config.proxy.strip_credentials
+        self._gate.reader = RequestReader(limits, self._address, self._server.via, strip)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client left, or was cut off."""
@@ -287,11 +291,13 @@ class Server(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         config: Config,
+        via: bytes,
         refused: Callable[[], str],
     ) -> None:
         super().__init__(lambda request: connection_of(request).serve(request), handler_cancellation=True)
         self.handler = handler
         self.config = config
+        self.via = via
         self.refused = refused
         self.open = 0  # connections
 
@@ -305,7 +311,7 @@ class Server(web.Server):
         self.config = config
         set_user_timeout(self._sock, config.server.write_timeout)
         for connection in self.connections:
-            cast(ClientConnection, connection).configure(config)
+            cast(ClientConnection, connection).configure()
 
     def __call__(self) -> ClientConnection:
         """A protocol for a new connection."""

@@ -13,11 +13,10 @@ from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, client_address, request_headers, response_headers
+from proxy.core.headers import Pairs, response_headers
 from proxy.core.retry import Next
-from proxy.core.service import Dialer, Instance
+from proxy.core.service import Dialer
 from proxy.core.stats import StatsCollector
-from proxy.http1.heads import passed_through
 from proxy.net.tls import tls_context
 from proxy.sherpa import endpoints, guard
 from proxy.sherpa.body import RequestBody
@@ -27,13 +26,10 @@ from proxy.sherpa.exchange import Exchange
 class Relay:
     """Serves exchanges through one session, which all endpoints share. Made on the loop that it works on."""
 
-    def __init__(
-        self, config: Config, discovery: DiscoveryService, stats: StatsCollector, instance: Instance, dialer: Dialer
-    ) -> None:
+    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, dialer: Dialer) -> None:
         self._config = config
         self._discovery = discovery
         self._stats = stats
-        self._via = instance.via
         self._balancer = make_balancer(config.proxy.load_balancer)
         self.connector = endpoints.Connector(config, dialer)
         self.connector.trust(endpoint.spec for endpoint in discovery.endpoints)
@@ -54,9 +50,9 @@ class Relay:
     async def run(self, exchange: Exchange, fields: Pairs) -> None:
         """Serve one exchange. Raises ProxyError, also when the response has begun already."""
         request, head = exchange.request, exchange.head
-        if passed_through(head.fields.via, self._via.encode()):
+        if head.traits.looped:
             raise ProxyError("loop_detected")
-        target, nominated = head.target.decode("ascii"), {name.decode("latin-1") for name in head.nominated}
+        target = head.target.decode("ascii")
         body = RequestBody(request, head, self._config)
         await body.gather()
         tried: list[Endpoint] = []
@@ -70,17 +66,8 @@ class Relay:
                 # 2. Clone request with new URL: byte for byte; parsed as a URL, `/path?` would lose its `?` (yarl#293)
                 spec, path = endpoint.spec, endpoint.spec.prefix_for(target) + target
                 url = URL.build(scheme=spec.scheme, authority=endpoint.authority, path=path, encoded=True)
-                # 3. Copy headers (with sanitisation)
-                headers = request_headers(
-                    fields,
-                    nominated=nominated,
-                    asked=head.authority.decode("ascii"),
-                    authority=endpoint.authority,
-                    peer=client_address(request.remote) or "unknown",
-                    via=self._via,
-                    request_id=exchange.request_id,
-                    strip_credentials=self._config.proxy.strip_credentials,
-                )
+                # 3. Copy headers (with sanitisation): done when the head was judged, but for Host
+                headers = [("Host", endpoint.authority), *fields]
                 # 4. Forward body
                 upstream = await self._forward(exchange, endpoint, url, headers, body)
                 # 5. Stream response back

@@ -47,8 +47,8 @@ class SherpaProxy:
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, bound and listening. Raises RuntimeError when aiohttp lacks its C parser."""
         guard.require_c_parser()
-        self._relay = Relay(self._config, self._discovery, self._stats, self._instance, self._dialer)
-        self._server = guard.Server(self._handle, self._config, self._refused)
+        self._relay = Relay(self._config, self._discovery, self._stats, self._dialer)
+        self._server = guard.Server(self._handle, self._config, self._instance.via.encode(), self._refused)
         self._listener = await self._server.listen(sock)
 
     async def stop(self, grace: float) -> None:
@@ -87,12 +87,12 @@ class SherpaProxy:
         """Count one request, serve it, and answer what goes wrong."""
         connection = guard.connection_of(request)
         head = connection.head
+        request_id = head.request_id.decode() if head.request_id else new_id()
         try:
-            fields = head.text_fields()  # aiohttp's client would cut out what is not UTF-8 (aiohttp#3279)
+            fields = head.text_fields(request_id)  # aiohttp would cut out what is not UTF-8 (aiohttp#3279)
         except ProxyError as error:
             return guard.ErrorResponse(error.kind, self._refused())
         self._stats.record_request()
-        request_id = head.request_id.decode() if head.request_id else new_id()
         exchange = Exchange(request, head, request_id, monotonic())
         outcome = "client_disconnected"
         try:

@@ -21,7 +21,8 @@ KEPT = Path(__file__).parent / "corpus"
 MODULES = (
     "proxy.http1.heads",
     "proxy.http1.chunked",
-    "proxy.olla.recall",
+    "proxy.http1.gate",
+    "proxy.http1.recall",
     "loadgen.wire.stream",
     "loadgen.wire.whole",
     "loadgen.workload.trace",

@@ -18,8 +18,7 @@ from loadgen.errors import BadInput
 from loadgen.wire import stream, whole
 from loadgen.workload.trace import read_trace
 from proxy.core.errors import ProxyError
-from proxy.http1 import chunked, heads
-from proxy.olla import recall
+from proxy.http1 import chunked, heads, recall
 from tests.fuzz import strict
 
 SEPARATOR = b"\n\n\n"

@@ -13,6 +13,7 @@ from proxy.core.errors import ProxyError
 from proxy.http1.chunked import BodyReader, encode_chunk
 from proxy.http1.gate import RequestGate, ResponseGate
 from proxy.http1.heads import CHUNKED, Limits, judge_request
+from proxy.http1.recall import RequestReader
 from tests.proxy.http1.cases import (
     ACCEPTED,
     ACCEPTED_RESPONSES,
@@ -24,6 +25,12 @@ from tests.proxy.http1.cases import (
 )
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def gate_of(limits: Limits) -> RequestGate:
+    gate = RequestGate()
+    gate.reader = RequestReader(limits, b"10.0.0.9", b"me", strip_credentials=False)
+    return gate
 
 
 def whole(data: bytes) -> Iterator[bytes]:
@@ -71,14 +78,14 @@ def body_for(length: int) -> tuple[bytes, bytes]:
 def test_a_request_passes_in_a_plain_form(case: str, feed: Feed) -> None:
     data, (method, target, authority, length, keep_alive) = ACCEPTED[case]
     sent, body = body_for(length)
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     plain, passed_body = passed(gate, feed(data + sent))
     assert gate.error is None
     assert gate.head is not None
-    assert (gate.head.authority, gate.head.raw) == (authority, data.lstrip(b"\r\n"))
+    assert (gate.head.traits.authority, gate.head.size) == (authority, len(data.lstrip(b"\r\n")))
     again = judge_request(plain + b"\r\n\r\n", LIMITS)
     assert (again.method, again.target, again.length, again.keep_alive) == (method, target, length, keep_alive)
-    assert again.http10 is gate.head.http10
+    assert again.http10 is gate.head.traits.http10
     assert passed_body == body
     assert gate.held == (len(NEXT) if feed is with_trailing_bytes else 0)
 
@@ -87,7 +94,7 @@ def test_a_request_passes_in_a_plain_form(case: str, feed: Feed) -> None:
 @pytest.mark.parametrize("case", REFUSED)
 def test_of_a_refused_head_nothing_passes_however_it_comes(case: str, feed: Feed) -> None:
     data, expected = REFUSED[case]
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     assert passed(gate, feed(data)) == (b"", b"")
     assert gate.error is not None
     assert gate.head is None
@@ -96,7 +103,7 @@ def test_of_a_refused_head_nothing_passes_however_it_comes(case: str, feed: Feed
 
 
 def test_the_next_request_waits_until_the_one_before_is_over() -> None:
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     assert passed(gate, whole(head("Content-Length: 2") + b"ab" + NEXT + NEXT[:9]))[1] == b"ab"
     assert gate.feed(NEXT[9:]) == b""
     assert gate.held == 2 * len(NEXT)
@@ -106,19 +113,35 @@ def test_the_next_request_waits_until_the_one_before_is_over() -> None:
     assert (gate.head, gate.held) == (None, 0)
 
 
-def test_a_head_like_the_last_one_means_the_same_and_any_other_is_judged() -> None:
-    gate = RequestGate(LIMITS)
-    first = head("Content-Length: 1")
-    for data in (first, first, head("Content-Length: 2"), head("Content-Length: 2", line="PUT /2 HTTP/1.1")):
-        gate.feed(data + b"xx"[: int(data[-5:-4])])
-        judged = judge_request(data, LIMITS)
+def test_what_is_sent_on_is_that_of_the_present_head_also_when_it_resembles_the_last() -> None:
+    gate = gate_of(LIMITS)
+    for length in (1, 1, 2, 17):
+        gate.feed(head(f"Content-Length: {length}", "X-Request-ID: id") + b"x" * length)
         assert gate.head is not None
-        assert (gate.head.raw, gate.head.method, gate.head.length) == (data, judged.method, judged.length)
+        assert gate.head.text_fields("unused") == [
+            ("Content-Length", str(length)),
+            ("X-Request-ID", "id"),
+            ("X-Forwarded-For", "10.0.0.9"),
+            ("X-Forwarded-Proto", "http"),
+            ("X-Forwarded-Host", "me:8080"),
+            ("Via", "1.1 me"),
+        ]
         assert gate.proceed() == b""
 
 
+def test_a_request_without_an_id_gets_one_and_bytes_beyond_utf_8_are_refused() -> None:
+    gate = gate_of(LIMITS)
+    gate.feed(head())
+    assert gate.head is not None
+    assert gate.head.text_fields("made")[-1] == ("X-Request-ID", "made")
+    gate.proceed()
+    gate.feed(head("X-A: \xff"))
+    with pytest.raises(ProxyError):
+        gate.head.text_fields("made")
+
+
 def test_a_broken_request_behind_a_good_one_is_refused_when_its_turn_comes() -> None:
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     assert gate.feed(NEXT + b"BROKEN\r\n\r\n")
     assert gate.error is None
     assert gate.proceed() == b""
@@ -129,7 +152,7 @@ def test_a_broken_request_behind_a_good_one_is_refused_when_its_turn_comes() -> 
 @each_way
 @pytest.mark.parametrize("broken", [b"5\r\nabcdefg\r\n", b"-1\r\n", b"g\r\n", b"1\na\n", b"1\r\naXX0\r\n\r\n"])
 def test_behind_a_broken_chunk_nothing_passes(broken: bytes, feed: Feed) -> None:
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     plain, body = passed(gate, feed(head("Transfer-Encoding: chunked") + broken))
     assert plain
     assert b"abcde".startswith(body)
@@ -140,7 +163,7 @@ def test_behind_a_broken_chunk_nothing_passes(broken: bytes, feed: Feed) -> None
 
 
 def test_a_flood_of_chunk_extensions_is_an_error() -> None:
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     gate.feed(head("Transfer-Encoding: chunked"))
     for _ in range(10_000):
         gate.feed(b"1;" + b"x" * 60 + b"\r\na\r\n")
@@ -149,7 +172,7 @@ def test_a_flood_of_chunk_extensions_is_an_error() -> None:
 
 
 def test_a_head_has_begun_with_its_first_byte_and_not_with_an_empty_line() -> None:
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     assert not gate.head_begun
     gate.feed(b"\r\n")
     assert not gate.head_begun
@@ -161,13 +184,13 @@ def test_a_head_has_begun_with_its_first_byte_and_not_with_an_empty_line() -> No
 
 @each_way
 def test_more_than_two_empty_lines_are_refused(feed: Feed) -> None:
-    gate = RequestGate(LIMITS)
+    gate = gate_of(LIMITS)
     assert passed(gate, feed(b"\r\n" * 3 + NEXT)) == (b"", b"")
     assert str(gate.error) == "bad_request: empty lines"
 
 
 def test_a_head_that_is_too_large_is_refused_before_it_is_whole() -> None:
-    gate = RequestGate(Limits(100, 0, 0, 0))
+    gate = gate_of(Limits(100, 0, 0, 0))
     assert gate.feed(b"GET / HTTP/1.1\r\nA: " + b"a" * 90) == b""
     assert str(gate.error) == "headers_too_large: all fields"
 
@@ -176,7 +199,7 @@ def test_a_head_that_is_too_large_is_refused_before_it_is_whole() -> None:
 def test_any_bytes_give_the_same_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
     data = NEXT[:16] + data.replace(b"\n", b"\r\n")
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    one, other = RequestGate(LIMITS), RequestGate(LIMITS)
+    one, other = gate_of(LIMITS), gate_of(LIMITS)
     assert passed(one, iter([data[a:b] for a, b in pairwise(edges)])) == passed(other, whole(data))
     assert (one.held, one.head is None, one.error is None) == (other.held, other.head is None, other.error is None)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, Limits
+from proxy.http1.recall import RequestReader, ResponseReader
 from proxy.olla.answer import make_answer
-from proxy.olla.recall import RequestReader, ResponseReader
 
 OWN = b"X-Olla-Request-ID: 1\r\n"
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import ProxyError
+from proxy.http1 import recall
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, Limits
-from proxy.olla import recall
-from proxy.olla.recall import Request, RequestReader, Response, ResponseReader, Traits
+from proxy.http1.recall import Request, RequestReader, Response, ResponseReader, Traits
 from tests.proxy.http1.cases import REFUSED, answer, head
 
 

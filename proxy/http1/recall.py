@@ -1,4 +1,4 @@
-"""What Olla sends on of a judged head, and its memory of the last head, which saves judging the next one. No I/O.
+"""What is sent on of a judged head, and the memory of the last head, which saves judging the next one. No I/O.
 
 Requests on one connection resemble each other, and so do the responses of one endpoint: each reader remembers the last
 head that it judged. Most heads differ from the last in digits only: a length, a date, a counter. The *shape* of a head
@@ -17,7 +17,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from proxy.core.headers import may_redirect, relative_location
+from proxy.core.errors import ProxyError
+from proxy.core.headers import Pairs, may_redirect, relative_location
 from proxy.http1.heads import (
     CHUNKED,
     IDEMPOTENT,
@@ -65,6 +66,16 @@ class Request:
     length: int  # bytes of body, or CHUNKED
     size: int  # bytes of head
 
+    def text_fields(self, request_id: str) -> Pairs:
+        """All fields that are sent on, but Host, as text. Raises ProxyError for bytes that are not UTF-8."""
+        try:
+            lines = (self.kept + self.traits.suffix).decode().split("\r\n")
+        except UnicodeDecodeError:
+            raise ProxyError("bad_request", "a field holds bytes that are not UTF-8") from None
+        if self.request_id is None:
+            lines[-1] += request_id
+        return [(name, value.strip(" \t")) for name, _, value in [line.partition(":") for line in lines[1:]]]
+
 
 @dataclass(slots=True, init=False, eq=False)
 class _RequestShape:
@@ -90,10 +101,10 @@ class RequestReader:
     without looking for their end; `read` judges any other and raises ProxyError for what must be refused.
     """
 
-    __slots__ = ("_fields", "_limits", "_misses", "_peer", "_shape", "_traits", "_traits_key", "_via")
+    __slots__ = ("_fields", "_misses", "_peer", "_shape", "_traits", "_traits_key", "_via", "limits")
 
     def __init__(self, limits: Limits, peer: bytes, via: bytes, strip_credentials: bool) -> None:
-        self._limits = limits
+        self.limits = limits
         self._peer = peer
         self._via = via
         self._fields = REQUEST_FIELDS_AND_CREDENTIALS if strip_credentials else REQUEST_FIELDS
@@ -138,7 +149,7 @@ class RequestReader:
     def read(self, head: bytes) -> Request:
         """Judge one head, which ends with an empty line."""
         self._misses += 1
-        judged = judge_request(head, self._limits, self._fields)
+        judged = judge_request(head, self.limits, self._fields)
         fields = judged.fields
         request = Request()
         request.size = len(head)
