@@ -1,13 +1,13 @@
 """Which headers cross the proxy, in both directions, and which it adds. One home for the names; both engines use them.
 
 The rules are RFC 9110 7.6.1 (hop-by-hop fields and those that `Connection` names are dropped) and 7.6.3 (`Via`). The
-codec compiles the names into expressions over bytes (`http1/heads.py`); Sherpa's responses are copied here, as pairs.
+codec compiles the names into expressions over bytes (`http1/heads.py`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 # The seed's list. Its "Trailers" is RFC 2616's misprint of "Trailer" (RFC 9110 6.6.2); a field that is really called
 # "Trailers" is an ordinary one. "Proxy-Connection" was never standard but must not pass either (RFC 9112 C.2.2).
@@ -53,23 +53,9 @@ RESTATED = frozenset(
     {"host", "expect", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"}
 )
 
-_NOT_RETURNED = HOP_BY_HOP | OWN_RESPONSE_NAMES
-
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
 
 Pairs = list[tuple[str, str]]
-
-
-def response_headers(
-    fields: Iterable[tuple[str, str]], *, nominated: Collection[str] = (), request_id: str, endpoint: str
-) -> Pairs:
-    """What a client is sent: ours, then the upstream's fields without hop-by-hop ones and without forged own ones."""
-    out = [("X-Olla-Request-ID", request_id), ("X-Olla-Endpoint", endpoint), ("X-Served-By", endpoint)]
-    for field in fields:
-        name = field[0].lower()
-        if name not in _NOT_RETURNED and name not in nominated and not name.startswith(OWN_RESPONSE_PREFIX):
-            out.append(field)
-    return out
 
 
 def may_redirect(status: int) -> bool:

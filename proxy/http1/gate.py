@@ -13,12 +13,10 @@ from proxy.http1.chunked import LAST_CHUNK, BodyReader, encode_chunk
 from proxy.http1.heads import (
     CHUNKED,
     HEAD_END,
-    ResponseHead,
     check_partial_head,
-    judge_response,
     skip_empty_lines,
 )
-from proxy.http1.recall import Request, RequestReader
+from proxy.http1.recall import Request, RequestReader, Response, ResponseReader
 
 
 class RequestGate:
@@ -138,16 +136,18 @@ def plain_head(head: Request) -> bytes:
 
 
 class ResponseGate:
-    """The head of one response: whole, judged, and never an interim one. What follows it passes as it comes.
+    """One response of an endpoint.
 
-    `to_head`: it answers a HEAD request. `max_head` bounds the bytes of its head and of the interim ones before it
-    together; 0 is no limit.
+    Its head passes once it is whole and judged, as it is sent on, with what it says of framing and of the connection;
+    interim ones never pass. The body passes as it comes. `to_head`: it answers a HEAD request. `max_head` bounds the
+    bytes of its head and of the interim ones before it together; 0 is no limit.
     """
 
-    __slots__ = ("_held", "_interims", "_max_head", "_to_head", "head")
+    __slots__ = ("_held", "_interims", "_max_head", "_reader", "_to_head", "head")
 
-    def __init__(self, max_head: int, *, to_head: bool) -> None:
-        self.head: ResponseHead | None = None
+    def __init__(self, reader: ResponseReader, max_head: int, *, to_head: bool) -> None:
+        self.head: Response | None = None
+        self._reader = reader
         self._held = b""
         self._interims = 0
         self._max_head = max_head
@@ -158,18 +158,26 @@ class ResponseGate:
         if self.head is not None:
             return data
         data = self._held + data
-        while (end := data.find(HEAD_END)) >= 0 and not self._too_large(end + 4):
-            head = judge_response(data[: end + 4], self._to_head)
-            if head.status >= 200:
+        while data:
+            head = self._reader.recall(data, self._to_head)
+            if head is None:
+                end = data.find(HEAD_END)
+                if end < 0:
+                    break
+                self._check_size(end + 4)
+                head = self._reader.read(data[: end + 4], self._to_head)
+            self._check_size(head.size)
+            rest = data[head.size :]
+            if not head.interim:
                 self.head = head
                 self._held = b""
-                return data
-            self._interims += end + 4
-            data = data[end + 4 :]
-        if self._too_large(len(data)):
-            raise ProxyError("upstream_invalid", "its heads are too large")
+                return b"".join((head.line, b"" if head.keep_alive else b"Connection: close\r\n", head.fields, rest))
+            self._interims += head.size
+            data = rest
+        self._check_size(len(data))
         self._held = data
         return b""
 
-    def _too_large(self, size: int) -> bool:
-        return 0 < self._max_head < self._interims + size
+    def _check_size(self, size: int) -> None:
+        if 0 < self._max_head < self._interims + size:
+            raise ProxyError("upstream_invalid", "its heads are too large")

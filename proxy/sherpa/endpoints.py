@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -29,10 +29,10 @@ from multidict import CIMultiDict
 from proxy.config import Config
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, may_redirect, relative_location
+from proxy.core.headers import Pairs
 from proxy.core.service import Dialer
 from proxy.http1.gate import ResponseGate
-from proxy.http1.heads import nominated, options_of
+from proxy.http1.recall import ResponseReader
 from proxy.net.listen import bound_window
 from proxy.net.tls import tls_context
 from proxy.sherpa.guard import NO_LIMIT, READ_BUFFER, WriteTimeout
@@ -72,10 +72,11 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
     _heard = False
     _content: aiohttp.StreamReader | None = None
 
-    def __init__(self, connector: Connector, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connector: Connector, reader: ResponseReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.write_timeout = connector.config.proxy.idle_wait
         self._connector = connector
+        self._reader = reader
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The endpoint accepted."""
@@ -87,7 +88,8 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
         self.idle = self._heard = False
         self._content = None
         self._used += 1
-        self._gate = ResponseGate(self._connector.config.server.max_header_size, to_head=params["skip_payload"])
+        max_head = self._connector.config.server.max_header_size
+        self._gate = ResponseGate(self._reader, max_head, to_head=params["skip_payload"])
         super().set_response_params(**params)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -156,6 +158,7 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, config: Config, dialer: Dialer) -> None:
         self._dialer = dialer
         self._trusted: set[ssl.SSLContext | None] = set()
+        self._readers: dict[tuple[str, int], ResponseReader] = {}
         proxy = config.proxy
         per_host = proxy.connection_limit("sherpa")
         super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
@@ -172,18 +175,20 @@ class Connector(aiohttp.TCPConnector):
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> UpstreamConnection:
         # aiohttp keeps using addresses that it cannot connect to, and its TLS is the loop's: see proxy/net.
-        make = functools.partial(UpstreamConnection, self, self._loop)
-        host, context = req.url.raw_host or "", self._get_ssl_context(req)
+        host, port, context = req.url.raw_host or "", req.port or 0, self._get_ssl_context(req)
+        reader = self._readers.get((host, port)) or ResponseReader()
+        make = functools.partial(UpstreamConnection, self, reader, self._loop)
         try:
             async with asyncio.timeout(self.timeout.sock_connect):
-                return await self._dialer.connect(host, req.port or 0, context, make)
+                return await self._dialer.connect(host, port, context, make)
         except TimeoutError:
             raise
         except OSError as exc:
             raise aiohttp.ClientConnectorError(req.connection_key, exc) from exc
 
-    def trust(self, specs: Iterable[EndpointSpec]) -> None:
+    def trust(self, specs: Sequence[EndpointSpec]) -> None:
         """From now on keep connections only to `specs` as they are trusted now (`ca_file` may have been replaced)."""
+        self._readers = {(spec.host, spec.port): ResponseReader(spec.origins) for spec in specs}
         self._trusted = {tls_context(spec) for spec in specs}
         self._close_idle([key for key in self._conns if not self._trusts(key)])
 
@@ -250,16 +255,10 @@ def sending(headers: Pairs, *, chunked: bool) -> aiohttp.ClientMiddlewareType:
     return send
 
 
-def response_fields(response: aiohttp.ClientResponse, spec: EndpointSpec) -> tuple[Pairs, Collection[str]]:
-    """A response's fields, and those that its `Connection` asks to drop. Raises UpstreamFailed.
-
-    A redirect of the endpoint to itself does not show its address.
-    """
+def response_fields(response: aiohttp.ClientResponse) -> Pairs:
+    """The fields of a response as they are sent on; those of framing are aiohttp's business. Raises UpstreamFailed."""
     try:
         fields = [(name.decode("ascii"), value.decode()) for name, value in response.raw_headers]
     except UnicodeDecodeError as exc:
         raise UpstreamFailed("upstream_invalid", "a field holds bytes that are not UTF-8") from exc
-    if may_redirect(response.status):
-        fields = [(n, relative_location(v, spec.origins) if n.lower() == "location" else v) for n, v in fields]
-    connection = ",".join(response.headers.getall(hdrs.CONNECTION, ()))
-    return fields, {name.decode() for name in nominated(options_of(connection.encode()))}
+    return [field for field in fields if field[0] not in (hdrs.TRANSFER_ENCODING, hdrs.CONNECTION)]

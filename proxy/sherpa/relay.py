@@ -13,7 +13,7 @@ from proxy.core.balancing import make_balancer
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
-from proxy.core.headers import Pairs, response_headers
+from proxy.core.headers import Pairs
 from proxy.core.retry import Next
 from proxy.core.service import Dialer
 from proxy.core.stats import StatsCollector
@@ -32,7 +32,7 @@ class Relay:
         self._stats = stats
         self._balancer = make_balancer(config.proxy.load_balancer)
         self.connector = endpoints.Connector(config, dialer)
-        self.connector.trust(endpoint.spec for endpoint in discovery.endpoints)
+        self.connector.trust([endpoint.spec for endpoint in discovery.endpoints])
         self._session = endpoints.new_session(self.connector)
 
     def configure(self, config: Config) -> None:
@@ -41,7 +41,7 @@ class Relay:
             self._balancer = make_balancer(config.proxy.load_balancer)
         self._config = config
         self.connector.configure(config)
-        self.connector.trust(endpoint.spec for endpoint in self._discovery.endpoints)
+        self.connector.trust([endpoint.spec for endpoint in self._discovery.endpoints])
 
     async def close(self) -> None:
         """Close the session and its connections."""
@@ -125,8 +125,12 @@ class Relay:
     async def _stream_response(self, exchange: Exchange, endpoint: Endpoint, upstream: ClientResponse) -> None:
         """Pass the response on as it comes. Raises ProxyError when the upstream cuts it short."""
         request, content, proxy = exchange.request, upstream.content, self._config.proxy
-        fields, nominated = endpoints.response_fields(upstream, endpoint.spec)
-        headers = response_headers(fields, nominated=nominated, request_id=exchange.request_id, endpoint=endpoint.name)
+        own = [
+            ("X-Olla-Request-ID", exchange.request_id),
+            ("X-Olla-Endpoint", endpoint.name),
+            ("X-Served-By", endpoint.name),
+        ]
+        headers = own + endpoints.response_fields(upstream)
         response = exchange.response = guard.RelayedResponse(request, upstream, headers)
         await response.prepare(request)
         size = proxy.read_buffer("sherpa")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from proxy.core.errors import ProxyError
 from proxy.http1.chunked import BodyReader, encode_chunk
 from proxy.http1.gate import RequestGate, ResponseGate
-from proxy.http1.heads import CHUNKED, Limits, judge_request
-from proxy.http1.recall import RequestReader
+from proxy.http1.heads import CHUNKED, Limits, judge_request, judge_response
+from proxy.http1.recall import RequestReader, ResponseReader
 from tests.proxy.http1.cases import (
     ACCEPTED,
     ACCEPTED_RESPONSES,
@@ -207,24 +207,40 @@ def test_any_bytes_give_the_same_however_they_are_cut(data: bytes, cuts: list[in
 # -- responses
 
 
+def response_gate(max_head: int = 0, *, to_head: bool = False) -> ResponseGate:
+    return ResponseGate(ResponseReader(), max_head, to_head=to_head)
+
+
 @each_way
 @pytest.mark.parametrize("case", ACCEPTED_RESPONSES)
 def test_a_response_passes_once_its_head_is_whole(case: str, feed: Feed) -> None:
     data, (status, length, keep_alive) = ACCEPTED_RESPONSES[case]
-    gate = ResponseGate(0, to_head=False)
+    gate = response_gate()
     for interim in (answer(line="HTTP/1.1 100 Continue"), answer("Link: x", line="HTTP/1.1 103 Early Hints")):
         assert b"".join(map(gate.feed, byte_by_byte(interim))) == b""
-    parts = [gate.feed(part) for part in feed(data)]
-    assert [part for part in parts if part] == [data + NEXT if feed is with_trailing_bytes else data]
+    passed_head, rest = next(part for part in map(gate.feed, feed(data)) if part).split(b"\r\n\r\n", 1)
+    assert rest == (NEXT if feed is with_trailing_bytes else b"")
+    again = judge_response(passed_head + b"\r\n\r\n", to_head=False)
     assert gate.head is not None
-    assert (gate.head.status, gate.head.length, gate.head.keep_alive) == (status, length, keep_alive)
+    for said in (gate.head, again):
+        assert (said.status, said.length, said.keep_alive) == (status, length, keep_alive)
     assert gate.feed(b"body") == b"body"
+
+
+def test_of_a_response_passes_what_is_sent_on_and_how_it_is_framed() -> None:
+    gate = response_gate()
+    data = answer(
+        "A: 1", "Connection: close, X-Hop", "X-Hop: 1", "Transfer-Encoding: chunked", "X-Olla-Endpoint: forged"
+    )
+    assert gate.feed(data + b"0") == (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nA: 1\r\n\r\n0"
+    )
 
 
 @each_way
 @pytest.mark.parametrize("data", REFUSED_RESPONSES)
 def test_a_response_that_is_not_http_passes_nothing(data: bytes, feed: Feed) -> None:
-    gate = ResponseGate(0, to_head=False)
+    gate = response_gate()
     with pytest.raises(ProxyError) as caught:
         for part in feed(data):
             assert gate.feed(part) == b""
@@ -232,23 +248,28 @@ def test_a_response_that_is_not_http_passes_nothing(data: bytes, feed: Feed) -> 
 
 
 def test_the_response_to_a_head_request_has_no_body() -> None:
-    gate = ResponseGate(0, to_head=True)
+    gate = response_gate(to_head=True)
     gate.feed(answer("Content-Length: 9"))
     assert gate.head is not None
     assert gate.head.length == 0
 
 
 @each_way
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("interims", [0, 1, 20])
 def test_a_head_and_the_interim_ones_before_it_may_have_so_many_bytes_and_not_one_more(
-    interims: int, feed: Feed
+    interims: int, known: bool, feed: Feed
 ) -> None:
-    data = answer(line="HTTP/1.1 102 Processing") * interims + answer("X: " + "a" * 50, "Content-Length: 0")
-    gate = ResponseGate(len(data), to_head=False)
+    final = answer("X: " + "a" * 50, "Content-Length: 0")
+    data = answer(line="HTTP/1.1 102 Processing") * interims + final
+    reader = ResponseReader()
+    if known:
+        reader.read(final, to_head=False)
+    gate = ResponseGate(reader, len(data), to_head=False)
     for part in feed(data):
         gate.feed(part)
     assert gate.head is not None
-    less = ResponseGate(len(data) - 1, to_head=False)
+    less = ResponseGate(reader, len(data) - 1, to_head=False)
     with pytest.raises(ProxyError, match="its heads are too large"):
         for part in feed(data):
             assert less.feed(part) == b""
