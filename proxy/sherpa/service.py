@@ -7,6 +7,7 @@ in five steps. guard.py is what stands between aiohttp and the world.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from time import monotonic
@@ -24,6 +25,8 @@ from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.exchange import Exchange, count, new_id
 from proxy.sherpa.relay import Relay
+
+UNCAPPED = contextlib.nullcontext()  # `asyncio.timeout(None)` would be two system calls a request
 
 log = logging.getLogger("proxy.sherpa")
 
@@ -113,7 +116,7 @@ class SherpaProxy:
             if limit and self._stats.active > limit:
                 raise ProxyError("too_many_requests_in_flight")
             cap = self._config.proxy.max_duration
-            async with asyncio.timeout(cap or None):
+            async with asyncio.timeout(cap) if cap else UNCAPPED:
                 await self._relay.run(exchange, fields)
         except ProxyError as exc:
             await self._fail(exchange, exc)
