@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,6 +114,7 @@ def run(asked: Asked, out: Path | None) -> int:
             if code in (gate.COULD_NOT_MEASURE, gate.VOID):  # CI shows the summary of these, too
                 found = found.model_copy(update={"exit_code": code, "notes": [*voice.notes, str(exc)]})
                 gate.write_run(folder, found)
+                tell_ci(found, os.environ)
             else:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # nothing is in it
@@ -122,7 +124,20 @@ def run(asked: Asked, out: Path | None) -> int:
     if asked.history is not None:
         trend.append(asked.history, found)
     _conclude(console, found, folder)
+    tell_ci(found, os.environ)
     return _final(found.exit_code, asked)
+
+
+def tell_ci(found: GateRun, variables: Mapping[str, str]) -> None:
+    """On GitHub: the summary on the job's page, and a warning where it could not measure."""
+    page = variables.get("GITHUB_STEP_SUMMARY")
+    if page is None:
+        return
+    with contextlib.suppress(OSError), Path(page).open("a", encoding="utf-8") as summary:
+        summary.write(gate.summary(found))
+    if found.exit_code == gate.COULD_NOT_MEASURE:
+        said = " ".join(gate.headline(found).split()).replace("%", "%25")
+        print(f"::warning title=Performance gate::{said}", flush=True)
 
 
 def _final(code: int, asked: Asked) -> int:
