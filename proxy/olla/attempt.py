@@ -9,7 +9,7 @@
 
 One that somebody else knows (the pool, a breaker that probes, the loop) is made for its try and never used again, so
 that nothing that happens to it later can be taken for a later try's. A try on an idle connection is known to its
-exchange only, which keeps an attempt for those: a new one for each would cost 2 % of a request's instructions.
+exchange only, which keeps an attempt for those: a new one for each would cost 3.5 % of a request's instructions.
 """
 
 from __future__ import annotations
