@@ -17,6 +17,7 @@ from rich.text import Text
 from loadgen.campaign import calibrate, precision, schedule
 from loadgen.campaign.campaign import Campaign, asked_before, planned_before
 from loadgen.campaign.plan import Asked, Planned, plan
+from loadgen.campaign.trial import try_out
 from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
 from reports import store
@@ -86,6 +87,7 @@ def compare(
     folder = resume or out or default_folder(asked)
     begun = time.monotonic()
     with Terminal(console) as voice:
+        try_out(planned.targets, voice)
         if known is None and asked.real is None:
             planned = calibrate.calibrated(planned, folder, voice)
         if resume is None and not folder.joinpath("campaign.json").exists():

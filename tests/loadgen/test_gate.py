@@ -538,7 +538,6 @@ def test_a_pair_can_be_urls_configs_commands_or_known_targets(tmp_path: Path) ->
         ("x", UsageRefusal),
         ("=nginx", UsageRefusal),
         ("x=nothing known", UsageRefusal),
-        ("x=https://somewhere", UsageRefusal),
         ("x=absent.yaml", BadInput),
     ],
 )

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from loadgen.bench.child import ChildError
 from loadgen.campaign.plan import Asked, plan
+from loadgen.campaign.trial import try_out
+from loadgen.campaign.voice import Silent
 from loadgen.errors import BadInput, Missing, Refusal, UsageRefusal
 from loadgen.targets import given
 from loadgen.targets.catalogue import choose
@@ -59,6 +62,15 @@ def test_u10_a_command_is_a_target_of_compare(tmp_path: Path) -> None:
 def test_u10_a_mistyped_program_is_found_before_anything_runs(command: str, says: str) -> None:
     with pytest.raises(Missing, match=says):
         plan(Asked(targets=("sherpa",), given=(f"mine={command}",)))
+
+
+def test_u10_a_program_that_ends_at_once_is_found_out_before_anything_is_measured(tmp_path: Path) -> None:
+    words = "import sys; print('unknown option', sys.argv[1], file=sys.stderr); sys.exit(2)"
+    target = given.parse(f'mine={{python}} -c "{words}" {{port}}')
+    with pytest.raises(ChildError, match=r"mine ended with exit code 2 before it listened: unknown option \d+"):
+        try_out([target], Silent())
+    works = given.parse("mine={python} -m loadgen.targets.aiohttp_min --port {port} {backends}")
+    try_out([works], Silent())
 
 
 def test_u10_a_program_starts_in_its_folder_with_its_own_neighbours(tmp_path: Path) -> None:
