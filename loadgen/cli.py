@@ -14,7 +14,11 @@ from loadgen import options
 from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal, UsageRefusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loadgen.campaign.real import Real
+    from loadgen.campaign.voice import Voice
+    from loadgen.targets.target import Target
     from loadgen.workload.scenario import Replay
 
 # These verbs belong to other packages, and replace this process: an engine carries no harness in memory, and no package
@@ -107,6 +111,9 @@ def compare(
     ] = None,
     time: Annotated[str | None, typer.Option(help="Plan the narrowest intervals within this time, e.g. 10m.")] = None,
     seed: options.Seed = 1,
+    counted: Annotated[
+        bool, typer.Option("--counted", help="Also count instructions, allocations and system calls of each target.")
+    ] = False,
     loads: Annotated[
         Path | None, typer.Option(help="The loads of an earlier campaign (its folder), instead of ones that fit here.")
     ] = None,
@@ -139,13 +146,14 @@ def compare(
         duration_s=duration,
         precision=None if precision is None else _share(precision),
         time_s=None if time is None else _seconds(time),
+        counted=counted,
         seed=seed,
         real=_real(real, model, {"rate_rps": rate, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens}),
         headers=tuple(header or ()),
         ca=None if ca is None else str(ca),
     )
     command = shlex.join(["proxy-engines", *sys.argv[1:]])
-    raise typer.Exit(run(asked, out=out, resume=resume, loads=loads, dry_run=dry_run, command=command))
+    raise typer.Exit(run(asked, out=out, resume=resume, loads=loads, dry_run=dry_run, command=command, count=_count))
 
 
 @app.command("trace")
@@ -221,6 +229,13 @@ def _replay(
         own_format(of_trace["columns"])
     played = {"time_scale": time_scale, "bursts": bursts or "auto", "duration_s": duration}
     return Replay.model_validate({"kind": "trace", "file": str(file), **of_trace, **played})
+
+
+def _count(targets: Sequence[Target], folder: Path, voice: Voice) -> None:
+    """Counts are the gate's: what it needs is loaded only where they are asked for."""
+    from loadgen.gate.work import count
+
+    count(targets, folder, voice)
 
 
 def _share(text: str) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import ablation, beside, claims, compare, decide, endurance, figures, micro, stats, summarise
+from reports import ablation, beside, claims, compare, counted, decide, endurance, figures, micro, stats, summarise
 from reports.compare import Comparison, Row, Side
 from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, VERDICT_SCHEMA_VERSION, Check, Scenario
 from reports.store import Campaign, ReportError, dump_json, write_atomically
@@ -77,6 +77,9 @@ def build_report(campaign_dir: Path) -> ReportResult:
     endured = endurance.of_campaign(campaign, facts)
     if endured:
         verdict["endurance"] = [one.as_json() for one in endured]
+    work = counted.load(campaign.path, comparison.baseline)
+    if work is not None:
+        verdict["counted"] = work.as_json()
     page = _Page(campaign, comparison, facts, judged, advice, drawn)
     html, md = page.html(), page.markdown()
     _write(campaign_dir, drawn, {"verdict.json": dump_json(verdict), "report.md": md, "report.html": html})
@@ -332,6 +335,7 @@ class _Page:
             "pauses": self._pauses(),
             "memory": self._memory(),
             "endurance": self._endurance(),
+            "counted": counted.load(self.campaign.path, self.baseline),
             "endurance_blocks": endurance.BLOCKS,
             "endings": self._endings(),
             "steps": self._steps(),

@@ -47,6 +47,11 @@ class Campaign:
         """The runs on disk, earlier sessions' included."""
         return self._records
 
+    @property
+    def baseline(self) -> str | None:
+        """Whom the others are compared with."""
+        return self._planned.baseline
+
     def passed_s(self) -> float:
         """Seconds since this session of it began."""
         return time.monotonic() - self._begun

@@ -43,6 +43,8 @@ class Profile(BaseModel):
     """The baseline runs twice a round; false where targets are held against a limit and not against each other."""
     budget_s: Annotated[float, Field(gt=0)]
     ladder: Ladder | None = None
+    counted: bool = False
+    """Work is counted after the timed runs, as by `--counted`."""
 
 
 @functools.cache
@@ -69,6 +71,7 @@ class Asked(BaseModel):
     """Half width that every primary row should have, as a share."""
     time_s: float | None = None
     """How long the campaign may take, its pilot included."""
+    counted: bool = False
     seed: int = 1
     real: real_servers.Real | None = None
     headers: tuple[str, ...] = ()
@@ -102,6 +105,8 @@ class Planned:
     """What was calibrated and chosen (`calibrate.fit`)."""
     ladder: Ladder | None = None
     """Its rungs become scenarios once targets are calibrated (`calibrate.fit`)."""
+    counted: bool = False
+    """Whether work is counted after the timed runs."""
     starts_of: Mapping[str, int] = field(default_factory=dict)
     """Scenario -> its planned rounds, where they are not `rounds`."""
     precision: Mapping[str, Any] = field(default_factory=dict)
@@ -171,6 +176,7 @@ def planned(
     left_out: Mapping[str, str] | None = None,
     dropped: Mapping[str, Any] | None = None,
     ladder: Ladder | None = None,
+    counted: bool = False,
 ) -> Planned:
     """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets."""
     missing = {target.name: why for target in targets if (why := target.missing()) is not None}
@@ -192,6 +198,7 @@ def planned(
         dropped=dropped or {},
         left_out=left_out or {},
         ladder=ladder,
+        counted=counted,
     )
 
 
@@ -228,6 +235,7 @@ def plan(asked: Asked) -> Planned:
         left_out=left_out,
         dropped=dropped,
         # What somebody names is measured, and nothing else.
+        counted=asked.counted or (profile.counted and asked.scenarios is None and asked.trace is None),
         ladder=profile.ladder if asked.scenarios is None and asked.trace is None else None,
     )
     if not made.arms:

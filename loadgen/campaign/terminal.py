@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.campaign.trial import try_out
 from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
-from reports import store
+from loadgen.targets.target import Target
+from reports import counted, store
 from reports.ladder import ladders
 
 RUNS = Path("reports/runs")
@@ -67,11 +69,18 @@ class Terminal:
 
 
 def compare(
-    asked: Asked, *, out: Path | None, resume: Path | None, loads: Path | None, dry_run: bool, command: str
+    asked: Asked,
+    *,
+    out: Path | None,
+    resume: Path | None,
+    loads: Path | None,
+    dry_run: bool,
+    command: str,
+    count: Callable[[Sequence[Target], Path, Voice], None],
 ) -> int:
     """Runs or resumes a campaign, builds its report, prints the verdict. Returns the exit code.
 
-    `loads`: those of an earlier campaign instead of loads that fit this machine.
+    `loads`: those of an earlier campaign instead of loads that fit this machine. `count`: counts the targets' work.
     """
     console = Console(highlight=False)
     if resume is not None:
@@ -101,6 +110,8 @@ def compare(
             point_latest(folder)
         try:
             campaign.run()
+            if planned.counted and not folder.joinpath(counted.FILE).exists():
+                count(planned.targets, folder, voice)
         except KeyboardInterrupt:
             voice.say(
                 f"Interrupted: {len(campaign.records)} finished run(s) are kept.\n"
@@ -173,6 +184,16 @@ def _announce(console: Console, planned: Planned) -> None:
     console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of what the bench spoils"))
 
 
+def _counts(found: counted.Counted) -> Table:
+    table = Table(box=None, pad_edge=False, title="Counted work", title_justify="left")
+    table.add_column("")
+    for target in found.targets:
+        table.add_column(Text(target), justify="right")
+    for cells in found.cells():
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
 def _accounting(rows: dict[str, Any]) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in rows["dropped"].items()) or "none"
     clipped = ", ".join(f"{count:,} {what}" for what, count in rows["clipped"].items())
@@ -220,6 +241,9 @@ def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
     others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
     runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")
     console.print(Text(f"{runs}, in {_minutes(campaign.passed_s())}"))
+    found_counts = counted.load(folder, campaign.baseline)
+    if found_counts is not None:
+        console.print(_counts(found_counts))
     for one in ladders(campaign.records):
         console.print(Text(f"Ladder of {one.words()}"))
     found = precision.came(planned_before(folder), report.verdict["rows"])

@@ -55,6 +55,31 @@ class Job:
         return self.servers.serve(self.checkout, config, [backend], self.folder, prefix, python_options)
 
 
+class Work(Protocol):
+    """What a tool counts: a proxy that can be started in front of a backend, and what is sent through it."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of the proxy."""
+
+    @property
+    def whole(self) -> Recording:
+        """A request with a whole reply."""
+
+    @property
+    def stream(self) -> Recording:
+        """A request with a streamed reply."""
+
+    @property
+    def folder(self) -> Path:
+        """Where a tool may write."""
+
+    def serve(
+        self, config: Mapping[str, Any], backend: str, prefix: Sequence[str] = (), python_options: Sequence[str] = ()
+    ) -> AbstractContextManager[Served]:
+        """The proxy in front of `backend`. `prefix`: a tool that runs it; `python_options`: before its `-m`."""
+
+
 class NoCount(Exception):
     """The tool ran and its count cannot be read; the message says why."""
 
@@ -73,7 +98,7 @@ class Tool(Protocol):
     def missing(self, checkout: Checkout) -> str | None:
         """What is not installed, one sentence; None if it can count."""
 
-    def count(self, job: Job) -> Counts:
+    def count(self, job: Work) -> Counts:
         """The counts. Raises NoCount, ChildError, WrongAnswer."""
 
 
@@ -95,7 +120,7 @@ class Callgrind:
                 return f"{program} is not installed (apt install valgrind): instructions are not counted"
         return None
 
-    def count(self, job: Job) -> Counts:
+    def count(self, job: Work) -> Counts:
         """Several phases in one process; what the idle process does in the same time is taken off each."""
         out = job.folder / "callgrind"
         prefix = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
@@ -174,7 +199,7 @@ class _Slope:
     _MORE = (2000, 60)
     _IDLE_S = 2.0
 
-    def _slopes(self, job: Job, per_request: str, per_event: str, scale: float) -> Counts:
+    def _slopes(self, job: Work, per_request: str, per_event: str, scale: float) -> Counts:
         requests, streams = self._FEW
         more_requests, more_streams = self._MORE
         few, few_s = self._total(job, requests, streams)
@@ -191,7 +216,7 @@ class _Slope:
             per_event: [by_event * scale / (more_streams * job.stream.events)],
         }
 
-    def _total(self, job: Job, requests: int, streams: int, idle_s: float = 0.0) -> tuple[int, float]:
+    def _total(self, job: Work, requests: int, streams: int, idle_s: float = 0.0) -> tuple[int, float]:
         """The total of one run, and the seconds between its first request and its end."""
         out = job.folder / "total"
         out.unlink(missing_ok=True)
@@ -227,7 +252,7 @@ class Memray(_Slope):
                 return "memray is not installed (pip install memray): allocations are not counted"
         return None
 
-    def count(self, job: Job) -> Counts:
+    def count(self, job: Work) -> Counts:
         """Two slopes."""
         return self._slopes(job, "allocations_per_request", "allocations_per_event", 1)
 
@@ -268,7 +293,7 @@ class Strace(_Slope):
             return f"strace may not trace here ({tried.stderr.strip()}): system calls are not counted"
         return None
 
-    def count(self, job: Job) -> Counts:
+    def count(self, job: Work) -> Counts:
         """Two slopes."""
         return self._slopes(job, "syscalls_per_1000_requests", "syscalls_per_1000_events", 1000)
 
@@ -302,7 +327,7 @@ class Collections:
         """Never: it is a part of the engine."""
         return None
 
-    def count(self, job: Job) -> Counts:
+    def count(self, job: Work) -> Counts:
         """Several phases in one process."""
         runtime = {**job.config.get("runtime", {}), "recorders": True}
         config = {**job.config, "runtime": runtime}
