@@ -82,6 +82,10 @@ def compare(
             help="Your own: NAME=URL[,pid=N], NAME=FILE.yaml or NAME=COMMAND with {port} {backends}. Repeatable."
         ),
     ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="An engine with config keys changed: NAME=olla,KEY=VALUE[,KEY=VALUE]. Repeatable."),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(help="To targets that run already: 'NAME: ... $VARIABLE' or 'NAME: ... @FILE'. Repeatable."),
@@ -139,6 +143,7 @@ def compare(
         profile=profile,
         targets=options.some_of(targets),
         given=tuple(target or ()),
+        variants=tuple(variant or ()),
         scenarios=options.some_of(scenarios),
         trace=replay,
         baseline=baseline,
@@ -259,10 +264,6 @@ def _seconds(text: str) -> float:
     if not seconds > 0:
         raise UsageRefusal(f"--time {text}: write a time such as 90s, 10m or 2h")
     return seconds
-
-
-def _list(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def main() -> NoReturn:

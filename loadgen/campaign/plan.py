@@ -62,6 +62,7 @@ class Asked(BaseModel):
     profile: str = "quick"
     targets: tuple[str, ...] | None = None
     given: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     scenarios: tuple[str, ...] | None = None
     trace: Replay | None = None
     baseline: str | None = None
@@ -246,8 +247,8 @@ def plan(asked: Asked) -> Planned:
 
 
 def _given(asked: Asked) -> list[Target]:
-    """What `--target` names, with keys and certificates. Raises UsageRefusal, BadInput, Missing."""
-    found = given_targets.all_of(asked.given)
+    """What `--target` and `--variant` name, with keys and certificates. Raises UsageRefusal, BadInput, Missing."""
+    found = given_targets.all_of(asked.given, variants=asked.variants)
     headers = keys.headers(asked.headers, os.environ)
     if asked.ca is not None and not Path(asked.ca).is_file():
         raise Missing(f"--ca {asked.ca}: there is no such file")

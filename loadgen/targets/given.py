@@ -5,6 +5,8 @@ NAME=FILE.yaml                       our `serve` with this config; endpoints and
 NAME=COMMAND with {port} {backends}  started for each run and pinned as ours are:
                                      `mine=./proxy --listen {port} --upstream {backends}`
 NAME=TARGET                          an entry of the catalogue under another name (the gate only)
+
+and, after `--variant`, NAME=ENGINE,KEY=VALUE[,KEY=VALUE]: an engine of the catalogue with config keys changed.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from loadgen.targets.target import Target
 _OURS = ("endpoints", "server.host", "server.port", "admin")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 """Names become folders and columns; `@` is the A/A arm's."""
+_BEFORE_KEY = re.compile(r",(?=[a-z][a-z0-9_.]*=)")
+"""The commas between settings; those of a list (`[700,10,10]`) are part of a value."""
 _ITS_OWN = {"PYTHONSAFEPATH": ""}  # ours is set for our own packages; a program of the user imports its neighbours
 _FORMS = "NAME=URL, NAME=URL,pid=NUMBER, NAME=FILE.yaml or NAME=COMMAND with {port}"
 
@@ -49,11 +53,32 @@ def parse(text: str, option: str = "--target") -> Target:
     return _started(name, what, f"{option} {name}")
 
 
-def all_of(texts: Sequence[str], option: str = "--target") -> list[Target]:
+def variant(text: str) -> ProcessTarget:
+    """What was typed after `--variant`: `plain=olla,proxy.pools.buffers=false`. Raises UsageRefusal."""
+    name, _, what = text.partition("=")
+    parent, *changes = _BEFORE_KEY.split(what)
+    if not _NAME.fullmatch(name) or not changes:
+        raise UsageRefusal(f"--variant {text}: write NAME=ENGINE,KEY=VALUE, e.g. quiet=olla,runtime.recorders=false")
+    ours = catalogue().get(parent)
+    if not isinstance(ours, ProcessTarget) or not ours.is_engine:
+        engines = [known for known, one in catalogue().items() if one.is_engine and one.describe().kind == "engine"]
+        raise UsageRefusal(f"--variant {name}: {parent!r} is no engine of ours; known are {', '.join(engines)}")
+    settings: dict[str, Any] = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as exc:
+            raise UsageRefusal(f"--variant {name}: {key}: {value!r} is not YAML") from exc
+    label = f"{parent} with {', '.join(changes)}"
+    made = replace(ours, name=name, kind="variant", label=label, settings={**ours.settings, **settings})
+    return made.as_variant_of(parent, settings)
+
+
+def all_of(texts: Sequence[str], option: str = "--target", variants: Sequence[str] = ()) -> list[Target]:
     """Several, whose names differ from each other and from the catalogue's. Raises UsageRefusal or BadInput."""
     found: dict[str, Target] = {}
-    for text in texts:
-        target = parse(text, option)
+    for target in [*(parse(text, option) for text in texts), *map(variant, variants)]:
         if target.name in found:
             raise UsageRefusal(f"{option}: two targets are called {target.name}; each needs a name of its own")
         if target.name in catalogue():

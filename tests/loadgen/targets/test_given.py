@@ -177,3 +177,42 @@ def test_u13_a_config_that_is_none_is_bad_input(tmp_path: Path, config: str) -> 
     path.write_text(config)
     with pytest.raises(BadInput, match=r"x\.yaml"):
         given.parse(f"mine={path}")
+
+
+def test_a_variant_is_an_engine_with_keys_changed() -> None:
+    made = given.variant("mine=olla,runtime.gc.thresholds=[700, 10, 10],server.loop=asyncio,proxy.pools.buffers=false")
+    changed = {
+        "runtime.gc.thresholds": [700, 10, 10],
+        "server.loop": "asyncio",
+        "proxy.pools.buffers": False,
+    }
+    assert made.describe().model_dump(include={"name", "kind", "engine", "variant_of"}) == {
+        "name": "mine",
+        "kind": "variant",
+        "engine": "olla",
+        "variant_of": "olla",
+    }
+    assert made.switches == changed
+    assert made.settings == {"proxy.engine": "olla", **changed}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mine", "write NAME=ENGINE,KEY=VALUE"),
+        ("mine=olla", "write NAME=ENGINE,KEY=VALUE"),
+        ("a/b=olla,server.loop=asyncio", "write NAME=ENGINE,KEY=VALUE"),
+        ("mine=nginx,server.loop=asyncio", "'nginx' is no engine of ours; known are sherpa, olla"),
+        ("mine=olla,server.loop=[", "mine: server.loop: '\\[' is not YAML"),
+    ],
+)
+def test_a_mistyped_variant_is_a_usage_error(text: str, says: str) -> None:
+    with pytest.raises(UsageRefusal, match=says):
+        given.variant(text)
+
+
+def test_variants_are_measured_beside_the_targets_of_the_campaign() -> None:
+    made = plan(Asked(targets=("olla",), variants=("quiet=olla,runtime.recorders=false",), scenarios=("chat-small",)))
+    assert [arm.name for arm in made.arms] == ["olla", "quiet", "olla@aa"]
+    with pytest.raises(UsageRefusal, match="two targets are called quiet"):
+        plan(Asked(given=("quiet=http://127.0.0.1:1",), variants=("quiet=olla,runtime.recorders=false",)))
