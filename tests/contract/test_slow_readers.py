@@ -1,6 +1,6 @@
 """A client that takes its answer slowly, or not at all: `write_timeout` for each further 16 KiB, and little is held.
 
-What counts is what the client's system acknowledged: an answer that vanished in our own kernel is not taken.
+What counts is what the client's system acknowledged, in Sherpa what left the process; the kernel holds little of it.
 """
 
 from __future__ import annotations
