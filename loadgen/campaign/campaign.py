@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from loadgen.bench import machine, mocks
+from loadgen.bench.canned import Canned
 from loadgen.bench.child import terminable
 from loadgen.bench.mocks import Backends, Ceiling, NoBackends
 from loadgen.campaign import calibrate, judge, validity
@@ -185,11 +186,7 @@ class Campaign:
                     if running is not None:
                         running.stop()
                     self._voice.step(f"round {slot.round} · {one.id} · starting {one.mock.endpoints} mock backend(s)")
-                    running = (
-                        NoBackends()
-                        if setting.real
-                        else Backends.start(one.mock.endpoints, 0, folder, setting.cores.mocks)
-                    )
+                    running = _started(one, folder, setting)
                 for record in measure(slot, running, setting):
                     self.keep(record)
         finally:
@@ -235,6 +232,15 @@ class Campaign:
             self._voice.say(f"Repeating {runs} run(s) in an extra round")
             self._total += runs
             self._round(number, again, setting, attempt=2)
+
+
+def _started(one: Scenario, folder: Path, setting: Setting) -> Backends:
+    """What answers the targets in this scenario. Raises ChildError."""
+    if setting.real:
+        return NoBackends()
+    if one.backend == "nginx":
+        return Canned.begin(one, folder, setting.cores.mocks)
+    return Backends.start(one.mock.endpoints, 0, folder, setting.cores.mocks)
 
 
 def asked_before(folder: Path) -> Asked:

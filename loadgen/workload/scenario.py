@@ -225,6 +225,9 @@ class Scenario(_Part):
     arrivals: Annotated[Arrivals, Field(discriminator="kind")]
     generator: Literal["locust", "wrk"] = "locust"
     """`wrk`: closed loop at rates that our own driver cannot reach; throughput, CPU and memory only, no rows."""
+    backend: Literal["mocks", "nginx"] = "mocks"
+    """`nginx`: it gives the mock's reply to the first request to all of them, at rates that mocks do not reach; with
+    wrk, for whole replies that are always the same."""
     duration_s: Positive
     """Measured time, after the warm-up."""
     warmup_s: Annotated[float, Field(ge=0)] = 1.0
@@ -279,6 +282,9 @@ class Scenario(_Part):
         }
         if self.generator == "wrk" and self.open_loop:
             raise ValueError("generator: wrk sends in closed loop only (arrivals: {kind: closed, users: N})")
+        canned = self.generator == "wrk" and self.kind == "request" and len(self.requests) == 1
+        if self.backend == "nginx" and not (canned and self.requests[0].always_the_same):
+            raise ValueError("backend: nginx gives one whole reply to all requests, and goes with `generator: wrk`")
         for number, request in enumerate(self.requests):
             for mark, known in given.items():
                 if mark in request.text() and not known:
@@ -397,7 +403,7 @@ class Scenario(_Part):
             duration_s=self.duration_s,
             warmup_s=self.warmup_s,
             arrivals=self.arrivals.words() if isinstance(self.arrivals, Open) else self.arrivals.kind,
-            profile=self.mock.profile if isinstance(self.mock.profile, str) else self.mock.profile.get("name", ""),
+            profile=self._profile_name(),
             slo={str(name): limit for name, limit in self.slo.items()},
             request_bytes=_request_bytes(first, self.prompt_bytes),
             response_bytes=_header_number(first, "X-Mock-Body-Bytes"),
@@ -414,6 +420,11 @@ class Scenario(_Part):
             primary=list(self.primary),
             expected_outcomes=list(self.expected_outcomes),
         )
+
+    def _profile_name(self) -> str:
+        if self.backend == "nginx":
+            return "nginx with one reply of the mock"
+        return self.mock.profile if isinstance(self.mock.profile, str) else str(self.mock.profile.get("name", ""))
 
     def faults(self) -> list[schema.Fault]:
         """What the mocks do wrong, as the report shows it: seconds after the start of the measured window."""
