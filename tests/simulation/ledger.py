@@ -264,6 +264,7 @@ class UpstreamWatch:
         self.write_paused_at: float | None = None
         self.spoiled = False  # bytes came that belong to no answer
         self.marks: deque[tuple[int, str, Attempt]] = deque()  # for the endpoint: offset, head or whole
+        self._died = ""  # how it ended, if by the endpoint's doing
         self._find = find
         self._reader = MessageReader(self._head, self._body, self._end)
 
@@ -304,9 +305,8 @@ class UpstreamWatch:
             if attempt.plan.status >= 500:
                 self.judge.offence(self.endpoint, "5xx", strikes=True)
             return
-        stale = attempt.reused and not attempt.given
         attempt.blamed = True
-        self.judge.offence(self.endpoint, "stale" if stale else "ended in the middle", strikes=not stale)
+        self._died = "stale" if attempt.reused and not attempt.given else "ended in the middle"
 
     def paused(self, reading: bool) -> None:
         self.reading = reading
@@ -320,7 +320,8 @@ class UpstreamWatch:
         self.closed_in = self.judge.loop.passes
 
     def lost(self) -> None:
-        pass
+        if self._died:  # the exchange hears of it now: what was written had to go out before
+            self.judge.offence(self.endpoint, self._died, strikes=self._died != "stale")
 
     @property
     def busy(self) -> bool:

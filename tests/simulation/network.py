@@ -20,8 +20,13 @@ class Connect:
 
     endpoint: str
     began_at: float
+    task: asyncio.Task[Any] | None
     blamed: bool = False
     given_up: bool = False
+
+    def is_cancelled(self) -> bool:
+        """Whether the proxy gave it up, whether its task knows or not."""
+        return self.task is not None and self.task.cancelling() > 0
 
 
 class Host(Protocol):
@@ -77,7 +82,7 @@ class Network:
 
     async def connect(self, endpoint: str, port: int, context: Any, factory: Callable[[], Any]) -> Any:
         """Open a connection to an endpoint: a Dialer."""
-        connect = Connect(endpoint, self.loop.now)
+        connect = Connect(endpoint, self.loop.now, asyncio.current_task())
         self.connects.append(connect)
         self.note(f"{endpoint}: the proxy connects")
         random = self._random

@@ -301,7 +301,8 @@ class Oracle:
                 attempt.blamed = True
                 return "answered wrongly or not at all"
         for connect in self.network.connects:
-            if connect.endpoint == endpoint and not connect.blamed and self._passed("connect", connect.began_at):
+            cancelled = connect.endpoint == endpoint and not connect.blamed and connect.is_cancelled()
+            if cancelled and self._passed("connect", connect.began_at):
                 connect.blamed = True
                 return "did not accept"
         if self.longest_open() >= self.limits.least("duration", 0.0) - SOON:
