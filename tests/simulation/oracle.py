@@ -69,7 +69,7 @@ class Limits:
     def in_force(self, key: str, since: float) -> list[float]:
         """The values in force at some moment since then."""
         values = self._values[key]
-        last = max((i for i, (begun, _) in enumerate(values) if begun <= since), default=0)
+        last = max((i for i, (begun, _) in enumerate(values) if begun < since), default=0)
         return [value for _, value in values[last:]]
 
     def least(self, key: str, since: float) -> float:
