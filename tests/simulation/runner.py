@@ -66,11 +66,13 @@ def worlds(seed: int) -> Iterator[int]:
     yield from range(seed * WORLDS_OF_A_SEED, (seed + 1) * WORLDS_OF_A_SEED)
 
 
-def sweep(seed: int, exchanges: int, progress: Callable[[Tally], None] = lambda _: None) -> Tally:
-    """Run worlds until so many exchanges were run."""
+def sweep(
+    seed: int, exchanges: int, progress: Callable[[Tally], None] = lambda _: None, until_found: bool = False
+) -> Tally:
+    """Run worlds until so many exchanges were run, or, if asked so, until something is found."""
     tally = Tally()
     for world in worlds(seed):
-        if tally.exchanges >= exchanges:
+        if tally.exchanges >= exchanges or (until_found and tally.kinds):
             break
         tally.add(world, run(make_script(world)))
         progress(tally)
