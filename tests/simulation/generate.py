@@ -25,7 +25,10 @@ def make_script(seed: int, asks: int = 120) -> Script:
     names = ["a", "b", "c", "d"][: random.choice((1, 2, 2, 3, 4))]
     rough = random.random() < 0.8  # else everybody behaves
     span = random.choice((0.3, 1.0, 3.0))
+    stormy = rough and random.random() < 0.3  # and endpoints often fail at once, or take longer than a breaker waits
     clients = _clients(random, asks, span, rough)
+    if stormy:
+        _make_stormy(random, clients)
     return Script(
         seed=seed,
         config=_config(random),
@@ -175,6 +178,16 @@ def _answer(random: Random, rough: bool) -> Answer:
     if random.random() < 0.02:
         answer.reading_stops = random.choice(LONG)
     return answer
+
+
+def _make_stormy(random: Random, clients: list[Client]) -> None:
+    for client in clients:
+        for ask in client.asks:
+            for answer in ask.answers:
+                if random.random() < 0.2:
+                    answer.fault, answer.at = "rst", 0
+                elif random.random() < 0.2:
+                    answer.pieces, answer.gap = 4, random.choice((0.05, 0.1, 0.2))
 
 
 def _modes(random: Random, names: list[str], span: float) -> list[Mode]:

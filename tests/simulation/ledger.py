@@ -305,7 +305,6 @@ class UpstreamWatch:
             if attempt.plan.status >= 500:
                 self.judge.offence(self.endpoint, "5xx", strikes=True)
             return
-        attempt.blamed = True
         self._died = "stale" if attempt.reused and not attempt.given else "ended in the middle"
 
     def paused(self, reading: bool) -> None:
@@ -320,8 +319,20 @@ class UpstreamWatch:
         self.closed_in = self.judge.loop.passes
 
     def lost(self) -> None:
-        if self._died:  # the exchange hears of it now: what was written had to go out before
-            self.judge.offence(self.endpoint, self._died, strikes=self._died != "stale")
+        died, self._died = self._died, ""
+        attempt = self.attempt
+        if not died or attempt is None or attempt.blamed:
+            return
+        # The exchange hears of it now, as what was written had to go out before; unless it ended meanwhile.
+        records = attempt.exchange.records
+        if not records or (records[-1][1] == "failed" and records[-1][3] == self.judge.loop.now):
+            attempt.blamed = True
+            self.judge.offence(self.endpoint, died, strikes=died != "stale")
+
+    @property
+    def dying(self) -> bool:
+        """Whether its end was told, and what was written still has to go out."""
+        return bool(self._died)
 
     @property
     def busy(self) -> bool:

@@ -295,7 +295,7 @@ class Oracle:
             attempt = upstream.attempt
             if upstream.endpoint != endpoint or attempt is None or attempt.blamed:
                 continue
-            if upstream.closed_in != self.loop.passes:
+            if upstream.closed_in != self.loop.passes and not upstream.dying:
                 continue
             if attempt.invalid or (attempt.over_at is None and self.wait_is_over(upstream, attempt)):
                 attempt.blamed = True
@@ -415,8 +415,9 @@ class Oracle:
 
     def _look_at_client(self, client: ClientWatch) -> None:
         now = self.loop.now
-        if client.is_closing:
-            return
+        behind = client.present is not None and client.waiting
+        if client.is_closing or behind or (client.slow and len(client.exchanges) > 1):
+            return  # when the proxy took it up is not known
         for exchange in client.exchanges[-1:]:
             since = exchange.head_at
             if (
