@@ -110,7 +110,7 @@ def compare(
             point_latest(folder)
         try:
             campaign.run()
-            if planned.counted and not folder.joinpath(counted.FILE).exists():
+            if planned.counted:
                 count(planned.targets, folder, voice)
         except KeyboardInterrupt:
             voice.say(

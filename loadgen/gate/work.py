@@ -94,9 +94,23 @@ def _end(served: Served) -> None:
 
 
 def count(targets: Sequence[Target], folder: Path, voice: Voice) -> None:
-    """Counts what can be counted of the targets and writes `counted.json` into the campaign's `folder`."""
+    """Counts what can be counted of the targets that are not yet in `counted.json` of the campaign's `folder`."""
     found: dict[str, dict[str, float]] = {}
     why: list[str] = []
+    path = folder / counted.FILE
+    if path.exists():
+        before = store.read_json(path)
+        found, why = dict(before["counts"]), list(before["missing"])
+    left = [
+        target
+        for target in targets
+        if isinstance(target, ProcessTarget)
+        and target.name in TARGETS
+        and target.name not in found
+        and target.missing() is None
+    ]
+    if not left:
+        return
     here = folder / "counted"
     here.mkdir(parents=True, exist_ok=True)
     with terminable():
@@ -105,10 +119,9 @@ def count(targets: Sequence[Target], folder: Path, voice: Voice) -> None:
             whole, stream = recordings(mocks.urls[0])
         finally:
             mocks.stop()
-        for target in targets:
-            if target.name in TARGETS and isinstance(target, ProcessTarget) and target.missing() is None:
-                found[target.name] = _count(target, whole, stream, here, why, voice)
-    store.write_atomically(folder / counted.FILE, store.dump_json({"counts": found, "missing": why}))
+        for target in left:
+            found[target.name] = _count(target, whole, stream, here, why, voice)
+            store.write_atomically(path, store.dump_json({"counts": found, "missing": why}))
 
 
 def _count(

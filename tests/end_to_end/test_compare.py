@@ -23,6 +23,7 @@ import yaml
 from loadgen.bench import mocks
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN
 from loadgen.workload.scenario import FOLDER
+from reports.schema import VERDICT_SCHEMA_VERSION
 from reports.store import load_campaign
 
 SCENARIO = """
@@ -158,7 +159,7 @@ def test_a_campaign_ends_in_a_report_with_every_reply_checked(
     for name in ("report.html", "report.md", "verdict.json", "campaign.json"):
         assert (folder / name).stat().st_size > 0
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert verdict["schema"] == 1
+    assert verdict["schema"] == VERDICT_SCHEMA_VERSION
 
 
 def test_each_run_is_a_process_start_and_targets_in_turns_are_alive_at_once(
