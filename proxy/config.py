@@ -36,11 +36,13 @@ from pydantic_core import ErrorDetails
 from proxy.config_go import called_here
 from proxy.core.balancing import BALANCERS
 from proxy.core.endpoint import EndpointSpec, parse_url
+from proxy.core.headers import CREDENTIALS, HOP_BY_HOP, RESTATED
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
 _SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _LONGEST = 7 * 24 * 3600.0  # a longer wait than a week is a typing error
 _LARGEST = 2**40
 _LARGEST_FILE = 2**20
@@ -107,6 +109,15 @@ def _health_path(value: str) -> str:
     return value
 
 
+def _hash_header(value: str) -> str:
+    name = value.lower()
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError("not the name of a header field; write it like x-session-id")
+    if name in HOP_BY_HOP | RESTATED or name == "content-length":
+        raise ValueError("this field is not passed on as it came, so it is no session; use one like x-session-id")
+    return name
+
+
 def _ca_file(value: str) -> str:
     if not Path(value).is_file():
         raise ValueError("not a file that can be read")
@@ -121,6 +132,7 @@ Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Wait = Annotated[Duration, AfterValidator(_positive)]
 HealthPath = Annotated[str, AfterValidator(_health_path)]
+HashHeader = Annotated[str, AfterValidator(_hash_header)]
 
 
 class _Section(BaseModel):
@@ -223,6 +235,7 @@ class ProxyConfig(_Section):
     max_conns_per_host: Count | None = None
     idle_conn_timeout: Duration = 90.0
     pool_wait_timeout: Duration = 5.0
+    hash_header: HashHeader = "x-session-id"  # whose value is the session, for `consistent-hash`
     circuit_breaker: BreakerConfig = BreakerConfig()
     flush: FlushConfig = FlushConfig()
     pools: PoolsConfig = PoolsConfig()
@@ -362,6 +375,9 @@ class Config(_Section):
             raise ValueError("canary.workers: says how many, but canary.engine does not say which engine")
         if self.canary.engine and self.canary.workers > self.server.workers:
             raise ValueError(f"canary.workers: {self.canary.workers} of {self.server.workers} server.workers")
+        field = self.proxy.hash_header
+        if self.proxy.strip_credentials and field in CREDENTIALS:
+            raise ValueError(f"proxy.hash_header: {field!r} is dropped by strip_credentials; use another")
         return self
 
     def as_written(self) -> str:

@@ -14,8 +14,8 @@ def _pick(balancer: str, count: int) -> Prepared:
     for number, endpoint in enumerate(endpoints):
         endpoint.active = 1 + number % 3  # idle ones would end the search early
     pick = make_balancer(balancer).pick
-    assert pick(endpoints, 0.0) in endpoints
-    return each(lambda: pick(endpoints, 0.0))
+    assert pick(endpoints, 0.0, b"a session") in endpoints
+    return each(lambda: pick(endpoints, 0.0, b"a session"))
 
 
 BENCHMARKS = tuple(

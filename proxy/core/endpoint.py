@@ -145,6 +145,7 @@ class Endpoint:
         "failed",
         "failed_at",
         "healthy",
+        "identity",
         "name",
         "requests",
         "spec",
@@ -167,6 +168,7 @@ class Endpoint:
         """Take a new spec of the same address."""
         self.spec = spec
         self.name = spec.name
+        self.identity = spec.url.encode()  # its address, for hashing: another name does not move its sessions
         self.authority = spec.authority
 
     def record_failure(self, now: float) -> None:

@@ -12,6 +12,7 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ErrorKind
 from proxy.core.stats import StatsCollector
+from proxy.http1.recall import Request
 from proxy.olla.breaker import CLOSED
 from proxy.olla.route import Route
 from proxy.olla.settings import Settings
@@ -34,7 +35,7 @@ class Engine:
 
     __slots__ = (
         "access_log", "balancer", "discovery", "horizon", "idle_horizon", "loop", "now", "open_breakers", "probes",
-        "rendered_error", "request_ids", "routes", "settings", "stats", "stopping", "via",
+        "rendered_error", "request_ids", "routes", "session_of", "settings", "stats", "stopping", "via",
     )  # fmt: skip
 
     access_log: AccessLog | None
@@ -49,12 +50,13 @@ class Engine:
     rendered_error: Callable[[ErrorKind], tuple[bytes, bytes]]  # `pools.errors`: rendered once and kept
     request_ids: RequestIds
     routes: dict[Endpoint, Route]
+    session_of: Callable[[Request], bytes] | None  # None: the balancer needs no session
     settings: Settings
     stats: StatsCollector
     stopping: bool
     via: bytes
 
-    def pick(self, tried: Sequence[Endpoint]) -> Route | None:
+    def pick(self, request: Request, tried: Sequence[Endpoint]) -> Route | None:
         """Choose among the routable endpoints whose breaker admits and that were not tried; None if there is none."""
         candidates = self.discovery.routable
         if self.open_breakers or tried:
@@ -62,7 +64,9 @@ class Engine:
             candidates = tuple(e for e in candidates if e not in tried and self._admits(e, now))
         if not candidates:
             return None
-        return self.routes[self.balancer.pick(candidates, self.now)]
+        if self.session_of is None:
+            return self.routes[self.balancer.pick(candidates, self.now)]
+        return self.routes[self.balancer.pick(candidates, self.now, self.session_of(request))]
 
     def count_breakers(self) -> None:
         """Count the breakers that are not closed, after one of them changed."""

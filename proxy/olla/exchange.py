@@ -155,7 +155,7 @@ class Exchange:
         elif self.request.traits.looped:
             self._refuse(ProxyError("loop_detected"))
         else:
-            route = engine.pick(())
+            route = engine.pick(self.request, ())
             if route is None:
                 self._refuse(ProxyError("no_endpoint"))
             else:
@@ -334,7 +334,7 @@ class Exchange:
         if same and (route.breaker is None or route.breaker.allows(engine.loop.time())):
             self._try(route, fresh=True)
             return
-        other = engine.pick(self.tried or ())
+        other = engine.pick(self.request, self.tried or ())
         if other is not None:
             self._try(other, fresh=False)
         else:

@@ -24,6 +24,7 @@ from proxy.core.endpoint import Endpoint
 from proxy.core.errors import render_error
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
+from proxy.http1.session import session_reader
 from proxy.net.listen import accept_on, set_user_timeout
 from proxy.net.tls import tls_context
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
@@ -80,6 +81,7 @@ class OllaProxy:
         state.stats = stats
         state.discovery = discovery
         state.balancer = make_balancer(config.proxy.load_balancer)
+        state.session_of = session_reader(config.proxy)
         state.via = instance.via.encode()
         state.request_ids = RequestIds(token_hex(6).encode())
         state.access_log = AccessLog(self.engine) if config.server.access_log else None
@@ -170,6 +172,7 @@ class OllaProxy:
             set_user_timeout(self._sock, config.server.write_timeout)
         if config.proxy.load_balancer != old.proxy.load_balancer:
             state.balancer = make_balancer(config.proxy.load_balancer)
+        state.session_of = session_reader(config.proxy)
         breaker = config.proxy.circuit_breaker
         for route in state.routes.values():
             if not breaker.enabled:

@@ -17,6 +17,8 @@ from proxy.core.headers import Pairs
 from proxy.core.retry import Next
 from proxy.core.service import Dialer
 from proxy.core.stats import StatsCollector
+from proxy.http1.recall import Request
+from proxy.http1.session import session_reader
 from proxy.net.tls import tls_context
 from proxy.sherpa import endpoints, guard
 from proxy.sherpa.body import RequestBody
@@ -31,6 +33,7 @@ class Relay:
         self._discovery = discovery
         self._stats = stats
         self._balancer = make_balancer(config.proxy.load_balancer)
+        self._session_of = session_reader(config.proxy)
         self.connector = endpoints.Connector(config, dialer)
         self.connector.trust([endpoint.spec for endpoint in discovery.endpoints])
         self._session = endpoints.new_session(self.connector)
@@ -39,6 +42,7 @@ class Relay:
         """Take balancer and timeouts of `config`, from the next exchange on."""
         if config.proxy.load_balancer != self._config.proxy.load_balancer:
             self._balancer = make_balancer(config.proxy.load_balancer)
+        self._session_of = session_reader(config.proxy)
         self._config = config
         self.connector.configure(config)
         self.connector.trust([endpoint.spec for endpoint in self._discovery.endpoints])
@@ -60,7 +64,7 @@ class Relay:
         failure = ProxyError("no_endpoint")
         while True:
             # 1. Select endpoint
-            endpoint = exchange.endpoint = stale or self._select(tried, failure)
+            endpoint = exchange.endpoint = stale or self._select(head, tried, failure)
             endpoint.begin()
             try:
                 # 2. Clone request with new URL: byte for byte; parsed as a URL, `/path?` would lose its `?` (yarl#293)
@@ -97,13 +101,14 @@ class Relay:
             finally:
                 endpoint.active -= 1
 
-    def _select(self, tried: Sequence[Endpoint], failure: ProxyError) -> Endpoint:
+    def _select(self, head: Request, tried: Sequence[Endpoint], failure: ProxyError) -> Endpoint:
         candidates = self._discovery.routable
         if tried:
             candidates = tuple(endpoint for endpoint in candidates if endpoint not in tried)
         if not candidates:
             raise failure
-        return self._balancer.pick(candidates, monotonic())
+        session = b"" if self._session_of is None else self._session_of(head)
+        return self._balancer.pick(candidates, monotonic(), session)
 
     async def _forward(
         self, exchange: Exchange, endpoint: Endpoint, url: URL, headers: Pairs, body: RequestBody

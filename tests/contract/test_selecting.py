@@ -151,3 +151,78 @@ def test_least_connections_does_not_prefer_the_endpoint_that_fails_at_once(start
         list(pool.map(ask, range(8)))
     assert sum(served.values()) == 80
     assert served["bad"] < 40
+
+
+# -- sessions
+
+
+def homes(proxy: ThreadProxy, sessions: range, name: str = "X-Session-ID") -> dict[int, str]:
+    """Which endpoint serves each session, all asked over one connection: their heads differ in digits only."""
+    with proxy.client() as client:
+        return {s: str(client.get("/", f"{name}: {s:04}").response().get("X-Olla-Endpoint")) for s in sessions}
+
+
+@pytest.mark.promise("SEL-CONSISTENT-HASH")
+def test_the_requests_of_a_session_go_to_one_endpoint_over_whatever_connection(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named:
+        endpoint.serve(answering())
+    proxy = start(*named, proxy__load_balancer="consistent-hash")
+    first = homes(proxy, range(60))
+    assert set(first.values()) == {"a", "b", "c"}, "a remembered head would send all of them to one"
+    with ThreadPoolExecutor(4) as pool:
+        again = list(pool.map(lambda _: homes(proxy, range(60)), range(4)))
+    assert again == [first] * 4
+
+
+@pytest.mark.promise("SEL-CONSISTENT-HASH")
+@pytest.mark.one_worker
+def test_without_a_session_requests_go_where_least_is_in_flight(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named:
+        endpoint.serve(answering())
+    proxy = start(*named, proxy__load_balancer="consistent-hash")
+    assert Counter(visits(proxy, 9)) == {"a": 3, "b": 3, "c": 3}
+    assert Counter(homes(proxy, range(9), name="X-Other").values()) == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.promise("SEL-CONSISTENT-HASH")
+@pytest.mark.one_worker
+def test_a_reload_changes_the_field_that_names_the_session(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named:
+        endpoint.serve(answering())
+    proxy = start(*named, proxy__load_balancer="consistent-hash")
+    by_default = homes(proxy, range(20))
+    proxy.reload(named, {"proxy.load_balancer": "consistent-hash", "proxy.hash_header": "X-Conversation"})
+    assert homes(proxy, range(20), name="x-conversation") == by_default
+    assert homes(proxy, range(20)) != by_default, "now they have no session"
+
+
+@pytest.mark.promise("SEL-HASH-MOVES")
+@pytest.mark.one_worker
+def test_sessions_of_an_unhealthy_endpoint_move_and_come_back_and_no_other_does(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named:
+        endpoint.serve(answering())
+    proxy = start(*named, proxy__load_balancer="consistent-hash")
+    before = homes(proxy, range(40))
+    sick = proxy.discovery.endpoints[0]
+    proxy.do(lambda: [proxy.discovery.record_check(sick, ok=False) for _ in range(3)])
+    meanwhile = homes(proxy, range(40))
+    assert {before[s] for s in before if before[s] != meanwhile[s]} == {"a"}
+    assert set(meanwhile.values()) == {"b", "c"}
+    proxy.do(lambda: proxy.discovery.record_check(sick, ok=True))
+    assert homes(proxy, range(40)) == before
+
+
+@pytest.mark.promise("SEL-HASH-MOVES")
+def test_a_session_whose_endpoint_cannot_be_reached_is_served_by_its_second_choice(start, endpoints):
+    named = endpoints(3)
+    for endpoint in named[1:]:
+        endpoint.serve(answering())
+    named[0].close()
+    proxy = start(*named, proxy__load_balancer="consistent-hash")
+    first = homes(proxy, range(20))
+    assert set(first.values()) == {"b", "c"}
+    assert homes(proxy, range(20)) == first

@@ -206,7 +206,21 @@ SENTENCES = [
     (ENDPOINTS + "proxy: {1: 2}", "proxy[1]: 1 is not a key; keys are words"),
     (
         ENDPOINTS + "proxy: {load_balancer: fair}",
-        "proxy.load_balancer: 'fair' is not a balancer; known are least-connections, priority, round-robin",
+        "proxy.load_balancer: 'fair' is not a balancer; known are consistent-hash, least-connections, priority, "
+        "round-robin",
+    ),
+    (
+        ENDPOINTS + "proxy: {hash_header: x session}",
+        "proxy.hash_header: 'x session' is not the name of a header field; write it like x-session-id",
+    ),
+    (
+        ENDPOINTS + "proxy: {hash_header: X-Forwarded-For}",
+        "proxy.hash_header: 'X-Forwarded-For' is refused: this field is not passed on as it came, so it is no session; "
+        "use one like x-session-id",
+    ),
+    (
+        ENDPOINTS + "proxy: {hash_header: Authorization, strip_credentials: true}",
+        "proxy.hash_header: 'authorization' is dropped by strip_credentials; use another",
     ),
     (
         ENDPOINTS + "proxy: {timeout: 300}",

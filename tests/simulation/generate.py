@@ -13,6 +13,7 @@ SMALL = (0, 1, 20, 60, 200, 900)
 LARGE = (3_000, 9_000, 30_000, 90_000)
 METHODS = ("GET", "GET", "GET", "POST", "POST", "POST", "HEAD", "PUT", "DELETE")
 WITH_BODY = ("POST", "PUT")
+BALANCERS = ("least-connections", "round-robin", "priority", "consistent-hash")
 
 
 def _ms(random: Random, *choices: int) -> str:
@@ -53,7 +54,7 @@ def _config(random: Random) -> dict[str, Any]:
         "server.body_timeout": _ms(random, 300, 1000),
         "server.write_timeout": _ms(random, 500, 2000),
         "server.keep_alive_timeout": _ms(random, 500, 3000),
-        "proxy.load_balancer": random.choice(("least-connections", "round-robin", "priority")),
+        "proxy.load_balancer": random.choice(BALANCERS),
         "proxy.max_conns_per_host": random.choice((0, 1, 2, 3, 8)),
         "proxy.max_idle_conns": random.choice((0, 1, 4, 100)),
         "proxy.idle_conn_timeout": _ms(random, 200, 2000),
@@ -216,7 +217,7 @@ def _reloads(random: Random, names: list[str], span: float) -> list[Reload]:
         if random.random() < 0.3:
             changes["proxy.max_conns_per_host"] = random.choice((0, 1, 2, 3, 8))
         if random.random() < 0.3:
-            changes["proxy.load_balancer"] = random.choice(("least-connections", "round-robin", "priority"))
+            changes["proxy.load_balancer"] = random.choice(BALANCERS)
         if random.random() < 0.4:
             changes["endpoints"] = random.sample(names, random.randint(1, len(names)))
         reloads.append(Reload(random.uniform(0, span), changes))

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from proxy.core.balancing import (
     BALANCERS,
+    BUSY,
     FAILURE_MEMORY,
+    NEVER_BUSY,
     SAMPLE_ABOVE,
+    ConsistentHash,
     LeastConnections,
     Priority,
     RoundRobin,
@@ -31,8 +34,9 @@ def endpoints(*active, priorities=None):
     return made
 
 
-def test_the_seeds_names_are_the_known_balancers():
+def test_the_seeds_names_and_consistent_hash_are_the_known_balancers():
     assert {name: type(make_balancer(name)) for name in BALANCERS} == {
+        "consistent-hash": ConsistentHash,
         "least-connections": LeastConnections,
         "priority": Priority,
         "round-robin": RoundRobin,
@@ -119,6 +123,70 @@ def test_every_balancer_follows_a_list_that_changes_between_picks(name):
     everyone = endpoints(*[1] * 20)
     for count in (20, 3, 1, 17, 2, 16):
         assert balancer.pick(everyone[:count], NOW) in everyone[:count]
+
+
+# -- consistent hashing
+
+KEYS = [b"session %d" % i for i in range(600)]
+
+
+def homes(candidates):
+    """Which candidate each of KEYS goes to, while nothing is in flight."""
+    return {key: ConsistentHash().pick(candidates, NOW, key).name for key in KEYS}
+
+
+@given(st.binary(min_size=1, max_size=64), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_a_key_has_one_home_whatever_the_order_of_the_candidates_and_whoever_picks(key, count, random):
+    candidates = endpoints(*[0] * count)
+    home = ConsistentHash().pick(candidates, NOW, key)
+    random.shuffle(candidates)
+    assert ConsistentHash().pick(candidates, NOW, key) is home
+
+
+def test_keys_spread_evenly():
+    shares = Counter(homes(endpoints(0, 0, 0)).values())
+    assert all(150 < shares[name] < 250 for name in ("e0", "e1", "e2")), shares
+
+
+def test_an_endpoint_that_is_out_moves_its_own_keys_only_and_spreads_them_over_the_others():
+    everyone = endpoints(0, 0, 0, 0)
+    before, after = homes(everyone), homes(everyone[:1] + everyone[2:])
+    moved = [key for key in KEYS if before[key] != after[key]]
+    assert {before[key] for key in moved} == {"e1"}
+    assert {after[key] for key in moved} == {"e0", "e2", "e3"}
+
+
+def test_an_endpoint_that_is_renamed_keeps_its_keys():
+    (old, other), (new, _) = endpoints(0, 0), endpoints(0, 0)
+    new.configure(EndpointSpec("renamed", "http", "h", 80))
+    mine = [key for key, home in homes([old, other]).items() if home == "e0"]
+    assert mine
+    assert all(ConsistentHash().pick([new, other], NOW, key) is new for key in mine)
+
+
+def test_without_a_key_the_least_busy_endpoint_is_picked():
+    candidates = endpoints(3, 1, 2)
+    assert ConsistentHash().pick(candidates, NOW).name == "e1"
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=10), st.binary(min_size=1, max_size=8))
+def test_a_key_stays_at_home_until_its_home_is_too_busy(active, key):
+    candidates = endpoints(*active)
+    idle = endpoints(*[0] * len(active))
+    home = candidates[idle.index(ConsistentHash().pick(idle, NOW, key))]
+    picked = ConsistentHash().pick(candidates, NOW, key)
+    bound = max(NEVER_BUSY, BUSY * (sum(active) + 1) / len(active))
+    assert picked.active < bound
+    assert (picked is home) == (home.active < bound)
+
+
+def test_an_endpoint_that_fails_at_once_loses_its_keys_for_a_while():
+    candidates = endpoints(0, 0, 0)
+    home = ConsistentHash().pick(candidates, NOW, b"a session")
+    for _ in range(NEVER_BUSY):
+        home.record_failure(NOW)
+    assert ConsistentHash().pick(candidates, NOW, b"a session") is not home
+    assert ConsistentHash().pick(candidates, NOW + FAILURE_MEMORY, b"a session") is home
 
 
 # -- failures count as load
