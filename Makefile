@@ -32,7 +32,7 @@ rivals: ## LiteLLM and the vLLM and SGLang routers in .rivals, for `compare --ta
 	$(PYTHON) -m venv .rivals
 	.rivals/bin/python -m pip install --quiet --disable-pip-version-check -r loadgen/targets/rivals.txt
 
-clients: ## the benchmark client of `python -m loadgen.studies.crosscheck` (aiperf) in .clients
+clients: ## the benchmark client of `proxy-engines verify crosscheck` (aiperf) in .clients
 	$(PYTHON) -m venv .clients
 	.clients/bin/python -m pip install --quiet --disable-pip-version-check aiperf==0.13.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from loadgen import options
+from loadgen import options, verify
+from loadgen import scenarios as scenario_verbs
 from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal, UsageRefusal
+from loadgen.handover import ELSEWHERE, become
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,36 +22,30 @@ if TYPE_CHECKING:
     from loadgen.targets.target import Target
     from loadgen.workload.scenario import Replay
 
-# These verbs belong to other packages, and replace this process: an engine carries no harness in memory, and no package
-# imports another's command line. Verb -> (module, the words before what was typed, help).
-ELSEWHERE: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "serve": ("proxy", ("serve",), "Run an engine (Sherpa or Olla) in front of LLM servers."),
-    "mock": ("mock_backends", (), "Run mock LLM servers with known bytes, times and faults."),
-    "report": ("reports", ("report",), "Build the report of a campaign from its files."),
-    "choose": ("reports", ("choose",), "Advice which engine to use, from stored campaigns."),
-}
-
 app = typer.Typer(
     name="proxy-engines",
     help="Two LLM proxy engines, and the harness that measures which one you need.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"proxy-engines {version('proxy-engines')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error.")] = False,
 ) -> None:
     """Options of every verb."""
-
-
-def become(verb: str, arguments: list[str]) -> NoReturn:
-    """Replaces this process by the package that owns `verb`; `arguments` are passed on untouched."""
-    module, words, _ = ELSEWHERE[verb]
-    # -P: the current folder is not searched for modules. It usually holds a folder called `reports`.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *words, *arguments])
 
 
 def _elsewhere(verb: str) -> None:
@@ -124,8 +119,8 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the campaign; default reports/runs/<UTC>-<profile>.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted campaign.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it takes.")] = False,
+    resume: options.Resume = None,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Measure proxies against each other and build the report: campaign and verdict in one."""
     from loadgen.campaign.plan import Asked
@@ -161,6 +156,40 @@ def compare(
     raise typer.Exit(run(asked, out=out, resume=resume, loads=loads, dry_run=dry_run, command=command, count=_count))
 
 
+@app.command()
+def limit(
+    targets: Annotated[str, typer.Option(help="By comma.")] = "sherpa,olla",
+    scenario: Annotated[str, typer.Option(help="An id or a .yaml file.")] = "chat-small",
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=MS", help="The objective instead of the scenario's, e.g. e2e_ms=20. Repeatable."),
+    ] = None,
+    first: Annotated[float, typer.Option(callback=options.above_zero, help="The first rate tried, a second.")] = 500.0,
+    most: Annotated[float, typer.Option(callback=options.above_zero, help="No higher rate is tried.")] = 16_000.0,
+    within: Annotated[
+        float, typer.Option(callback=options.above_zero, help="How near the rates kept and lost must be, as a share.")
+    ] = 0.1,
+    duration: options.Seconds = 3.0,
+    out: options.Out = None,
+    resume: options.Resume = None,
+) -> None:
+    """Search the highest rate at which targets keep an objective."""
+    from loadgen.studies.limit import Wanted, run
+
+    wanted = Wanted(
+        targets=options.some_of(targets) or (),
+        scenario=scenario,
+        slo=tuple(slo or ()),
+        first=first,
+        most=most,
+        within=within,
+        duration_s=duration,
+        out=out,
+        resume=resume,
+    )
+    raise typer.Exit(run(wanted, shlex.join(["proxy-engines", *sys.argv[1:]])))
+
+
 @app.command("trace")
 def describe(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines, also packed, also a pipe.")],
@@ -172,7 +201,7 @@ def describe(
     time_unit: options.TimeUnit = None,
     bursts: options.Bursts = None,
     duration: options.Duration = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Describe a trace: rows, span, rate, burstiness, lengths, and what `compare --trace` would play of it."""
     from loadgen.workload.trace_summary import describe as run
@@ -183,7 +212,7 @@ def describe(
 
 @app.command()
 def micro(
-    out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    out: options.Out = None,
     against: Annotated[Path | None, typer.Option(help="Compare with an earlier run: its folder.")] = None,
     only: Annotated[str | None, typer.Option(help="Benchmarks by name, by comma: wire.*,flush.token.")] = None,
     rigorous: Annotated[bool, typer.Option("--rigorous", help="Four times the processes: half the interval.")] = False,
@@ -203,6 +232,8 @@ def gate(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
+app.add_typer(verify.app)
+app.add_typer(scenario_verbs.app)
 for _verb in ELSEWHERE:
     _elsewhere(_verb)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +22,9 @@ def above_zero(value: float | None) -> float | None:
     return value
 
 
-def _at_least(least: int, most: int = 2**31 - 1) -> Callable[[int | None], int | None]:
+def at_least(least: int, most: int = 2**31 - 1) -> Callable[[int | None], int | None]:
+    """A whole number in a range."""
+
     def check(value: int | None) -> int | None:
         if value is not None and not least <= value <= most:
             raise typer.BadParameter(f"{value} is not from {least} to {most}")
@@ -31,20 +34,25 @@ def _at_least(least: int, most: int = 2**31 - 1) -> Callable[[int | None], int |
 
 
 TimeScale = Annotated[float, typer.Option(callback=above_zero, help="Play the trace so many times as fast.")]
-Rows = Annotated[int | None, typer.Option(callback=_at_least(1), help="Only the first so many rows of the trace.")]
-MaxIn = Annotated[int | None, typer.Option(callback=_at_least(1), help="Cut the trace's prompts to so many tokens.")]
-MaxOut = Annotated[int | None, typer.Option(callback=_at_least(1), help="Cut the trace's outputs to so many tokens.")]
+Rows = Annotated[int | None, typer.Option(callback=at_least(1), help="Only the first so many rows of the trace.")]
+MaxIn = Annotated[int | None, typer.Option(callback=at_least(1), help="Cut the trace's prompts to so many tokens.")]
+MaxOut = Annotated[int | None, typer.Option(callback=at_least(1), help="Cut the trace's outputs to so many tokens.")]
 Columns = Annotated[str | None, typer.Option(help="Of the trace: time=COLUMN,in=COLUMN,out=COLUMN.")]
 TimeUnit = Annotated[str | None, typer.Option(help="Of the trace's times: s, ms, us or ns; recognised without.")]
 Bursts = Annotated[str | None, typer.Option(help="Requests that share a time: keep them together or spread them.")]
 Duration = Annotated[
     float | None, typer.Option(callback=above_zero, help="Measured seconds of every scenario; bounds a replay.")
 ]
-Rounds = Annotated[int | None, typer.Option(callback=_at_least(1, 1000), help="Instead of the profile's.")]
+Seconds = Annotated[float, typer.Option("--duration", callback=above_zero, help="Measured seconds of each load.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results; default in reports/runs.")]
+Resume = Annotated[Path | None, typer.Option(help="Go on with what was interrupted: its folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and how long it takes.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Rounds = Annotated[int | None, typer.Option(callback=at_least(1, 1000), help="Instead of the profile's.")]
 Rate = Annotated[float | None, typer.Option(callback=above_zero, help="With --real: requests a second; 1 if none.")]
-PromptTokens = Annotated[int | None, typer.Option(callback=_at_least(1, 10**6), help="With --real: 256 if none.")]
-OutputTokens = Annotated[int | None, typer.Option(callback=_at_least(1, 10**6), help="With --real: 64 if none.")]
-Seed = Annotated[int, typer.Option(callback=_at_least(0), help="Of arrivals and sizes.")]
+PromptTokens = Annotated[int | None, typer.Option(callback=at_least(1, 10**6), help="With --real: 256 if none.")]
+OutputTokens = Annotated[int | None, typer.Option(callback=at_least(1, 10**6), help="With --real: 64 if none.")]
+Seed = Annotated[int, typer.Option(callback=at_least(0), help="Of arrivals and sizes.")]
 
 
 def some_of(text: str | None) -> tuple[str, ...] | None:

@@ -29,6 +29,11 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(_USAGE, f"{self.prog}: {message}\n")
 
+    def format_help(self) -> str:
+        """In the form that every verb of `proxy-engines` has."""
+        text = super().format_help().replace("usage: ", "Usage: ", 1).replace("\noptions:\n", "\nOptions:\n", 1)
+        return text.replace("show this help message and exit", "Show this message and exit.", 1)
+
 
 def _port(text: str) -> int:
     port = int(text)
@@ -54,23 +59,28 @@ def _seconds(text: str) -> float:
 def parser() -> argparse.ArgumentParser:
     """The options of `mock`."""
     p = _Parser(prog="proxy-engines mock", description="Mock LLM servers: known bytes, known times, known faults.")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    p.add_argument("--port", type=_port, default=9001, help="first data port, 0: any free ports (default: %(default)s)")
-    p.add_argument("--count", type=_count, default=1, help="how many backends, on consecutive ports (default: 1)")
+    p.add_argument("--host", default="127.0.0.1", help="Address to listen on. [default: %(default)s]")
     p.add_argument(
-        "--profile", default="instant", metavar="NAME", help=f"{', '.join(known_profiles())}, or a YAML file"
+        "--port", type=_port, default=9001, help="First data port, 0: any free ports. [default: %(default)s]"
     )
-    p.add_argument("--seed", type=int, default=0, help="of texts and times (default: 0)")
+    p.add_argument("--count", type=_count, default=1, help="How many backends, on consecutive ports. [default: 1]")
     p.add_argument(
-        "--control-port", type=_port, default=None, help="port of the control listener (default: port + count)"
+        "--profile",
+        default="instant",
+        metavar="NAME",
+        help=f"{', '.join(known_profiles())}, or a YAML file. [default: instant]",
     )
-    p.add_argument("--faults", metavar="FILE", help="a YAML list of faults; see mock_backends/README.md")
-    p.add_argument("--cpu", type=int, default=None, metavar="N", help="run on this processor only")
-    p.add_argument("--self-test", action="store_true", help="measure what the mock can do on this machine, and end")
+    p.add_argument("--seed", type=int, default=0, help="Of texts and times. [default: 0]")
     p.add_argument(
-        "--seconds", type=_seconds, default=2.0, help="self-test: length of each load (default: %(default)s)"
+        "--control-port", type=_port, default=None, help="Port of the control listener. [default: port + count]"
     )
-    p.add_argument("--json", action="store_true", help="self-test: print JSON")
+    p.add_argument("--faults", metavar="FILE", help="A YAML list of faults; see mock_backends/README.md.")
+    p.add_argument("--cpu", type=int, default=None, metavar="N", help="Run on this processor only.")
+    p.add_argument("--self-test", action="store_true", help="Measure what the mock can do on this machine, and end.")
+    p.add_argument(
+        "--seconds", type=_seconds, default=2.0, help="Self-test: length of each load. [default: %(default)s]"
+    )
+    p.add_argument("--json", action="store_true", help="Machine-readable.")
     return p
 
 

@@ -31,10 +31,15 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(USAGE, f"{self.prog}: {message}\n")
 
+    def format_help(self) -> str:
+        """In the form that every verb of `proxy-engines` has."""
+        text = super().format_help().replace("usage: ", "Usage: ", 1).replace("\noptions:\n", "\nOptions:\n", 1)
+        return text.replace("show this help message and exit", "Show this message and exit.", 1)
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m proxy`."""
-    top = _Parser(prog="proxy", description="An LLM proxy with two engines.")
+    top = _Parser(prog="proxy-engines", description="An LLM proxy with two engines.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="serve")
     # What the supervisor starts; not for people, so without help.
     verbs.add_parser("worker").add_argument("channel", type=int)
@@ -44,15 +49,15 @@ def parser() -> argparse.ArgumentParser:
         description="Run an engine until SIGTERM or Ctrl-C. "
         "Streams in flight then have server.shutdown_timeout to finish; Ctrl-C a second later cuts them.",
     )
-    serve.add_argument("--config", required=True, metavar="FILE", help="the YAML config file")
-    serve.add_argument("--engine", choices=list(ENGINES), help="instead of proxy.engine")
-    serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="instead of server.port; 0 takes a free one")
-    serve.add_argument("--admin-port", type=_whole(0, 65535), metavar="N", help="instead of admin.port")
-    serve.add_argument("--workers", type=_whole(1, 256), metavar="N", help="instead of server.workers")
-    serve.add_argument("--debug", action="store_true", help="debug logs, and tracebacks of internal errors")
+    serve.add_argument("--config", required=True, metavar="FILE", help="The YAML config file.")
+    serve.add_argument("--engine", choices=list(ENGINES), help="Instead of proxy.engine.")
+    serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="Instead of server.port; 0 takes a free one.")
+    serve.add_argument("--admin-port", type=_whole(0, 65535), metavar="N", help="Instead of admin.port.")
+    serve.add_argument("--workers", type=_whole(1, 256), metavar="N", help="Instead of server.workers.")
+    serve.add_argument("--debug", action="store_true", help="Debug logs, and tracebacks of internal errors.")
     only = serve.add_mutually_exclusive_group()
-    only.add_argument("--check-config", action="store_true", help="say whether the config can be used, then exit")
-    only.add_argument("--print-config", action="store_true", help="print every value and where it came from, then exit")
+    only.add_argument("--check-config", action="store_true", help="Say whether the config can be used, then exit.")
+    only.add_argument("--print-config", action="store_true", help="Print each value and where it came from, then exit.")
     return top
 
 

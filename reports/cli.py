@@ -28,12 +28,10 @@ LATEST: Final = RUNS / "latest"
 PUBLISHED: Final = Path(__file__).with_name("published")
 
 app = typer.Typer(
-    name="python -m reports",
+    name="proxy-engines",
     help="Everything that reads result files: the report of a campaign, advice from stored campaigns.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
 
@@ -158,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         # Without standalone mode an exit code is returned and errors are raised, which leaves the codes to us.
-        code = app(words, standalone_mode=False)
+        code = app(words, standalone_mode=False, prog_name="proxy-engines")
     except ReportError as exc:
         return _say(str(exc), exc.exit_code)
     except _Missing as exc:
@@ -171,9 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What typer raises for bad arguments has no public type, but an exit code and a message.
         if getattr(exc, "exit_code", None) in (2, USAGE) and hasattr(exc, "format_message"):
             text = str(exc.format_message())
-            if text.startswith("Usage:"):  # a group without a verb: its help
-                print(text, file=sys.stderr)
-                return USAGE
             return _say(f"{text.rstrip('.')}; see --help", USAGE)
         if debug:
             traceback.print_exc()

@@ -1,4 +1,4 @@
-"""`python -m loadgen.studies.crosscheck`: the same load by our driver and by independent tools, on one process.
+"""`proxy-engines verify crosscheck`: the same load by our driver and by independent tools, on one process.
 
 Without streaming by `wrk`, with streaming by `aiperf` (`make clients`). All of them keep a number of connections busy
 in closed loop, in turns, against one target in front of mocks with known times; the medians over the turns must agree
@@ -9,7 +9,6 @@ Exit codes: 0 they agree, 1 they do not, 69 a tool is missing, 70 a tool failed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -26,7 +25,7 @@ from typing import Any, Final
 
 from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import Backends
-from loadgen.errors import Missing, Refusal
+from loadgen.errors import Missing, UsageRefusal
 from loadgen.targets.catalogue import choose
 from loadgen.targets.target import Wiring
 from loadgen.workload.job import Closed, Job, Template, save_job
@@ -275,42 +274,26 @@ def _serving(target_name: str, load: Load, folder: Path) -> Iterator[str]:
         backends.stop()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs all loads and prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadgen.studies.crosscheck", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--target", default="olla", help="what stands between (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="of each tool (default: %(default)s)")
-    parser.add_argument("--loads", default=",".join(load.tool for load in LOADS), help="by the other tool's name")
-    options = parser.parse_args(arguments)
-    loads = [load for load in LOADS if load.tool in options.loads.split(",")]
+def run(target: str, tools: Sequence[str] | None, seconds: float, turns: int) -> int:
+    """Runs all loads and prints the table; returns the exit code. Raises Refusal, ChildError."""
+    known = [load.tool for load in LOADS]
+    if unknown := [tool for tool in tools or () if tool not in known]:
+        raise UsageRefusal(f"--tools: {unknown[0]!r} is not known; known are {', '.join(known)}")
+    loads = [load for load in LOADS if tools is None or load.tool in tools]
     lines: list[Line] = []
-    try:
-        for load in loads:
-            client(load.tool)
-        for load in loads:
-            with (
-                tempfile.TemporaryDirectory(prefix="crosscheck-") as name,
-                _serving(options.target, load, Path(name)) as url,
-            ):
-                mine, other = [], []
-                for turn in range(options.turns):
-                    place = Path(name, f"turn-{turn}")
-                    place.mkdir()
-                    mine.append(ours(load, url, place, options.seconds))
-                    other.append(THEIRS[load.tool](load, url, place, options.seconds))
-                lines += lines_of(load, mine, other)
-    except Refusal as exc:
-        print(f"loadgen.studies.crosscheck: {exc}", file=sys.stderr)
-        return exc.exit_code
-    except ChildError as exc:
-        print(f"loadgen.studies.crosscheck: {exc}", file=sys.stderr)
-        return 70
+    for load in loads:
+        client(load.tool)
+    for load in loads:
+        with (
+            tempfile.TemporaryDirectory(prefix="crosscheck-") as name,
+            _serving(target, load, Path(name)) as url,
+        ):
+            mine, other = [], []
+            for turn in range(turns):
+                place = Path(name, f"turn-{turn}")
+                place.mkdir()
+                mine.append(ours(load, url, place, seconds))
+                other.append(THEIRS[load.tool](load, url, place, seconds))
+            lines += lines_of(load, mine, other)
     print(page(lines))
     return 0 if all(line.agrees for line in lines) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""``python -m loadgen.studies.driver``: what the driver can do on this machine, measured against a mock.
+"""`proxy-engines verify driver`: what the driver can do on this machine, measured against a mock.
 
 Five short loads, each a process of its own as in a campaign, on one core and with a campaign's priority, with rows,
 digests and all (and the mock on another core where there is one). Prints for each what was asked, what was done, what
@@ -8,7 +8,6 @@ it cost, and whether the rule of valid measurements was kept: everything answere
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -88,12 +87,8 @@ class Result:
         return 1e6 / self.cost_us
 
 
-def main() -> int:
-    """Runs the loads and prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m loadgen.studies.driver", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of each load (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args()
+def run(seconds: float, *, as_json: bool = False) -> int:
+    """Runs the loads, each for so many seconds, and prints the table; returns the exit code."""
     cores = sorted(os.sched_getaffinity(0))
     results = []
     with tempfile.TemporaryDirectory(prefix="driver-selftest-") as name:
@@ -102,10 +97,10 @@ def main() -> int:
         for load in LOADS:
             profile = str(folder / "paced.yaml") if load.template.stream else "instant"
             with _mock(profile, cores[-1]) as (url, pid):
-                results.append(measure(load, url, pid, folder, options.seconds, cores[0]))
-            if not options.json:
+                results.append(measure(load, url, pid, folder, seconds, cores[0]))
+            if not as_json:
                 print(_line(results[-1]), flush=True)
-    if options.json:
+    if as_json:
         print(json.dumps({"cores": len(cores), "results": [_as_json(result) for result in results]}, indent=1))
     elif len(cores) == 1:
         print("driver and mock shared one core: the figures are too low")
@@ -201,7 +196,3 @@ def _mock(profile: str, core: int) -> Iterator[tuple[str, int]]:
     finally:
         mock.send_signal(signal.SIGTERM)
         mock.wait(10)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

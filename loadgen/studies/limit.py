@@ -1,4 +1,4 @@
-"""`python -m loadgen.studies.limit`: the highest rate at which a target keeps the scenario's objective, by bisection.
+"""`proxy-engines limit`: the highest rate at which a target keeps the scenario's objective, by bisection.
 
 The rate doubles until the target loses its objective, then the span between the last rate kept and the first one lost
 is halved (on the log scale) until it is narrow enough. Every rung is a run of its own with a fresh process, in an
@@ -12,11 +12,7 @@ rung has no interval: for one, compare at the rates found here.
 
 from __future__ import annotations
 
-import argparse
 import math
-import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +28,7 @@ from loadgen.campaign.plan import Asked, Planned, planned
 from loadgen.campaign.schedule import default_baseline
 from loadgen.campaign.terminal import RUNS, Terminal
 from loadgen.campaign.voice import Silent, Voice
-from loadgen.errors import INTERRUPTED, Missing, Refusal, UsageRefusal
+from loadgen.errors import INTERRUPTED, Missing, UsageRefusal
 from loadgen.targets.catalogue import choose
 from loadgen.targets.target import Target
 from loadgen.workload import scenario
@@ -183,40 +179,34 @@ class _Steps(Silent):
         self._voice.step(text)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Searches every target, builds the report, prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadgen.studies.limit", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--targets", default="sherpa,olla", help="by comma (default: %(default)s)")
-    parser.add_argument("--scenario", default="chat-small", help="an id or a .yaml file (default: %(default)s)")
-    parser.add_argument("--slo", action="append", default=[], metavar="METRIC=MS", help="instead of the scenario's")
-    parser.add_argument("--from", type=float, default=500.0, dest="first", metavar="RATE", help="the first rate tried")
-    parser.add_argument("--most", type=float, default=16_000.0, metavar="RATE", help="no higher rate is tried")
-    parser.add_argument("--within", type=float, default=0.1, help="how near kept and lost must be (default: 0.1)")
-    parser.add_argument("--duration", type=float, default=3.0, help="measured seconds of a rung (default: 3)")
-    parser.add_argument("--out", type=Path, help="folder of the campaign; default reports/runs/<UTC>-saturation")
-    parser.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with an interrupted search: type the same again"
-    )
-    options = parser.parse_args(arguments)
-    if min(options.first, options.most, options.within, options.duration) <= 0:
-        parser.error("rates, seconds and --within must be above 0")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was typed."""
+
+    targets: tuple[str, ...]
+    scenario: str
+    slo: tuple[str, ...]
+    first: float
+    most: float
+    within: float
+    duration_s: float
+    out: Path | None
+    resume: Path | None
+
+
+def run(wanted: Wanted, command: str) -> int:
+    """Searches every target, builds the report, prints the table; returns the exit code. Raises Refusal."""
     console = Console(highlight=False, soft_wrap=True)
-    command = shlex.join(["python", "-m", "loadgen.studies.limit", *arguments])
     try:
-        ladder = _ladder(options)
-        if options.resume is None:
-            ladder.begin(command, options.first)
-        elif not options.resume.is_dir():
-            raise Missing(f"--resume {options.resume}: no such folder")
-        searches = _search_all(console, ladder, options)
+        ladder = _ladder(wanted)
+        if wanted.resume is None:
+            ladder.begin(command, wanted.first)
+        elif not wanted.resume.is_dir():
+            raise Missing(f"--resume {wanted.resume}: no such folder")
+        searches = _search_all(console, ladder, wanted)
     except KeyboardInterrupt:
         console.print(Text("Interrupted. The same command with --resume DIR goes on"))
         return INTERRUPTED
-    except (Refusal, store.ReportError) as exc:
-        print(f"loadgen.studies.limit: {exc}", file=sys.stderr)
-        return exc.exit_code
     from reports.render import build_report
 
     report = build_report(ladder.folder)
@@ -225,19 +215,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _ladder(options: argparse.Namespace) -> Ladder:
-    (base,) = scenario.choose([options.scenario])
-    if options.slo:
-        base = base.model_copy(update={"slo": dict(_objective(text) for text in options.slo)})
+def _ladder(wanted: Wanted) -> Ladder:
+    (base,) = scenario.choose([wanted.scenario])
+    if wanted.slo:
+        base = base.model_copy(update={"slo": dict(_objective(text) for text in wanted.slo)})
     if not base.slo:
         raise UsageRefusal(f"--scenario: {base.id} has no objective; give one with --slo e2e_ms=100")
-    at_rate(base, options.first, None)
-    targets = tuple(choose([name.strip() for name in options.targets.split(",") if name.strip()], []))
+    at_rate(base, wanted.first, None)
+    targets = tuple(choose(list(wanted.targets), []))
     missing = [why for target in targets if (why := target.missing()) is not None]
-    if missing or not targets:
-        raise Missing("; ".join(missing) or "--targets: none was named")
-    folder = options.resume or options.out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-saturation"
-    return Ladder(base, targets, folder, options.duration)
+    if missing:
+        raise Missing("; ".join(missing))
+    folder = wanted.resume or wanted.out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-saturation"
+    return Ladder(base, targets, folder, wanted.duration_s)
 
 
 def _objective(text: str) -> tuple[str, float]:
@@ -250,11 +240,11 @@ def _objective(text: str) -> tuple[str, float]:
     return name, float(value)
 
 
-def _search_all(console: Console, ladder: Ladder, options: argparse.Namespace) -> dict[str, Search]:
+def _search_all(console: Console, ladder: Ladder, wanted: Wanted) -> dict[str, Search]:
     searches: dict[str, Search] = {}
     with Terminal(console) as voice:
         for target in ladder.targets:
-            search = searches[target.name] = Search(options.first, options.most, options.within)
+            search = searches[target.name] = Search(wanted.first, wanted.most, wanted.within)
             while (rate := search.next()) is not None:
                 rung = ladder.climb(target, rate, _Steps(voice))
                 search.rungs.append(rung)
@@ -280,7 +270,3 @@ def _table(searches: dict[str, Search], base: Scenario) -> Table:
         kept = "nothing" if search.kept is None else f"{search.kept:,.0f}/s"
         table.add_row(Text(name), Text(kept), Text(str(len(search.rungs))), Text(limit_words(search)))
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""`python -m loadgen.studies.sensitivity`: does the harness see what is there, and nothing where there is nothing?
+"""`proxy-engines verify sensitivity`: does the harness see what is there, and nothing where there is nothing?
 
 Theory of operation. Twenty campaigns of one scenario, each with a relay that is busy like a proxy, the same once more
 (A/A), the same with 10 % more CPU and the same 200 us later. In the A/A rows every `faster` or `slower` is a false
@@ -10,9 +10,6 @@ Exit codes: 0 shown, 1 not shown, 65 and 69 as everywhere, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +27,7 @@ from loadgen.campaign.compared import compared
 from loadgen.campaign.plan import Asked, Planned, planned
 from loadgen.campaign.terminal import RUNS
 from loadgen.campaign.voice import Silent
-from loadgen.errors import INTERRUPTED, BadInput, Missing, Refusal
+from loadgen.errors import INTERRUPTED, BadInput, Missing
 from loadgen.targets.catalogue import choose
 from loadgen.workload import scenario
 from reports import store
@@ -258,34 +255,18 @@ class Given:
         return seconds(delay(self.rounds)) + self.campaigns * seconds(busy(1, self.rounds))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs or resumes all campaigns, prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadgen.studies.sensitivity", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--campaigns", type=int, default=CAMPAIGNS, help="how many (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="process starts of each target in each")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: reports/runs/<UTC>-sensitivity)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted one")
-    parser.add_argument("--dry-run", action="store_true", help="print how long it takes")
-    options = parser.parse_args(arguments)
-    if options.campaigns < 1 or options.rounds < 2:
-        parser.error("at least one campaign and two rounds are needed")
+def run(given: Given, out: Path | None, resume: Path | None, *, dry_run: bool, command: str) -> int:
+    """Runs or resumes all campaigns, prints the table; returns the exit code. Raises Refusal, ReportError."""
     console = Console(highlight=False, soft_wrap=True)
-    given = Given(options.campaigns, options.rounds)
-    try:
-        if options.resume is not None:
-            given = _given_before(options.resume)
-        console.print(Text(f"{given.campaigns} campaigns of {given.rounds} rounds: {given.total_s() / 60:.0f} min"))
-        if options.dry_run:
-            return 0
-        folder = options.resume or options.out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-sensitivity"
-        if options.resume is None:
-            _begin(folder, given)
-        return _run(console, folder, given, shlex.join(["python", "-m", "loadgen.studies.sensitivity", *arguments]))
-    except (Refusal, store.ReportError) as exc:
-        print(f"loadgen.studies.sensitivity: {exc}", file=sys.stderr)
-        return exc.exit_code
+    if resume is not None:
+        given = _given_before(resume)
+    console.print(Text(f"{given.campaigns} campaigns of {given.rounds} rounds: {given.total_s() / 60:.0f} min"))
+    if dry_run:
+        return 0
+    folder = resume or out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-sensitivity"
+    if resume is None:
+        _begin(folder, given)
+    return _run(console, folder, given, command)
 
 
 def _run(console: Console, folder: Path, given: Given, command: str) -> int:
@@ -302,7 +283,7 @@ def _run(console: Console, folder: Path, given: Given, command: str) -> int:
                 left = (given.campaigns - number) * seconds(one) / 60
                 console.print(Text(f"{describe(tries[-1])} ({left:.0f} min left)"))
     except KeyboardInterrupt:
-        console.print(Text(f"Interrupted. python -m loadgen.studies.sensitivity --resume {folder} goes on"))
+        console.print(Text(f"Interrupted. proxy-engines verify sensitivity --resume {folder} goes on"))
         return INTERRUPTED
     lines = findings(tries, found)
     minutes = (time.monotonic() - begun) / 60
@@ -360,7 +341,3 @@ def _print(console: Console, lines: Sequence[Finding]) -> None:
 def _cells(lines: Sequence[Finding]) -> Iterator[tuple[Text, ...]]:
     for one in lines:
         yield Text(one.what), Text(one.seen), Text(one.needed), Text("yes" if one.holds else "NO")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

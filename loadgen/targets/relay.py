@@ -3,7 +3,7 @@
     python -m loadgen.targets.relay [--port N] [--work N] [--delay-us N] [--extra-cpu SHARE] BACKEND_URL...
 
 One upstream connection per client connection, backends in turn. The knobs make a relay that is worse by a known amount;
-the harness is checked with them (`python -m loadgen.studies.sensitivity`) and no campaign profile uses them.
+the harness is checked with them (`proxy-engines verify sensitivity`) and no campaign profile uses them.
 """
 
 from __future__ import annotations

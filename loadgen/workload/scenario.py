@@ -39,7 +39,7 @@ FOLDER = Path(__file__).with_name("scenarios")
 _DRAIN_S = 5.0
 
 PINS = "pins.json"
-"""The replies that each scenario expects, made by `python -m loadgen.bench.pin`: `{id: [{digest, events}]}`."""
+"""The replies that each scenario expects, made by `proxy-engines scenarios pin`: `{id: [{digest, events}]}`."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -514,7 +514,7 @@ def _pinned(scenario: Scenario, pins: Path) -> Scenario:
     except FileNotFoundError:
         return scenario
     except (OSError, ValueError) as exc:
-        raise BadInput(f"{pins}: cannot be read: {exc}; make it anew with python -m loadgen.bench.pin") from exc
+        raise BadInput(f"{pins}: cannot be read: {exc}; make it anew with proxy-engines scenarios pin") from exc
     if known is None or len(known) != len(scenario.requests):
         return scenario
     requests = [

@@ -39,7 +39,7 @@ def test_report_prints_the_verdicts_and_where_the_page_is(
         (["report", "a", "b"], 64, "unexpected extra argument"),
         (["nonsense"], 64, "No such command 'nonsense'"),
         (["report", "--nonsense"], 64, "--nonsense"),
-        ([], 64, "Usage:"),
+        ([], 64, "Missing command; see --help"),
         (["choose"], 64, "Missing option '--rate'"),
         (["choose", "--rate", "many", "--endpoints", "2"], 64, "--rate"),
         (["choose", "--rate", "0", "--endpoints", "2"], 64, "--rate"),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.bench import pin
 from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import Backends, ask
+from loadgen.studies import pin
 from loadgen.workload import scenario
 from loadgen.workload.scenario import Mock
 
@@ -31,7 +31,7 @@ def test_the_mocks_send_what_the_scenario_pins(one: scenario.Scenario, backends:
         {"digest": request.expect.digest, "events": request.expect.events} if request.always_the_same else None
         for request in one.requests
     ]
-    assert found == pinned, "replies have changed: if that is meant, run python -m loadgen.bench.pin"
+    assert found == pinned, "replies have changed: if that is meant, run proxy-engines scenarios pin"
 
 
 def test_every_reply_that_can_be_pinned_is_pinned() -> None:

@@ -1,4 +1,4 @@
-"""`python -m loadgen.bench.pin`: asks fresh mocks for every scenario's replies and pins the digests in pins.json.
+"""`proxy-engines scenarios pin`: asks fresh mocks for every scenario's replies and pins the digests in pins.json.
 
 With the pins a mock and a proxy cannot be wrong together: a mock whose replies changed is noticed by the first check of
 any campaign, and by the tests. Run it when a change of replies is meant, and look at the difference.
@@ -7,7 +7,6 @@ any campaign, and by the tests. Run it when a change of replies is meant, and lo
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -49,13 +48,9 @@ def ask_all() -> dict[str, list[Pin]]:
             backends.stop()
 
 
-def main() -> None:
-    """Writes the file."""
+def write() -> str:
+    """Writes the file; returns what was done, for people."""
     path = FOLDER / PINS
     pins = ask_all()
     path.write_text(json.dumps(pins, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{path}: {sum(pin is not None for each in pins.values() for pin in each)} replies pinned\n")
-
-
-if __name__ == "__main__":
-    main()
+    return f"{path}: {sum(pin is not None for each in pins.values() for pin in each)} replies pinned"
