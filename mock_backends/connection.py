@@ -15,9 +15,10 @@ from typing import cast
 
 from pydantic_core import from_json
 
-from mock_backends.dialects import DIALECTS, JSON, TEXT, Ask, BadRequest, Dialect
+from mock_backends.dialects import DIALECTS, JSON, TEXT, BadRequest, Fields
 from mock_backends.faults import Ending, Fault
 from mock_backends.player import END_OF_HEAD, SENT, head_of, monotonic_ns
+from mock_backends.prefixes import PrefixCache
 from mock_backends.spoiler import SpoilingPlayer
 from mock_backends.stage import Stage
 from mock_backends.tape import EMPTY_TAPE
@@ -224,10 +225,11 @@ class Connection(asyncio.Protocol):
             message = f"{head.path.decode()} takes {dialect.method.decode()}"
             self._refuse(405, dialect.error(405, message), b"Allow: " + dialect.method)
             return
+        stage = self._stage
         try:
-            tape = self._stage.library.tape(
-                self._ask(dialect, head, body), chunked=not head.http10, close=self._close_after
-            )
+            fields = _fields(body) if dialect.generates else {}
+            ask = dialect.read(fields, head.path, stage.profile.models[0], head.options)
+            tape = stage.library.tape(ask, chunked=not head.http10, close=self._close_after)
         except BadRequest as exc:
             self._refuse(exc.status, dialect.error(exc.status, str(exc)))
             return
@@ -242,24 +244,26 @@ class Connection(asyncio.Protocol):
             if self._struck_at_once(fault):
                 return
         self._tape = tape
-        self._straight = tape.one_piece and self._stage.pace is None and not self._close_after
+        if stage.prefixes is not None:  # each request is asked about anew
+            self._play(self._recv, arrived, self._known_ns(stage.prefixes, fields))
+            return
+        self._straight = tape.one_piece and stage.pace is None and not self._close_after
         if len(body) <= _KEPT_BODY:
             self._last_body = body
             self._last = Likeness(self._block, body)
         self._play(self._recv, arrived)
 
-    def _ask(self, dialect: Dialect, head: Head, body: bytes) -> Ask:
-        """What the request asks for. Raises `BadRequest`."""
-        model = self._stage.profile.models[0]
-        if not dialect.generates:
-            return dialect.read({}, head.path, model, head.options)
-        try:
-            fields = from_json(body, allow_inf_nan=False)
-        except ValueError as exc:
-            raise BadRequest(f"the body is not JSON: {exc}") from exc
-        if not isinstance(fields, dict):
-            raise BadRequest("the body must be a JSON object")
-        return dialect.read(fields, head.path, model, head.options)
+    def _known_ns(self, prefixes: PrefixCache, fields: Fields) -> int:
+        """How much earlier the reply comes because the beginning of its prompt is known."""
+        prompt = fields.get("messages", fields.get("prompt"))
+        if prompt is None:
+            return 0
+        found = prefixes.serve(prompt)
+        if found.hit:
+            self._counts.prefix_hits += 1
+        else:
+            self._counts.prefix_misses += 1
+        return self._stage.profile.prefill_per_token * found.tokens
 
     def _answer_plainly(self, head: Head) -> None:
         """The paths that belong to no dialect."""
@@ -282,10 +286,10 @@ class Connection(asyncio.Protocol):
 
     # --- replies ---------------------------------------------------------------------------------
 
-    def _play(self, recv: int, now: int) -> None:
-        """Answers with the tape, whose offsets count from `now`."""
+    def _play(self, recv: int, now: int, ahead: int = 0) -> None:
+        """Answers with the tape, whose offsets count from `now`, `ahead` ns earlier."""
         self._seen = None
-        if not self._player.begin(self._tape, recv, now):
+        if not self._player.begin(self._tape, recv, now, ahead):
             self._turn_away()
 
     def _turn_away(self) -> None:
@@ -380,3 +384,14 @@ class Connection(asyncio.Protocol):
     def _close_idle(self, now: int) -> None:
         if self._idle_until and now >= self._idle_until:
             self.close_if_idle()
+
+
+def _fields(body: bytes) -> Fields:
+    """The JSON object that a request's body is. Raises `BadRequest`."""
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as exc:
+        raise BadRequest(f"the body is not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise BadRequest("the body must be a JSON object")
+    return fields

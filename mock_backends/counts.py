@@ -35,6 +35,8 @@ class Counts:
         "lateness",
         "output_tokens",
         "peak",
+        "prefix_hits",
+        "prefix_misses",
         "prompt_tokens",
         "queued",
         "refused",
@@ -59,6 +61,8 @@ class Counts:
         self.lateness = [0] * LATE_SLOTS
         self.held_back = [0] * LATE_SLOTS  # the same for events that waited for a client to read
         self.faults: dict[str, int] = {}
+        self.prefix_hits = 0  # prompts whose turn before was served here, by a server with a prefix cache
+        self.prefix_misses = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
 
@@ -83,6 +87,8 @@ class Counts:
             "disconnects_total": self.disconnects_total,
             "disconnects": [d._asdict() for d in self.disconnects],
             "faults": dict(self.faults),
+            "prefix_hits": self.prefix_hits,
+            "prefix_misses": self.prefix_misses,
         }
 
 

@@ -191,6 +191,11 @@ def _tokens(text_bytes: int) -> int:
     return (text_bytes + 3) // 4
 
 
+def prompt_tokens(prompt: Any) -> int:
+    """The tokens of a prompt: a string, or parts, messages and lists of them."""
+    return _tokens(_text_bytes(prompt))
+
+
 def _openai(fields: Fields, path: bytes, model: str, options: Options) -> Ask:
     if fields.get("n") not in (None, 1):
         raise BadRequest("this mock gives one choice: leave 'n' out or make it 1")

@@ -30,8 +30,8 @@ class Player:
     """
 
     __slots__ = (
-        "_base", "_behind", "_due", "_head_sent", "_next", "_pace", "_played", "_recv", "_stage", "_stop", "_tape",
-        "_write", "busy", "paused",
+        "_ahead", "_base", "_behind", "_due", "_head_sent", "_next", "_pace", "_played", "_recv", "_stage", "_stop",
+        "_tape", "_write", "busy", "paused",
     )  # fmt: skip
 
     def __init__(self, stage: Stage, write: Callable[[bytes], None], played: Callable[[], None]) -> None:
@@ -43,6 +43,7 @@ class Player:
         self.paused = False  # the client does not read
         self._behind = False  # and so its events are late through no fault of ours
         self._recv = 0  # when the request's head was complete
+        self._ahead = 0  # by so much it is earlier than written
         self._base = 0  # when the tape began
         self._next = 0  # the event to write next
         self._due = 0  # and when
@@ -50,8 +51,11 @@ class Player:
         self._head_sent = False
         self._pace: Pace | None = None  # where a place must be given back
 
-    def begin(self, tape: Tape, recv: int, now: int) -> bool:
-        """Starts to play `tape`, or returns False if the queue is full. Offsets count from `now`."""
+    def begin(self, tape: Tape, recv: int, now: int, ahead: int = 0) -> bool:
+        """Starts to play `tape`, or returns False if the queue is full. Offsets count from `now`.
+
+        Everything comes `ahead` ns earlier than written, as the beginning of the prompt is computed already.
+        """
         stage = self._stage
         pace = stage.pace
         entry = Entry.STARTED if pace is None else pace.enter(self)
@@ -66,7 +70,8 @@ class Player:
         self._behind = False
         self._tape = tape
         self._recv = recv
-        self._base = now
+        self._ahead = ahead
+        self._base = now - ahead
         self._next = 0
         self._stop = self._stops_before(tape)
         self._head_sent = False
@@ -76,9 +81,9 @@ class Player:
             self._due = NEVER
             return True
         if pace is None:
-            self._due = now + tape.offsets[0]
+            self._due = self._base + tape.offsets[0]
         else:
-            self._due = now + pace.loading(now) + int(tape.offsets[0] * pace.stretch(now))
+            self._due = self._first_due(pace, now)
         self._go(now)
         return True
 
@@ -212,8 +217,11 @@ class Player:
     def _leave_queue(self, pace: Pace, now: int) -> None:
         """The batched server takes up a request that waited."""
         self._stage.counts.queued -= 1
-        self._due = now + pace.loading(now) + int(self._tape.offsets[0] * pace.stretch(now))
+        self._due = self._first_due(pace, now)
         self._go(now)
+
+    def _first_due(self, pace: Pace, now: int) -> int:
+        return now + pace.loading(now) + int((self._tape.offsets[0] - self._ahead) * pace.stretch(now))
 
 
 def head_of(tape: Tape, stamp: bytes, recv: int, sent: int) -> bytes:

@@ -52,6 +52,15 @@ class Change(Strict):
     every: Duration = 0
 
 
+class Cache(Strict):
+    """A server that computes only the part of a prompt that it did not compute before (see `prefixes`).
+
+    `prefill_per_token` is spent on that part only. It remembers the last `prompts` of them.
+    """
+
+    prompts: int = Field(default=10_000, ge=1, le=1_000_000)
+
+
 class Profile(Strict):
     """What one kind of server does. Times are nanoseconds once read; files write them with a unit."""
 
@@ -72,6 +81,7 @@ class Profile(Strict):
     body_bytes: Distribution[Count] | None = None  # size of a non-streamed body
     head_at: Literal["first-event", "accept"] = "first-event"  # when the response head of a stream is sent
     embedding_dimensions: int = Field(default=768, ge=1, le=65_536)
+    prefix_cache: Cache | None = None
     batch: Batch | None = None
     cold_start: ColdStart | None = None
     over_time: tuple[Change, ...] = ()

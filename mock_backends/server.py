@@ -13,6 +13,7 @@ from mock_backends.alarm import alarm
 from mock_backends.connection import Connection
 from mock_backends.faults import Fault, FaultPlan
 from mock_backends.pacing import Pace
+from mock_backends.prefixes import PrefixCache
 from mock_backends.profile import Profile
 from mock_backends.script import ScriptWriter
 from mock_backends.stage import Schedule, Stage
@@ -66,6 +67,7 @@ class Backend:
         stage.profile = self.profile = profile = behaviour.profile
         stage.library = behaviour.library
         stage.pace = Pace(profile, now) if Pace.needed(profile) else None
+        stage.prefixes = PrefixCache(profile.prefix_cache.prompts) if profile.prefix_cache else None
         since = now if since_ns is None else since_ns
         stage.faults = FaultPlan(behaviour.faults, self.name, behaviour.seed, since) or None
         for connection in self.connections:

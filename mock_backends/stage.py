@@ -9,6 +9,7 @@ from collections.abc import Callable
 from mock_backends.counts import Counts
 from mock_backends.faults import FaultPlan
 from mock_backends.pacing import Pace
+from mock_backends.prefixes import PrefixCache
 from mock_backends.profile import Profile
 from mock_backends.tape import TapeLibrary
 from mock_backends.wheel import Turn
@@ -17,13 +18,14 @@ Schedule = Callable[[int, Turn], None]
 
 
 class Stage:
-    """Owned by its backend, which replaces `profile`, `library`, `pace` and `faults` when its behaviour changes."""
+    """Owned by its backend, which replaces all that it declares when its behaviour changes."""
 
-    __slots__ = ("counts", "faults", "library", "loop", "pace", "profile", "schedule", "stamp")
+    __slots__ = ("counts", "faults", "library", "loop", "pace", "prefixes", "profile", "schedule", "stamp")
 
     profile: Profile
     library: TapeLibrary
     pace: Pace | None
+    prefixes: PrefixCache | None
     faults: FaultPlan | None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, schedule: Schedule) -> None:
