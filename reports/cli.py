@@ -49,13 +49,19 @@ def _options(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A campaign's folder.")] = LATEST,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with", metavar="DIR", help="Another campaign of the profile: every row shows both. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Build the report of a campaign from its files: report.html, report.md, verdict.json, figures."""
     from reports.render import build_report
 
     if folder == LATEST and not folder.exists():
         raise _Missing(f"there is no {LATEST}; run `proxy-engines compare` first, or name a campaign's folder")
-    result = build_report(folder)
+    result = build_report(folder, beside or [])
     for line in result.headlines:
         typer.echo(line)
     typer.echo(f"report: {result.html}")

@@ -41,10 +41,10 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = 2
-VERDICT_SCHEMA_VERSION: Final = 2
+VERDICT_SCHEMA_VERSION: Final = 3
 """2: rows print their own 95 % interval and carry `p_adjusted` and `adjusted_level`; the words `unreliable`,
 `overloaded`, and those of secondary rows; `recommendation.worse`; `scenarios` and `faults`; no `permutation_p` and
-`median`."""
+`median`. 3: rows that a scenario cannot have are left out; `validity` holds the checks that failed or warned."""
 
 AA_SUFFIX: Final = "@aa"
 """The second arm of the baseline against itself is a target of its own: `sherpa@aa`."""
@@ -497,6 +497,16 @@ class Metric:
         """The percentile, where it is pooled over all rounds: p99 and p99.9."""
         return {"p99": 99.0, "p999": 99.9}.get(self.id.split("_")[-2]) if self.id in POOLED else None
 
+    def applies(self, scenario: Scenario) -> bool:
+        """Whether a scenario can have this metric at all."""
+        if self.id in _OF_STREAMS:
+            return scenario.kind == "stream"
+        if self.id == "capacity_rps_per_core":
+            return "saturation" in scenario.tags
+        if self.id == "rss_kib_per_stream":
+            return scenario.kind == "stream" and bool(scenario.connections)
+        return True
+
     @property
     def shown_unit(self) -> str:
         """The unit as people write it; empty for counts and ratios."""
@@ -508,6 +518,11 @@ class Metric:
         return ("faster", "slower") if self.family in ("latency", "cpu", "throughput") else ("better", "worse")
 
 
+_OF_STREAMS: Final = (
+    "ttft_p50_ms", "ttft_p99_ms", "transit_event_p50_us", "transit_event_p99_us", "itl_p50_ms", "itl_p99_ms",
+    "tpot_p50_ms", "cpu_us_per_event", "coalescing",
+)  # fmt: skip
+"""Metrics of streams only."""
 _INTENDED = "from the intended send time"
 _PROXY_TIME = "time inside the proxy per request, both directions added"
 _WINDOW = "in the measured window"

@@ -1,7 +1,9 @@
-"""A campaign for people who explore: facts and verdicts as data frames, figures on demand. What the notebooks use."""
+"""A campaign with all that was found in it: what every part of the report reads, and what notebooks read as data
+frames."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports import claims, compare, decide, figures, summarise
+from reports import compare, decide, places, summarise
+from reports.claims import Judged, ledger
 from reports.compare import Comparison
-from reports.schema import METRICS
+from reports.schema import AA_SUFFIX, METRICS
 from reports.store import Campaign, load_campaign
 from reports.summarise import Facts
 from reports.words import sentence
@@ -24,13 +27,86 @@ class Study:
     campaign: Campaign
     facts: tuple[Facts, ...]
     comparison: Comparison
+    others: tuple[Study, ...] = ()
+    """Other campaigns of the same profile: every row shows them as well."""
 
     @classmethod
-    def load(cls, folder: str | PathLike[str]) -> Study:
+    def load(cls, folder: str | PathLike[str], *others: str | PathLike[str]) -> Study:
         """Read, measure and compare the campaign in `folder`. ReportError if its files cannot be used."""
         campaign = load_campaign(Path(folder))
         facts = tuple(summarise.measure_run(run, campaign.scenario(run.record.scenario)) for run in campaign.runs)
-        return cls(campaign, facts, compare.compare(campaign, facts))
+        return cls(campaign, facts, compare.compare(campaign, facts), tuple(map(cls.load, others)))
+
+    # --------------------------------------------------------------------------------------- what the parts go through
+    @property
+    def all(self) -> tuple[Study, ...]:
+        """This campaign and the others beside it."""
+        return (self, *self.others)
+
+    @cached_property
+    def name(self) -> str:
+        """The day and the time it began, `2026-11-25 13:01`, which tell campaigns of a profile apart."""
+        return self.campaign.header.started[:16].replace("T", " ")
+
+    @cached_property
+    def baseline(self) -> str | None:
+        """The target that all others are compared with."""
+        return self.comparison.baseline
+
+    @cached_property
+    def main(self) -> str | None:
+        """The target of the headline."""
+        return self.comparison.main
+
+    @cached_property
+    def scenarios(self) -> tuple[str, ...]:
+        """All scenarios, in the order of the campaign."""
+        ran = [(f.record.scenario, f.record.target, f.record.round) for f in self.facts]
+        return tuple(compare.scenario_order(self.campaign, ran))
+
+    @cached_property
+    def cases(self) -> tuple[str, ...]:
+        """The use cases among them."""
+        return tuple(places.use_cases(self.campaign, self.scenarios))
+
+    @cached_property
+    def called(self) -> dict[str, str]:
+        """Each scenario in people's words."""
+        return places.names(self.campaign, self.scenarios)
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """The targets that ran, baseline first, without its second arm and without variants of an engine."""
+        ran = {target for _, target in (*self.comparison.valid, *self.comparison.voided)}
+        order = [self.baseline] if self.baseline else []
+        order += compare.candidate_order(self.campaign, self.baseline or "", ran)
+        variants = {target.name for target in self.campaign.header.targets if target.kind == "variant"}
+        return tuple(name for name in order if name in ran - variants and not name.endswith(AA_SUFFIX))
+
+    def runs_of(self, scenario: str, target: str) -> tuple[Facts, ...]:
+        """The runs of a target in a scenario that the bench did not spoil."""
+        return self.comparison.valid.get((scenario, target), ())
+
+    def each(self) -> Iterator[tuple[Study, str, str, tuple[Facts, ...]]]:
+        """Every scenario and target with valid runs, for each campaign: (campaign, scenario, target, runs)."""
+        for scenario in self.scenarios:
+            for target in self.targets:
+                for one in self.all:
+                    runs = one.runs_of(scenario, target)
+                    if runs:
+                        yield one, scenario, target, runs
+
+    @cached_property
+    def judged(self) -> tuple[Judged, ...]:
+        """The claims ledger."""
+        return ledger(self.campaign, self.comparison)
+
+    @cached_property
+    def advice(self) -> decide.Recommendation:
+        """Which engine this campaign speaks for."""
+        return decide.recommend(self.campaign, self.comparison)
+
+    # ------------------------------------------------------------------------------------------------ as data frames
 
     def runs(self) -> pd.DataFrame:
         """One row a run: scenario, target, round, how it ended, then every metric (NaN where not measured)."""
@@ -115,22 +191,10 @@ class Study:
                     "measured": one.finding.measured,
                     "rule": one.claim.rule,
                 }
-                for one in claims.ledger(self.campaign, self.comparison)
+                for one in self.judged
             ]
         )
 
     def recommendation(self) -> decide.Recommendation:
         """Which engine this campaign speaks for."""
-        return decide.recommend(self.campaign, self.comparison)
-
-    @cached_property
-    def drawn(self) -> dict[str, figures.Drawn]:
-        """Every figure of the report by name; one that could not be drawn says why."""
-        return figures.Gallery(self.campaign, self.comparison).all()
-
-    def figure(self, name: str) -> figures.Figure:
-        """One figure by name, shown by notebooks as it is. KeyError with the reason if it could not be drawn."""
-        drawn = self.drawn[name]
-        if isinstance(drawn, figures.NotDrawn):
-            raise KeyError(f"{name}: {drawn.reason}")
-        return drawn
+        return self.advice

@@ -23,6 +23,7 @@ from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
 from loadgen.targets.target import Target
 from reports import counted, store
+from reports.first_screen import FirstScreen, cells
 from reports.ladder import ladders
 
 RUNS = Path("reports/runs")
@@ -223,6 +224,26 @@ def point_latest(folder: Path) -> None:
         raise Missing(f"{link}: cannot be made to point to {folder.name}: {exc.strerror}") from exc
 
 
+def show(console: Console, screen: FirstScreen) -> None:
+    """The first screen of the report: its table, when to choose which engine, what got worse, what is unknown."""
+    console.print(Text(screen.headline, style="bold"))
+    if screen.entries:
+        table = Table(box=None, pad_edge=False, show_edge=False)
+        table.add_column("95 % intervals; × to the baseline", overflow="fold")
+        for target in screen.targets:
+            table.add_column("no proxy" if target == "direct" else target, justify="right", overflow="fold")
+        for entry in screen.entries:
+            table.add_row(Text(entry.label), *map(Text, cells(screen, entry)))
+        console.print(table)
+    for when, then in screen.choose:
+        console.print(Text.assemble((f"{when} ", "bold"), then))
+    for heading, lines in (("What gets worse", screen.worse), ("What we could not tell", screen.unknown)):
+        if lines:
+            console.print(Text(heading, style="bold"))
+            for line in lines:
+                console.print(Text(f"  {line}"))
+
+
 def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
     from reports.render import build_report  # matplotlib and all: half a second that --dry-run does not need
 
@@ -230,13 +251,7 @@ def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
     console.print()
     for headline in report.headlines:
         console.print(Text(headline))
-    advice = report.verdict["recommendation"]
-    if advice["engine"]:
-        console.print(Text(f"Choose {advice['engine'].capitalize()}:", style="bold"))
-    for reason in advice["because"]:
-        console.print(Text(f"  {reason}"))
-    for reason in advice["unless"]:
-        console.print(Text(f"  unless {reason}" if advice["engine"] else f"  {reason}"))
+    show(console, report.screen)
     ended = Counter(record.ended for record in campaign.records)
     others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
     runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")

@@ -35,11 +35,8 @@ def publish(campaign: Path, into: Path | None = None) -> Path:
     folder = into or PUBLISHED / study.campaign.header.started[:10]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for path in (built.html, built.md):
+    for path in (built.html, built.md, built.json):
         shutil.copy(path, folder)
-    verdict = json.loads(json.dumps(built.verdict), parse_float=lambda digits: float(f"{float(digits):.6g}"))
-    packed = json.dumps(verdict, separators=(",", ":"), ensure_ascii=False)  # half the size
-    (folder / "verdict.json").write_text(packed + "\n", encoding="utf-8")
     shutil.copytree(campaign / "figures", folder / "figures")
     study.runs().to_csv(folder / "runs.csv", index=False, float_format="%.6g")
     with chromium() as page:
@@ -66,7 +63,7 @@ def claims_page(published: Path) -> str:
         "# The product's claims, by every full campaign",
         "",
         f"Written by `python -m tests.reports.publish`. {len(answered)} of the {len(ours)} claims are answered by at "
-        "least one campaign. Each rule, and the runs behind each answer, stand in the reports' ledgers (part 14).",
+        "least one campaign. Each rule, and the runs behind each answer, stand in the reports' ledgers.",
         "",
         *([_SHARED_A_START, ""] if found.keys() & {"2026-11-25-full", "2026-11-26-full"} else []),
         "| | claim | " + " | ".join(f"[{name}]({name}/report.md)" for name in found) + " |",

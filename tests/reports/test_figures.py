@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from reports.compare import compare
-from reports.figures import FIGURES, Figure, Gallery, NotDrawn, representatives
+from reports.page import Figure, Note
+from reports.parts import PARTS, figure, latency
+from reports.places import names, use_cases
+from reports.plots import Palette, panel, spread
 from reports.schema import Scenario
 from reports.study import Study
 from reports.summarise import Requests
@@ -21,59 +24,72 @@ def study(small: Path) -> Study:
     return Study.load(small)
 
 
-def test_every_figure_is_drawn_or_says_why_not(study: Study) -> None:
-    assert tuple(study.drawn) == FIGURES
-    for name, drawn in study.drawn.items():
-        assert drawn.name == name
-        assert drawn.reason if isinstance(drawn, NotDrawn) else drawn.caption and drawn.alt
+@pytest.fixture(scope="module")
+def drawn(study: Study) -> list[Figure]:
+    return [block for make in PARTS for block in make(study).blocks if isinstance(block, Figure)]
 
 
-def test_captions_state_scenarios_and_rounds(study: Study) -> None:
-    for drawn in study.drawn.values():
-        if isinstance(drawn, Figure) and drawn.name not in ("timeline", "effects"):
-            assert "4 valid rounds" in drawn.caption, drawn.name
-            assert "chat" in drawn.caption, drawn.name
+def test_every_figure_has_words_for_those_who_cannot_see_it(drawn: list[Figure]) -> None:
+    assert {"effects", "cpu", "overhead", "transit", "tail", "gc", "memory"} <= {one.name for one in drawn}
+    assert all(one.caption and len(one.alt) > 30 and one.panels for one in drawn)
 
 
-def test_svg_has_no_date_no_program_and_text_that_is_text(study: Study) -> None:
-    for drawn in study.drawn.values():
-        if isinstance(drawn, Figure):
-            assert "<metadata" not in drawn.svg
-            assert not re.search(r"20\d\d-\d\d-\d\d", drawn.svg)
-            assert "<text" in drawn.svg
-            assert drawn.png.startswith(b"\x89PNG")
+def test_svg_has_no_date_no_program_and_text_that_is_text(drawn: list[Figure]) -> None:
+    for one in (plot for made in drawn for plot in made.panels):
+        assert "<metadata" not in one.svg
+        assert not re.search(r"20\d\d-\d\d-\d\d", one.svg)
+        assert "<text" in one.svg
+        assert one.png.startswith(b"\x89PNG")
 
 
-def test_drawing_leaves_the_style_of_others_alone(study: Study) -> None:
+def test_drawing_leaves_the_style_of_others_alone() -> None:
     before = dict(mpl.rcParams)
-    Gallery(study.campaign, study.comparison).all()
+    with panel() as ((ax,), made):
+        ax.plot([1, 2], [1, 2])
+    assert len(made) == 1
     assert dict(mpl.rcParams) == before
 
 
-def test_a_target_has_one_colour_everywhere(study: Study) -> None:
-    gallery = Gallery(study.campaign, study.comparison)
-    assert len({gallery.colour(name) for name in ("sherpa", "olla", "direct", "relay")}) == 4
-    assert gallery.colour("sherpa@aa") == gallery.colour("sherpa")
-    for name in ("overhead", "cpu", "gc"):
-        drawn = study.drawn[name]
-        assert isinstance(drawn, Figure)
-        assert gallery.colour("olla") in drawn.svg
+def test_a_target_has_one_colour_everywhere_and_a_mark_of_its_own(study: Study, drawn: list[Figure]) -> None:
+    palette = Palette(study.targets)
+    assert len({palette.colour(name) for name in ("sherpa", "olla", "nginx", "direct")}) == 4
+    assert len({palette.mark(name) for name in ("sherpa", "olla", "nginx")}) == 3
+    assert palette.colour("sherpa@aa") == palette.colour("sherpa")
+    for one in drawn:
+        if one.name in ("overhead", "cpu", "gc"):
+            assert all(palette.colour("olla") in panel.svg for panel in one.panels)
+
+
+def test_lines_carry_their_names(drawn: list[Figure]) -> None:
+    (tail,) = (one for one in drawn if one.name == "tail")
+    assert all(">Olla<" in panel.svg and ">Sherpa<" in panel.svg for panel in tail.panels)
+
+
+def test_labels_move_apart_and_keep_their_order() -> None:
+    assert spread([10, 10, 50, 9], 5) == [14, 19, 50, 9]
+
+
+def test_one_figure_can_be_had_by_name(study: Study) -> None:
+    assert figure(study, "cpu").name == "cpu"
+    with pytest.raises(KeyError, match="no figure of that name"):
+        figure(study, "unknown")
 
 
 def test_the_tail_ends_where_ten_samples_remain() -> None:
     times = np.linspace(1, 2, 1000)
     nothing = np.full(1000, np.nan)
     seen = Requests(times, nothing, nothing, times, times, nothing, np.full(1000, "mock-0", dtype=object))
-    facts = [replace(fact("chat", n, t, {}), requests=seen) for n in (1, 2) for t in ("sherpa", "olla")]
+    facts = tuple(replace(fact("chat", n, t, {}), requests=seen) for n in (1, 2) for t in ("sherpa", "olla"))
     campaign = campaign_of(("sherpa", "olla"), ("chat",), 2)
-    drawn = Gallery(campaign, compare(campaign, facts)).all()["tail"]
-    assert isinstance(drawn, Figure)
-    assert ">99<" in drawn.svg  # 2,000 samples pooled carry p99.5
-    assert ">99.9<" not in drawn.svg
+    blocks = latency.part(Study(campaign, facts, compare(campaign, facts))).blocks
+    (tail,) = (block for block in blocks if isinstance(block, Figure) and block.name == "tail")
+    assert ">99<" in tail.panels[0].svg  # 2,000 samples pooled carry p99.5
+    assert ">99.9<" not in tail.panels[0].svg
+    assert any(isinstance(block, Note) for block in blocks)  # what could not be drawn says so
 
 
-def test_points_of_a_sweep_are_no_use_cases_of_their_own() -> None:
-    rate = {"tags": ["sweep-rate"], "group": "rate"}
+def test_points_of_a_sweep_and_controls_are_no_use_cases_of_their_own() -> None:
+    rate = {"tags": ["sweep-rate", "instant"], "group": "rate"}
     streams = {"tags": ["sweep-connections"], "group": "streams"}
     scenarios = {
         "chat-small-250": Scenario(rate_rps=250, **rate),
@@ -83,21 +99,42 @@ def test_points_of_a_sweep_are_no_use_cases_of_their_own() -> None:
         "streams-2000": Scenario(connections=2000, **streams),
         "streams-500": Scenario(connections=500, **streams),
         "w2-500": Scenario(),
+        "slow": Scenario(healthy="fine"),
+        "fine": Scenario(),
+        "gc-plain": Scenario(tags=["gc-load"]),
     }
     campaign = campaign_of(("sherpa",), scenarios, 1)
-    assert representatives(campaign, list(scenarios)) == ["chat-small", "streams-2000", "w2-500"]
+    assert use_cases(campaign, list(scenarios)) == ["chat-small", "streams-2000", "w2-500", "slow"]
+    called = names(campaign, list(scenarios))
+    assert called["chat-small"] == "small answers, 1,000 req/s"
+    assert called["streams-500"] == "500 open streams"
+    assert called["w2-500"] == "w2-500"
 
 
 def test_a_target_that_kept_every_rate_has_no_known_limit() -> None:
     scenarios = {f"load-{rate}": Scenario(rate_rps=rate, group="load", tags=["sweep-rate"]) for rate in (100.0, 1000.0)}
-    facts = [
+    facts = tuple(
         fact(name, n, target, {"e2e_p50_ms": 1.0, "e2e_p99_ms": 2.0, "goodput_rps": min(scenario.rate_rps or 0, most)})
         for name, scenario in scenarios.items()
         for n in (1, 2)
         for target, most in (("sherpa", 300.0), ("olla", 9e9))
-    ]
+    )
     campaign = campaign_of(("sherpa", "olla"), scenarios, 2)
-    drawn = Gallery(campaign, compare(campaign, facts)).load()
-    assert isinstance(drawn, Figure)
-    assert "Olla kept every rate it was offered, up to 1,000 req/s" in drawn.alt
+    drawn = figure(Study(campaign, facts, compare(campaign, facts)), "load")
+    assert "Olla kept every rate it was offered, up to 1,000 req/s: its knee lies beyond" in drawn.alt
     assert "Sherpa kept up to 100 req/s" in drawn.alt
+
+
+def test_a_ladder_is_drawn_with_its_knee_and_is_no_use_case() -> None:
+    rungs = {10: (100.0, 1.0), 50: (500.0, 2.0), 100: (1000.0, 40.0)}
+    scenarios = {f"ladder-olla-{share}": Scenario(rate_rps=rate, group="ladder") for share, (rate, _) in rungs.items()}
+    facts = []
+    for share, (rate, p95) in rungs.items():
+        made = fact(f"ladder-olla-{share}", 1, "olla", {})
+        summary = {"e2e_p50_ms": 1.0, "e2e_p95_ms": p95}
+        facts.append(replace(made, record=made.record.model_copy(update={"summary": summary, "offered_rps": rate})))
+    campaign = campaign_of(("sherpa", "olla"), scenarios, 1)
+    study = Study(campaign, tuple(facts), compare(campaign, facts))
+    drawn = figure(study, "ladder")
+    assert "olla: knee at 50 % of its capacity (500 req/s" in drawn.caption
+    assert study.cases == ()

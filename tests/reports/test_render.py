@@ -18,7 +18,8 @@ import pytest
 
 import reports
 from reports import store
-from reports.render import PARTS, ReportResult, build_report, md
+from reports.page import md
+from reports.render import ReportResult, build_report
 from reports.schema import POOLED, CampaignHeader, RunRecord
 from reports.store import ReportError
 from tests.reports.synthetic import CHAT, VARIANTS, World, full_world, write_campaign
@@ -102,7 +103,9 @@ def test_more_targets_than_two_stand_side_by_side(built: ReportResult, tmp_path:
     world = World(targets=("sherpa", "olla", "relay", "direct"), scenarios={"chat": CHAT}, rounds=2, raw=False)
     report = build_report(write_campaign(tmp_path / "four", world))
     assert "Side by side" in Shape(report.html.read_text()).shown()
-    (line,) = re.findall(r"^\| chat \| CPU per request, µs \|(.*)\|$", report.md.read_text(), re.MULTILINE)
+    (line,) = re.findall(
+        r"^\| small answers, 300 req/s: CPU per request, µs \|(.*)\|$", report.md.read_text(), re.MULTILINE
+    )
     sherpa, olla, relay = (cell.strip() for cell in line.split("|"))
     assert re.fullmatch(r"[\d.]+ \(× 0\.1\d+\)", sherpa)
     assert re.fullmatch(r"[\d.]+", olla)
@@ -110,17 +113,38 @@ def test_more_targets_than_two_stand_side_by_side(built: ReportResult, tmp_path:
     assert "Side by side" not in Shape(built.html.read_text()).shown()
 
 
-def test_all_fifteen_parts_are_there_in_order_and_a_missing_one_says_why(built: ReportResult) -> None:
+PARTS = [
+    "The answer",
+    "Capacity and cost",
+    "Latency and tail",
+    "Memory and streams",
+    "When endpoints fail",
+    "Claims",
+    "Trust",
+    "Method and data",
+]
+
+
+def test_all_eight_parts_are_there_in_order_and_a_missing_one_says_why(built: ReportResult) -> None:
     page = Shape(built.html.read_text())
-    headings = re.findall(r"\b(\d+) ([A-Z][^0-9]+?)(?=[A-Z0-9])", page.shown())
-    assert headings
-    ids = [attributes.get("id") for _, attributes in page.tags if (attributes.get("id") or "").startswith("part-")]
-    assert ids == [f"part-{n}" for n in range(1, 16)]
-    for name in PARTS[1:]:
+    ids = [attributes.get("id") for tag, attributes in page.tags if tag == "section"]
+    assert ids == ["answer", "cost", "latency", "memory", "faults", "claims", "trust", "method"]
+    for name in PARTS:
         assert name in page.shown()
     assert "Not measured: no scenario with a faulty endpoint was run" in page.shown()
     markdown = built.md.read_text()
     assert re.findall(r"^## (\d+) · (.+)$", markdown, re.M) == [(str(n), name) for n, name in enumerate(PARTS, 1)]
+
+
+def test_two_campaigns_of_a_profile_stand_in_every_row(built: ReportResult, copied: COPY) -> None:
+    folder = copied()
+    rewrite(folder / "campaign.json", started="2026-08-02T12:00:00Z")
+    result = build_report(folder, [built.html.parent])
+    markdown = result.md.read_text()
+    heading = re.findall(r"^\| Scenario \| Metric \| (.*) \|$", markdown, re.M)[0]
+    assert "Olla, 2026-08-02 12:00" in heading
+    assert "Olla, 2026-08-01 12:00" in heading
+    assert "the same, 2026-08-01 12:00" in markdown
 
 
 def test_the_same_files_give_the_same_bytes(small: Path, built: ReportResult, tmp_path: Path) -> None:
@@ -172,7 +196,9 @@ def test_figures_have_words_for_those_who_cannot_see_them(built: ReportResult) -
 def test_every_figure_is_there_as_svg_and_png(built: ReportResult) -> None:
     names = {path.stem for path in (built.html.parent / "figures").glob("*.svg")}
     assert names == {path.stem for path in (built.html.parent / "figures").glob("*.png")}
-    assert {"effects", "overhead", "transit", "tail", "cpu", "gc", "timeline", "memory"} <= names
+    assert {"effects", "overhead", "transit", "tail", "cpu", "gc", "memory"} <= {
+        name.rpartition("-")[0] for name in names
+    }
 
 
 def test_a_rebuilt_report_leaves_no_figure_of_an_older_one(copied: COPY) -> None:
@@ -181,7 +207,7 @@ def test_a_rebuilt_report_leaves_no_figure_of_an_older_one(copied: COPY) -> None
     for run in (folder / "runs").iterdir():
         (run / "events.parquet").unlink(missing_ok=True)
     build_report(folder)
-    assert not (folder / "figures" / "transit.svg").exists()
+    assert not list((folder / "figures").glob("transit-*"))
     assert "no valid run kept event rows" in (folder / "report.html").read_text()
 
 
@@ -219,7 +245,7 @@ def test_void_runs_are_shown_with_their_reason_and_drawn_hollow(copied: COPY) ->
     assert reason in page
     # The whole round of this scenario: sherpa, olla, direct and the second arm.
     assert f"chat: 4 of 16 runs are void (direct, olla, sherpa, sherpa@aa): {reason}" in page
-    assert "fill: none" in (folder / "figures" / "cpu.svg").read_text()
+    assert "fill: none" in (folder / "figures" / "cpu-1.svg").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -350,7 +376,8 @@ def test_names_from_outside_are_shown_as_text_and_never_run(tmp_path: Path) -> N
     assert {path.name for path in folder.iterdir()} == {
         "campaign.json", "runs", "figures", "report.html", "report.md", "verdict.json",
     }  # fmt: skip
-    markdown = result.md.read_text()
+    # Indented lines are code, which Markdown shows as it is.
+    markdown = "\n".join(line for line in result.md.read_text().splitlines() if not line.startswith("    "))
     assert "<script" not in re.sub(r"\\<", "", markdown)
     assert "](http" not in markdown.replace("\\](http", "").replace("\\]\\(http", "")
 
@@ -360,10 +387,10 @@ def test_markdown_from_outside_stays_one_line_of_plain_text() -> None:
 
 
 def test_a_figures_names_cannot_start_mathematics(tmp_path: Path) -> None:
-    scenarios = {"cost $5^{x$": CHAT.model_copy(update={"duration_s": 1.0})}
+    scenarios = {"cost $5^{x$": CHAT.model_copy(update={"duration_s": 1.0, "tags": [], "profile": ""})}
     folder = write_campaign(tmp_path / "dollars", World(scenarios=scenarios, rounds=2))
     build_report(folder)
-    assert "cost $5^{x$" in (folder / "figures" / "overhead.svg").read_text()
+    assert "cost $5^{x$" in (folder / "figures" / "overhead-1.svg").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------------- whole
@@ -377,10 +404,13 @@ def test_a_campaign_with_every_kind_of_scenario_fills_every_part(tmp_path: Path)
     folder = write_campaign(tmp_path / "full", replace(world, scenarios=quick, aa=False))
     result = build_report(folder)
     validate(result)
-    assert len(list((folder / "figures").glob("*.svg"))) == 11
+    drawn = {path.stem.rpartition("-")[0] for path in (folder / "figures").glob("*.svg")}
+    assert drawn == {"effects", "cpu", "overhead", "transit", "tail", "load", "gc", "memory", "resilience"}
     page = Shape(result.html.read_text()).shown()
-    assert "Measured capacity" in page
-    assert "points of sweeps, in parts 3, 5 and 10" in page  # sweeps are shown once
+    assert "Capacity of a core" in page
+    assert "Requests/s a core carries" in page
+    assert len(result.md.read_text().splitlines()) < 300
+    assert result.json.stat().st_size < 400_000
     assert {case.split(":")[0] for case in result.headlines} == {
         "chat", "chat-stream", "load-800", "streams-80", "slow-endpoint", "saturation",
     }  # fmt: skip
@@ -418,7 +448,7 @@ def test_one_wrong_reply_stands_on_the_first_screen_and_takes_its_engine_out(cop
     spoil(folder / "runs" / "r02-chat-olla", "digest", value=1.0)
     result = build_report(folder)
     verdict = validate(result)
-    first = Shape(result.html.read_text().split('<section id="part-2">')[0]).shown()
+    first = Shape(result.html.read_text().split('<section id="cost">')[0]).shown()
     assert "olla changed 1 reply: digest failed (in r02-chat-olla)" in first
     assert "Use Sherpa: Olla is unreliable" in first
     assert verdict["recommendation"]["engine"] == "sherpa"
@@ -427,14 +457,14 @@ def test_one_wrong_reply_stands_on_the_first_screen_and_takes_its_engine_out(cop
     ]
     assert {row["verdict"] for row in verdict["rows"] if row["scenario"] == "chat" and row["primary"]
             and row["candidate"]["target"] == "olla"} == {"unreliable"}  # fmt: skip
-    assert "failed: r02-chat-olla: digest failed" in result.md.read_text().replace("\\", "")
+    assert "✗ failed digest failed" in " ".join(Shape(result.html.read_text()).shown().split())
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_wrong_reply_of_any_target_stands_on_the_first_screen(copied: COPY) -> None:
     folder = copied()
     spoil(folder / "runs" / "r03-chat-direct", "digest", value=4.0)
-    first = Shape(build_report(folder).html.read_text().split('<section id="part-2">')[0]).shown()
+    first = Shape(build_report(folder).html.read_text().split('<section id="cost">')[0]).shown()
     assert "chat: direct changed 4 replies: digest failed (in r03-chat-direct)." in first
 
 

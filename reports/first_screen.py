@@ -1,0 +1,353 @@
+"""The first screen of a report: one table in the reader's units, and when to choose which engine. Pure.
+
+The page, the terminal and the documents show the same `FirstScreen`. Its lines are found by what scenarios are (their
+tags and loads), never by their names; a line that nothing measured is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from reports import stats
+from reports.compare import Row
+from reports.decide import NEGLIGIBLE_CORE
+from reports.schema import AA_SUFFIX, ENGINES, FLOOR_TARGETS, Scenario
+from reports.study import Study
+from reports.summarise import Facts
+from reports.words import number, share, title
+
+TOKENS_A_GPU: Final = 2500
+"""Output tokens a second that one GPU generates: an assumption, for a medium model with many requests in a batch."""
+CORES_A_GPU: Final = 50
+"""Cores that cost as much as one GPU: an assumption, from list prices of clouds."""
+
+
+def _digits(value: float) -> str:
+    """Two digits below 1, as elsewhere above."""
+    return number(float(f"{value:.2g}")) if abs(value) < 1 else number(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number with its 95 % interval, in the line's unit; `factor`: as a multiple of the baseline's, with interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    factor: tuple[float, float | None, float | None] | None = None
+    word: str = ""
+    """The verdict of the row behind it."""
+
+    @property
+    def text(self) -> str:
+        """The number."""
+        return _digits(self.value)
+
+    @property
+    def range(self) -> str:
+        """The interval: `0.21..0.33`, empty where there is none."""
+        return "" if self.low is None or self.high is None else f"{_digits(self.low)}..{_digits(self.high)}"
+
+    @property
+    def times(self) -> str:
+        """The factor with its interval: `×0.31 (0.25..0.37)`."""
+        if self.factor is None:
+            return ""
+        mean, low, high = self.factor
+        ends = "" if low is None or high is None else f" ({_digits(low)}..{_digits(high)})"
+        return f"×{_digits(mean)}{ends}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the table."""
+
+    label: str
+    about: str
+    scenario: str
+    metric: str
+    values: dict[str, Value]
+    """By target."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstScreen:
+    """Everything the first screen says."""
+
+    targets: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    choose: tuple[tuple[str, str], ...]
+    """(Choose Sherpa, if ...) and so on: at most three."""
+    worse: tuple[str, ...]
+    unknown: tuple[str, ...]
+    headline: str
+    wrong: tuple[str, ...] = ()
+    """Replies that any target changed: a proxy that does that is no measure for others."""
+
+
+# -------------------------------------------------------------------------------------------------------- the table
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One line that may be filled: from which scenario, by which metric, in which unit."""
+
+    label: str
+    about: str
+    metric: str
+    find: Callable[[Study], str | None]
+    scale: float = 1.0
+
+
+def _small(study: Study) -> str | None:
+    """The use case with small answers that are ready at once."""
+    found = [
+        name
+        for name in study.cases
+        if (one := study.campaign.scenario(name)).rate_rps and "instant" in one.tags and _ordinary(one)
+        and one.kind == "request" and (one.response_bytes or 0) < 65536
+    ]  # fmt: skip
+    plain = [name for name in study.cases if (one := study.campaign.scenario(name)).kind == "request" and one.rate_rps
+             and _ordinary(one)]  # fmt: skip
+    return next(iter(found or plain), None)
+
+
+def _streaming(study: Study) -> str | None:
+    cases = ((name, study.campaign.scenario(name)) for name in study.cases)
+    return next((name for name, one in cases if one.kind == "stream" and _ordinary(one) and one.rate_rps), None)
+
+
+def _ordinary(scenario: Scenario) -> bool:
+    return not scenario.faults and not {"cold-start", "saturation", "sweep-connections"}.intersection(scenario.tags)
+
+
+def _tagged(tag: str) -> Callable[[Study], str | None]:
+    return lambda study: next((name for name in study.scenarios if tag in study.campaign.scenario(name).tags), None)
+
+
+def _most_streams(study: Study) -> str | None:
+    swept = [
+        (one.connections, name)
+        for name in study.scenarios
+        if "sweep-connections" in (one := study.campaign.scenario(name)).tags and one.connections
+    ]
+    return max(swept)[1] if swept else None
+
+
+_ASKED: Final = (
+    _Asked("Cores for 1,000 req/s", "CPU of the proxy's processes, small answers", "cpu_us_per_request", _small, 1e-3),
+    _Asked("Requests/s a core carries", "right replies, closed loop", "capacity_rps_per_core", _tagged("saturation")),
+    _Asked("Added to a request, median, ms", "time inside the proxy", "added_p50_us", _small, 1e-3),
+    _Asked("Added to a request, p99, ms", "of all rounds' requests", "added_p99_us", _small, 1e-3),
+    _Asked("Added to a token, median, ms", "from the backend's write to the client's read", "transit_event_p50_us",
+           _streaming, 1e-3),
+    _Asked("KiB an open stream", "growth over the idle process", "rss_kib_per_stream", _most_streams),
+    _Asked(f"Cores beside a GPU ({TOKENS_A_GPU:,} tokens/s)", "CPU per streamed token times the GPU's rate",
+           "cpu_us_per_event", _streaming, TOKENS_A_GPU * 1e-6),
+)  # fmt: skip
+
+
+def _columns(study: Study) -> tuple[str, ...]:
+    ran = set(study.targets)
+    order = [*ENGINES, study.baseline, study.main, "nginx", "direct"]
+    return tuple(dict.fromkeys(name for name in order if name in ran))
+
+
+def _from_rows(study: Study, asked: _Asked, targets: Sequence[str]) -> Entry | None:
+    scenario = asked.find(study)
+    if scenario is None or study.baseline is None:
+        return None
+    values: dict[str, Value] = {}
+    for target in targets:
+        row = study.comparison.row(scenario, asked.metric, target)
+        if row is None and target == study.baseline and study.main is not None:
+            row = study.comparison.row(scenario, asked.metric, study.main)
+            row = row or study.comparison.row(scenario, asked.metric, study.baseline + AA_SUFFIX)
+            if row is not None and row.baseline.value is not None:
+                values[target] = _value(row.baseline.value, row.baseline.ci, asked.scale)
+        elif row is not None and row.candidate.value is not None:
+            values[target] = _value(row.candidate.value, row.candidate.ci, asked.scale, row)
+    if not values:
+        return None
+    return Entry(asked.label, asked.about, scenario, asked.metric, values)
+
+
+def _value(value: float, ci: tuple[float, float] | None, scale: float, row: Row | None = None) -> Value:
+    low, high = (None, None) if ci is None else (ci[0] * scale, ci[1] * scale)
+    factor = None
+    if row is not None and row.basis == "ratio" and row.ratio is not None and row.candidate.target not in FLOOR_TARGETS:
+        factor = (row.ratio, row.ci_low, row.ci_high)
+    return Value(value * scale, low, high, factor, "" if row is None else row.verdict)
+
+
+def lost_share(facts: Facts) -> float | None:
+    """Share of a run's requests that were not answered rightly, whatever the plan expected."""
+    outcomes = facts.extras.get("outcomes") or {}
+    total = sum(int(count) for count in outcomes.values())
+    return 1 - int(outcomes.get("ok", 0)) / total if total else None
+
+
+def _lost(study: Study, targets: Sequence[str]) -> Entry | None:
+    """Requests lost of 1,000 while an endpoint fails."""
+    faulty = [name for name in study.scenarios if study.campaign.scenario(name).faults]
+    tagged = [name for name in faulty if "failing-endpoint" in study.campaign.scenario(name).tags]
+    for scenario in tagged or faulty:
+        values = {}
+        for target in targets:
+            shares = [share for facts in study.runs_of(scenario, target) if (share := lost_share(facts)) is not None]
+            if shares:
+                found = stats.estimate([share * 1000 for share in shares])
+                ends = found.interval()
+                low, high = (None, None) if ends is None else (max(ends.low, 0.0), min(ends.high, 1000.0))
+                values[target] = Value(found.mean, low, high)
+        if values:
+            return Entry("Lost of 1,000 requests in a fault", study.called[scenario], scenario, "goodput_rps", values)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- the sentences
+def first_screen(study: Study) -> FirstScreen:
+    """The first screen of a campaign."""
+    targets = _columns(study)
+    found = [entry for asked in _ASKED if (entry := _from_rows(study, asked, targets)) is not None]
+    lost = _lost(study, targets)
+    if lost is not None:
+        found.insert(max(len(found) - 1, 0), lost)
+    return FirstScreen(
+        targets=targets,
+        entries=tuple(found),
+        choose=_choose(study, {entry.metric: entry for entry in found}),
+        worse=study.advice.worse[:6],
+        unknown=_unknown(study),
+        headline=_headline(study),
+        wrong=tuple(f"{name}: {one.say}." for (name, _), one in study.comparison.blames.items() if one.wrong_replies),
+    )
+
+
+def _headline(study: Study) -> str:
+    engine = study.advice.engine
+    if engine is not None:
+        return (
+            f"{title(engine)} wins where it matters" if not study.advice.worse else f"{title(engine)} wins, at a price"
+        )
+    if study.main is None:
+        return "Nothing was compared"
+    if not any(row.primary and row.rounds > 1 for row in study.comparison.rows):
+        return "Too little was measured to choose"
+    return "Neither engine wins everywhere" if study.advice.because else "No engine can be recommended"
+
+
+def _choose(study: Study, entries: dict[str, Entry]) -> tuple[tuple[str, str], ...]:
+    """When to take which engine. Only what a decided row says; nothing where the engines were not compared."""
+    if set(ENGINES) - set(study.targets) or study.baseline not in ENGINES:
+        return ()
+    if study.advice.engine is None:
+        return (("No recommendation", "; ".join(study.advice.because[:2]) or "no primary metric decides"),)
+    return (
+        ("Choose Sherpa if", _sherpa(entries)),
+        ("Choose Olla if", _olla(study, entries)),
+        ("Neither matters if", _neither(entries)),
+    )
+
+
+def _pair(entries: dict[str, Entry], metric: str) -> tuple[float, float] | None:
+    entry = entries.get(metric)
+    if entry is None or not all(name in entry.values for name in ENGINES):
+        return None
+    return entry.values["sherpa"].value, entry.values["olla"].value
+
+
+def _sherpa(entries: dict[str, Entry]) -> str:
+    simple = "you want the code that is easier to read and change, and"
+    capacity = _pair(entries, "capacity_rps_per_core")
+    if capacity is not None:
+        return (
+            f"{simple} each of your cores gets less than half of the {_digits(capacity[0])} req/s that Sherpa carries."
+        )
+    cores = _pair(entries, "cpu_us_per_request")
+    if cores is not None:
+        return f"{simple} {_digits(cores[0])} cores for each 1,000 req/s are no matter to you."
+    return f"{simple} the differences in the table are no matter to you."
+
+
+def _olla(study: Study, entries: dict[str, Entry]) -> str:
+    """What Olla is shown to be better in, by the verdicts."""
+    said = []
+    for metric, what in (
+        ("capacity_rps_per_core", "you need more requests from a core ({})"),
+        ("cpu_us_per_request", "you pay for its cores ({} CPU per request)"),
+        ("added_p50_us", "tenths of a millisecond count ({} added time)"),
+        ("cpu_us_per_event", "you stream much ({} CPU per token)"),
+        ("rss_kib_per_stream", "you hold thousands of streams open ({} memory each)"),
+    ):
+        entry = entries.get(metric)
+        row = None if entry is None else study.comparison.row(entry.scenario, metric, study.main or "")
+        if row is not None and row.winner == "olla" and row.ratio:
+            said.append(what.format(f"×{_digits(row.ratio if study.main == 'olla' else 1 / row.ratio)}"))
+    lost = entries.get("goodput_rps")
+    if lost is not None and all(name in lost.values for name in ENGINES):
+        ours, theirs = lost.values["sherpa"], lost.values["olla"]
+        if theirs.high is not None and ours.low is not None and theirs.high < ours.low:
+            said.append(f"endpoints may fail ({theirs.text} instead of {ours.text} of 1,000 requests lost)")
+    if not said:
+        return "you need circuit breakers or pools for each endpoint: no figure here speaks for it."
+    return (", or ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]) + "."
+
+
+def _neither(entries: dict[str, Entry]) -> str:
+    said = []
+    cores = _pair(entries, "cpu_us_per_event")
+    if cores is not None:
+        bill = abs(cores[0] - cores[1]) / CORES_A_GPU
+        said.append(
+            f"the GPUs are your bill: the engines differ by {_digits(abs(cores[0] - cores[1]))} cores beside a GPU, "
+            f"{share(bill)} of its price if {CORES_A_GPU} cores cost as much as one"
+        )
+    added = _pair(entries, "added_p50_us")
+    if added is not None:
+        said.append(
+            f"your models take 200 ms to the first token: the medians differ by {_digits(abs(added[0] - added[1]))} ms"
+        )
+    per = _pair(entries, "cpu_us_per_request")
+    if per is not None and per[0] != per[1]:
+        rate = NEGLIGIBLE_CORE / abs(per[0] - per[1]) * 1000
+        said.append(f"you serve fewer than {_digits(_round(rate))} req/s: that is {share(NEGLIGIBLE_CORE)} of a core")
+    return "; or ".join(said) + "." if said else "your load is far below the loads of this campaign."
+
+
+def _round(value: float) -> float:
+    """Two honest digits."""
+    return float(f"{value:.2g}") if math.isfinite(value) else value
+
+
+def _unknown(study: Study) -> tuple[str, ...]:
+    """What the campaign could not tell, by scenario: primary metrics without a verdict."""
+    words = {
+        "too-noisy": "too noisy to tell", "void": "the bench spoilt too many rounds", "not-measured": "not measured",
+        "overloaded": "overloaded", "unreliable": "unreliable",
+    }  # fmt: skip
+    said = []
+    for scenario in study.cases:
+        rows = [row for row in study.comparison.rows if row.scenario == scenario and row.primary
+                and row.candidate.target == study.main and row.verdict in words]  # fmt: skip
+        for word in dict.fromkeys(row.verdict for row in rows):
+            mine = [row for row in rows if row.verdict == word]
+            labels = ", ".join(row.spec.label for row in mine)
+            why = f" ({mine[0].reason})" if mine[0].reason else ""
+            said.append(f"{study.called[scenario]}: {labels}: {words[word]}{why}")
+    return tuple(said)
+
+
+# ------------------------------------------------------------------------------------------------ as lines of text
+def cells(screen: FirstScreen, entry: Entry) -> list[str]:
+    """The cells of one line as text: value, interval, factor."""
+    said = []
+    for target in screen.targets:
+        value = entry.values.get(target)
+        if value is None:
+            said.append("–")
+            continue
+        parts = [value.text, f"({value.range})" if value.range else "", value.times]
+        said.append(" ".join(part for part in parts if part))
+    return said

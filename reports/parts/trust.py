@@ -1,0 +1,227 @@
+"""Part 7: how far to trust this campaign. Its noise floor, its checks, its doubts, and who measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from reports import compare, stats
+from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, missing
+from reports.parts.rows import noise, signed
+from reports.schema import AA_SUFFIX, Check
+from reports.study import Study
+from reports.words import number, percent, title
+
+_BIAS = (
+    "The authors wrote both engines, the harness and the scenarios.",
+    "Backends are mocks: they answer when told to, and no model competes for the machine.",
+    "All traffic is loopback on one host. Networks, TLS and other tenants are absent.",
+    "Loads last seconds to minutes; only long runs show slow leaks.",
+)
+
+
+def part(study: Study) -> Part:
+    """Trust."""
+    blocks: list[Block] = []
+    doubts = [doubt for one in study.all for doubt in _doubts(one)]
+    if doubts:
+        blocks.append(Note(heading="Doubts", items=tuple(doubts), tone="doubt"))
+    else:
+        blocks.append(Text("Every planned round is there, and nothing is void.", heading="Doubts"))
+    blocks.append(Text(_aa_words(study), heading="Noise floor"))
+    blocks += _floor(study)
+    blocks += _checks(study)
+    blocks.append(Text(heading="Bias: who measured, and what", items=_BIAS))
+    return Part("trust", "Trust", tuple(blocks))
+
+
+def tally(study: Study) -> str:
+    """How many runs, rounds and requests, in one sentence."""
+    runs = study.campaign.runs
+    void = sum(len(found) for found in study.comparison.voided.values())
+    rounds = len({run.record.round for run in runs})
+    requests = sum(int(f.extras.get("requests") or 0) for f in study.facts)
+    return (
+        f"{len(runs) - void} of {len(runs)} runs are valid, in {rounds} rounds ({study.campaign.header.rounds_planned} "
+        f"planned); {requests:,} replies were checked byte for byte"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- doubts
+def _doubts(study: Study) -> list[str]:
+    header, campaign = study.campaign.header, study.campaign
+    said = [
+        f"{study.called.get(scenario, scenario)}: {one.say}." for (scenario, _), one in study.comparison.blames.items()
+    ]
+    rounds = len({run.record.round for run in campaign.runs})
+    if header.state != "complete":
+        said.append(
+            f"The campaign did not run to its end: {len(campaign.runs)} runs of {rounds} rounds are here, "
+            f"{header.rounds_planned} rounds were planned. Rounds that never ran are missing, not void."
+        )
+    if campaign.unfinished:
+        more = "" if len(campaign.unfinished) <= 4 else f" and {len(campaign.unfinished) - 4} more"
+        said.append(f"Unfinished runs, not measured: {', '.join(campaign.unfinished[:4])}{more}.")
+    if header.rounds_planned < 6:
+        said.append(f"Rounds planned: {header.rounds_planned}. Intervals from so few are wide.")
+    if header.attempt > 1:
+        said.append(f"This is attempt {header.attempt} of this command on this machine.")
+    if not _has_aa(study) and study.facts:
+        said.append("The baseline did not run against itself: the noise floor of this machine is unknown.")
+    ran = {f.record.target for f in study.facts}
+    absent = [target.name for target in header.targets if target.name not in ran]
+    if absent:
+        said.append(f"Listed but never run: {', '.join(absent)}.")
+    silent = [name for name in study.scenarios if not any(f.record.scenario == name for f in study.facts)]
+    if silent and study.facts:
+        said.append(f"Scenarios without a single run: {', '.join(silent)}.")
+    return said + _voids(study) + _warnings(study)
+
+
+def _voids(study: Study) -> list[str]:
+    """One sentence a scenario: how many of its runs are void, of whom, and why most of them."""
+    said = []
+    for name in study.scenarios:
+        found = [
+            (target, reason) for (s, target), runs in study.comparison.voided.items() if s == name for _, reason in runs
+        ]
+        if found:
+            total = sum(f.record.scenario == name for f in study.facts)
+            whose = ", ".join(dict.fromkeys(target for target, _ in found))
+            reasons = sorted({re.sub(r" \(in [^)]*\)$", "", reason) for _, reason in found})
+            more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+            said.append(f"{name}: {len(found)} of {total} runs are void ({whose}): {'; '.join(reasons[:2])}{more}.")
+    return said
+
+
+_CHANGES = {
+    "trend": "latency changed within the run",
+    "steal": "the host took CPU away",
+    "other-load": "others used CPU",
+}
+
+
+def _warnings(study: Study) -> list[str]:
+    """One sentence a check that warned without voiding: in how many runs, and how far it went."""
+    warned: dict[str, list[Check]] = {}
+    for run in study.campaign.runs:
+        for check in run.record.validity:
+            if check.warn:
+                warned.setdefault(check.check, []).append(check)
+    said = []
+    for name, checks in sorted(warned.items()):
+        values = [float(check.value) for check in checks if isinstance(check.value, float | int)]
+        what = _CHANGES.get(name, f"{name} was outside its comfortable range")
+        share = not checks[0].unit or checks[0].unit.startswith("of ")
+        ends = (
+            (percent(one) if share else f"{number(one)} {checks[0].unit}" for one in (min(values), max(values)))
+            if values
+            else ()
+        )
+        span = " to ".join(dict.fromkeys(ends))
+        said.append(f"In {len(checks)} of {len(study.campaign.runs)} runs {what}{f' ({span})' if span else ''}.")
+    return said
+
+
+# --------------------------------------------------------------------------------------------------------- noise floor
+def _has_aa(study: Study) -> bool:
+    return any(f.record.target.endswith(AA_SUFFIX) for f in study.facts)
+
+
+def _aa_words(study: Study) -> str:
+    judged = [r for r in study.comparison.rows if r.is_aa and r.p is not None]
+    if not judged:
+        return (
+            "The baseline "
+            f"{'ran against itself, but no round of it is valid' if _has_aa(study) else 'did not run against itself'}."
+        )
+    differ = sum(row.p is not None and row.p <= stats.LEVEL for row in judged)
+    primaries = sum(row.verdict in compare.DECIDED for row in judged)
+    return (
+        f"The baseline ran against itself: {differ} of {len(judged)} rows differ at 95 %, where about "
+        f"{len(judged) * stats.LEVEL:.0f} would by chance. {primaries} primary rows are called different. An effect no "
+        "larger than that difference gets no verdict."
+    )
+
+
+def _floor(study: Study) -> list[Block]:
+    rows = []
+    for aa in study.comparison.rows:
+        if aa.is_aa and aa.primary and aa.effect is not None and (aa.effect[1], aa.effect[2]) != (0, 0):
+            row = study.comparison.row(aa.scenario, aa.metric, study.main or "")
+            effect = "–" if row is None or row.effect is None else _effect(row)
+            name = Cell(f"{study.called[aa.scenario]} · {aa.spec.label}", hint=aa.scenario)
+            rows.append(TableRow((name, Cell(noise(aa)), Cell(effect))))
+    columns = (
+        Column("Metric"),
+        Column(f"{title(study.baseline or '')} against itself, 95 % CI", True),
+        Column(title(study.main or "effect"), True),
+    )
+    return (
+        [Table("floor", "The noise floor beside the effect", columns, tuple(rows), folded=len(rows) > 12)]
+        if rows
+        else []
+    )
+
+
+def _effect(row: compare.Row) -> str:
+    assert row.effect is not None
+    if row.basis == "ratio":
+        return percent(row.effect[0])
+    return f"{signed(row.effect[0])} {row.spec.shown_unit}".strip()
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+def _checks(study: Study) -> list[Block]:
+    grouped: dict[str, list[Check]] = {}
+    for one in study.all:
+        for run in one.campaign.runs:
+            for check in run.record.validity:
+                grouped.setdefault(check.check, []).append(check)
+    if not grouped:
+        return [missing("the runs carry no validity checks")]
+    rows = []
+    for name, checks in grouped.items():
+        judged = [check for check in checks if check.value is not None or not check.ok]
+        failed, warned = sum(not check.ok for check in judged), sum(check.warn and check.ok for check in judged)
+        word, say = (
+            ("bad", f"{failed} failed") if failed else ("warn", f"{warned} warned") if warned else ("ok", "all passed")
+        )
+        if not judged:
+            word, say = "none", "does not apply here"
+        unit = next((check.unit for check in checks if check.unit), "")
+        limits = _range([check.limit for check in judged if isinstance(check.limit, float | int)], unit)
+        rows.append(
+            TableRow(
+                (
+                    Cell(name),
+                    Cell(_range([c.value for c in judged if isinstance(c.value, float | int)], unit)),
+                    Cell(limits),
+                    Cell("a void round" if checks[0].blame == "bench" else "the target's result"),
+                    Cell(
+                        f"{len(judged) - failed} of {len(judged)}", hint=f"no rule for {len(checks) - len(judged)} runs"
+                    ),
+                    Cell(Span(say, word=word)),
+                )
+            )
+        )
+    caption = (
+        "Checks of every run. A failure of the bench voids the round for every target; one of the target is its result"
+    )
+    columns = (
+        Column("Check"),
+        Column("Seen", True),
+        Column("Limit", True),
+        Column("A failure is"),
+        Column("Passed", True),
+        Column("Result"),
+    )
+    return [Table("checks", caption, columns, tuple(rows))]
+
+
+def _range(values: Sequence[float], unit: str) -> str:
+    """`1.00..10.3 ms`, or one number where they are all the same."""
+    if not values:
+        return "–"
+    ends = list(dict.fromkeys((number(min(values)), number(max(values)))))
+    return f"{'..'.join(ends)} {unit}".strip()

@@ -1,0 +1,193 @@
+"""The drawing kit of all figures: one style, one colour a target, small panels, the same bytes each time.
+
+A figure is some panels of 4.3 inches: one fills a phone's screen, two or three stand side by side on a wide one. Lines
+and marks are labelled where they are, in their own colour; no legend has to be matched by eye. The colours are those of
+Okabe and Ito, which people who confuse red and green can tell apart; the marks differ as well.
+
+SVG keeps text as text, so that it can be read aloud, searched and scaled. Nothing is drawn with pyplot: no global
+state, no display.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullLocator
+
+from reports.page import THEME, Panel
+from reports.schema import AA_SUFFIX, FLOOR_TARGETS
+from reports.words import title
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+_THEME: Final = {name: colour for colour, name in THEME.items()}
+INK, MUTED, GRID, PAPER = (_THEME[name] for name in ("ink", "muted", "grid", "paper"))
+
+_COLOURS: Final = {"sherpa": "#c85200", "olla": "#0b6fb0", "direct": "#76808d", "relay": "#76808d", "nginx": "#00815d"}
+_OTHERS: Final = ("#b0568f", "#8a6d00", "#3b8ea5", "#7d5ba6", "#5f7f3a", "#9a5b4f", "#4c5fa8")
+_MARKS: Final = {"sherpa": "o", "olla": "s", "nginx": "^", "direct": "|", "relay": "|"}
+_OTHER_MARKS: Final = ("D", "v", "P", "X", "h", "<", ">")
+
+_STYLE: Final[Any] = {  # matplotlib types each key as a literal; a plain dict of str says the same
+    "svg.fonttype": "none",
+    "svg.hashsalt": "proxy-engines",
+    "text.parse_math": False,  # names may hold $
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.titley": 1.0,  # fixed: searching for a free place measures every tick label twice
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "path.simplify_threshold": 0.4,
+}
+WIDTH: Final = 4.3
+"""Inches of a panel. On a screen of 400 pixels its text is 11 pixels high."""
+
+
+class Palette:
+    """Colours and marks of the targets of a campaign, the same in every figure."""
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        others = [name for name in targets if name not in _COLOURS]
+        self._colours = {name: _OTHERS[n % len(_OTHERS)] for n, name in enumerate(others)} | _COLOURS
+        self._marks = {name: _OTHER_MARKS[n % len(_OTHER_MARKS)] for n, name in enumerate(others)} | _MARKS
+
+    def colour(self, target: str) -> str:
+        """The colour of a target everywhere in the report."""
+        return self._colours.get(target.removesuffix(AA_SUFFIX), MUTED)
+
+    def mark(self, target: str) -> str:
+        """Its mark."""
+        return self._marks.get(target.removesuffix(AA_SUFFIX), "o")
+
+    def line(self, target: str) -> dict[str, Any]:
+        """How its line is drawn: the floor of the measurement dashed."""
+        floor = target in FLOOR_TARGETS
+        return {"color": self.colour(target), "linestyle": (0, (4, 2)) if floor else "-", "lw": 1.4 if floor else 1.9}
+
+
+@contextmanager
+def panel(
+    height: float = 2.7, *, left: float = 0.62, right: float = 0.15, rows: int = 1
+) -> Iterator[tuple[list[Axes], list[Panel]]]:
+    """Axes one above the other to draw on; when the block ends, the list holds the panel."""
+    made: list[Panel] = []
+    with mpl.rc_context(_STYLE):
+        canvas = Canvas(figsize=(WIDTH, height))
+        top, bottom, gap = 0.34, 0.5, 0.14
+        each = (height - top - bottom - gap * (rows - 1)) / rows
+        width = (WIDTH - left - right) / WIDTH
+        axes = [
+            canvas.add_axes((left / WIDTH, (bottom + (rows - 1 - n) * (each + gap)) / height, width, each / height))
+            for n in range(rows)
+        ]
+        yield axes, made
+        made.append(_finish(canvas))
+
+
+_UNSTABLE = re.compile(r"<\?xml.*?\?>\s*|<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", re.S)
+
+
+def _finish(canvas: Canvas) -> Panel:
+    """The canvas as SVG and PNG without anything that differs from one rebuild to the next."""
+    svg = io.StringIO()
+    canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    png = io.BytesIO()
+    FigureCanvasAgg(canvas)
+    canvas.savefig(png, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    return Panel(_UNSTABLE.sub("", svg.getvalue()), png.getvalue())
+
+
+def short(name: str, most: int = 34) -> str:
+    """A name that fits its place; the caption has it whole."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def label(ax: Axes, target: str, palette: Palette, at: tuple[float, float], *, dx: float = 5, dy: float = 0) -> None:
+    """The target's name beside its line, in its colour, on a patch of the page's colour."""
+    ax.annotate(
+        short(title(target), 16), at, (dx, dy), textcoords="offset points", va="center", fontsize=8.5, weight="bold",
+        color=palette.colour(target), zorder=6,
+        bbox={"boxstyle": "square,pad=0.12", "fc": PAPER, "ec": "none", "alpha": 0.85},
+    )  # fmt: skip
+
+
+def spread(places: Sequence[float], least: float) -> list[float]:
+    """`places` moved apart, upwards, until neighbours are at least this far from each other; order kept."""
+    moved = list(places)
+    last = -np.inf
+    for place in np.argsort(places, kind="stable"):
+        moved[place] = last = max(places[place], last + least)
+    return moved
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float]], palette: Palette) -> None:
+    """Names at the right ends of lines, (target, x, y) each, moved apart where they would cover each other."""
+    if not ends:
+        return
+    # y as points of the panel, so that "apart" means the same on a linear and on a logarithmic axis.
+    heights = [float(ax.transData.transform((x, y))[1]) * 72 / ax.figure.dpi for _, x, y in ends]
+    for (target, x, y), height, free in zip(ends, heights, spread(heights, 11.0), strict=True):
+        label(ax, target, palette, (x, y), dy=free - height)
+
+
+def log_x(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic x axis with round numbers."""
+    ax.set_xscale("log")
+    ax.set_xlim(max(low, 1e-3) / 1.25, max(high, 2e-3) * 1.25)
+    log_ticks(ax.xaxis, *ax.get_xlim())
+
+
+def log_y(ax: Axes) -> None:
+    """A logarithmic y axis; a linear one where it would hold fewer than two round numbers."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if not log_ticks(ax.yaxis, low, high):
+        ax.set_yscale("linear")
+        ax.set_ylim(low, high)
+
+
+def log_ticks(axis: Axis, low: float, high: float, prefix: str = "") -> bool:
+    """Round numbers along a log axis, at most six; False if fewer than two lie inside."""
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [m * 10.0**e for e in range(-4, 8) for m in steps if low <= m * 10.0**e <= high]
+        if len(ticks) <= 6:
+            break
+    if len(ticks) < 2:
+        return False
+    axis.set_ticks(ticks, [f"{prefix}{tick:,.0f}" if tick >= 1 else f"{prefix}{tick:g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+    return True
