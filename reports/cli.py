@@ -55,8 +55,18 @@ def report(
             "--with", metavar="DIR", help="Another campaign of the profile: every row shows both. Repeatable."
         ),
     ] = None,
+    splice: Annotated[
+        list[Path] | None,
+        typer.Option("--splice", metavar="FILE", help="Write current tables of published campaigns into a document."),
+    ] = None,
 ) -> None:
     """Build the report of a campaign from its files: report.html, report.md, verdict.json, figures."""
+    if splice:
+        from reports.splice import splice as write
+
+        for document in splice:
+            typer.echo(f"{document}: {'tables written' if write(document) else 'tables are current'}")
+        return
     from reports.render import build_report
 
     if folder == LATEST and not folder.exists():

@@ -212,7 +212,7 @@ def table_markdown(table: Table) -> list[str]:
     lines = ["| " + " | ".join(md(column.title) for column in table.columns) + " |"]
     lines.append("|" + "|".join("--:" if column.number else "---" for column in table.columns) + "|")
     for row in table.rows:
-        cells = [_md_line(cell.say) + (f" ({md(cell.more)})" if cell.more else "") for cell in row.cells]
+        cells = [_md_line(cell.say) + (f" ({md(cell.more.strip('()'))})" if cell.more else "") for cell in row.cells]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

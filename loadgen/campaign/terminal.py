@@ -22,8 +22,8 @@ from loadgen.campaign.trial import try_out
 from loadgen.campaign.voice import Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
 from loadgen.targets.target import Target
-from reports import counted, store
-from reports.first_screen import FirstScreen, cells
+from reports import counted, first_screen, store
+from reports.first_screen import FirstScreen
 from reports.ladder import ladders
 
 RUNS = Path("reports/runs")
@@ -233,7 +233,7 @@ def show(console: Console, screen: FirstScreen) -> None:
         for target in screen.targets:
             table.add_column("no proxy" if target == "direct" else target, justify="right", overflow="fold")
         for entry in screen.entries:
-            table.add_row(Text(entry.label), *map(Text, cells(screen, entry)))
+            table.add_row(Text(entry.label), *map(Text, first_screen.cells(screen, entry)))
         console.print(table)
     for when, then in screen.choose:
         console.print(Text.assemble((f"{when} ", "bold"), then))

@@ -51,7 +51,7 @@ def _table(study: Study, screen: FirstScreen) -> Table:
                 again = [Cell(Span(f"the same, {one.name}", "quiet"))]
                 rows.append(TableRow((*again, *(_cell(same, target) for target in screen.targets))))
     names = {"direct": "No proxy"}
-    columns = (Column(""), *(Column(names.get(name, title(name)), True) for name in screen.targets))
+    columns = (Column("For your load"), *(Column(names.get(name, title(name)), True) for name in screen.targets))
     note = f"Small print: 95 % intervals; × is the factor to {title(study.baseline or '')}, with its interval. "
     if any(entry.metric == "cpu_us_per_event" for entry in screen.entries):
         note += f"A GPU's rate is an assumption, as is its price of {CORES_A_GPU} cores; put in your own."

@@ -188,7 +188,9 @@ def _load(study: Study) -> Figure | None:
             groups.setdefault(scenario.group or "load", []).append(name)
     palette, panels, alt = Palette(study.targets), [], []
     for names in groups.values():
-        lines = {target: points for target in study.targets if len(points := _points(study, names, target)) > 1}
+        many = all(study.comparison.values(n, "e2e_p99_ms", t).size for n in names for t in study.targets)
+        tail = "p99" if many else "p95"  # p99 needs 1,000 requests in a run
+        lines = {t: points for t in study.targets if len(points := _points(study, names, t, tail)) > 1}
         if not lines:
             continue
         with panel(3.1, right=0.75) as ((ax,), made):
@@ -199,7 +201,7 @@ def _load(study: Study) -> Figure | None:
             log_y(ax)
             low, high = (end(p[0] for points in lines.values() for p in points) for end in (min, max))
             log_x(ax, low, high)
-            ax.set_title("p99 (thick) and median (thin) against load")
+            ax.set_title(f"{tail} (thick) and median (thin) against load")
             ax.set_xlabel("offered load, req/s")
             ax.set_ylabel("end to end, ms")
             label_ends(ax, [(t, points[-1][0], points[-1][2]) for t, points in lines.items()], palette)
@@ -249,14 +251,14 @@ def _ladder(study: Study) -> Figure | None:
 
 
 _Point = tuple[float, float, float, float, float, bool]
-"""Rate, median of p50, median of p99, lowest and highest p99 of the rounds, whether the rate was kept."""
+"""Rate, median of p50, median of the tail, lowest and highest tail of the rounds, whether the rate was kept."""
 
 
-def _points(study: Study, names: Sequence[str], target: str) -> list[_Point]:
+def _points(study: Study, names: Sequence[str], target: str, which: str) -> list[_Point]:
     found = []
     for name in sorted(names, key=lambda n: study.campaign.scenario(n).rate_rps or 0.0):
         rate = study.campaign.scenario(name).rate_rps or 0.0
-        middle, tail = (study.comparison.values(name, metric, target) for metric in ("e2e_p50_ms", "e2e_p99_ms"))
+        middle, tail = (study.comparison.values(name, metric, target) for metric in ("e2e_p50_ms", f"e2e_{which}_ms"))
         goodput = study.comparison.values(name, "goodput_rps", target)
         offered = np.array([f.record.offered_rps or rate for f in study.runs_of(name, target)])
         if middle.size and tail.size:

@@ -35,7 +35,7 @@ def publish(campaign: Path, into: Path | None = None) -> Path:
     folder = into or PUBLISHED / study.campaign.header.started[:10]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for path in (built.html, built.md, built.json):
+    for path in (built.html, built.md, built.json, campaign / "campaign.json"):
         shutil.copy(path, folder)
     shutil.copytree(campaign / "figures", folder / "figures")
     study.runs().to_csv(folder / "runs.csv", index=False, float_format="%.6g")

@@ -62,7 +62,7 @@ def test_an_error_is_one_sentence_on_stderr_with_its_exit_code(
 def test_what_nobody_foresaw_has_no_traceback_unless_asked_for(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, others: list[Path]) -> None:
         raise error
 
     monkeypatch.setattr(render, "build_report", fail)

@@ -1,0 +1,159 @@
+"""Result tables in documents, written by `proxy-engines report --splice FILE` and never by hand.
+
+A document holds what it wants, as a comment, and gets the table below it::
+
+    <!-- report 2026-11-25-full: sherpa, olla, nginx
+    Cores for 1,000 req/s | chat-small | cpu_us_per_request | 0.001
+    -->
+    (the table)
+    <!-- /report -->
+
+The first line names a published campaign and its targets; each other line is a label, a scenario, a metric, and what a
+value is multiplied by. Everything comes from the campaign's `runs.csv`: geometric means over the runs that count, with
+their 95 % intervals, and for each target the ratio to the first one over the rounds that both have. A line below says
+the command, the commit and the day.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from reports.first_screen import Value
+from reports.stats import estimate
+from reports.store import ReportError, read_json, write_atomically
+from reports.words import title
+
+PUBLISHED: Final = Path(__file__).with_name("published")
+_BLOCK: Final = re.compile(r"(<!-- report ([\w.-]+): ([^\n]*)\n(.*?)-->\n)(.*?)(<!-- /report -->)", re.S)
+_Runs = Mapping[tuple[str, str], Mapping[int, Mapping[str, str]]]
+"""(scenario, target) -> round -> the line of runs.csv."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One line of a table."""
+
+    label: str
+    scenario: str
+    metric: str
+    scale: float
+
+
+def splice(document: Path, published: Path = PUBLISHED) -> bool:
+    """Write the current tables into a document; whether anything changed. ReportError names document and line."""
+    try:
+        before = document.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ReportError(f"{document}: cannot be read ({exc.strerror or exc})") from exc
+    after = spliced(before, published, str(document))
+    if after != before:
+        write_atomically(document, after.encode())
+    return after != before
+
+
+def spliced(text: str, published: Path, where: str = "text") -> str:
+    """The text with current tables. ReportError if a marker asks for what is not there."""
+    if not _BLOCK.search(text):
+        raise ReportError(f"{where}: holds no `<!-- report CAMPAIGN: TARGETS` with a `<!-- /report -->` after it")
+
+    def made(found: re.Match[str]) -> str:
+        opening, campaign, targets, lines, _, closing = found.groups()
+        folder = published / campaign
+        names = [name.strip() for name in targets.split(",")]
+        wanted = [_wanted(line, where) for line in lines.strip().splitlines()]
+        table = _table(folder, names, wanted, where)
+        return f"{opening}\n{table}\n\n{provenance(folder)}\n\n{closing}"
+
+    return _BLOCK.sub(made, text)
+
+
+def _wanted(line: str, where: str) -> _Wanted:
+    try:
+        label, scenario, metric, scale = (part.strip() for part in line.split("|"))
+        return _Wanted(label, scenario, metric, float(scale))
+    except ValueError as exc:
+        raise ReportError(f"{where}: {line!r} is not `label | scenario | metric | factor`") from exc
+
+
+def _table(folder: Path, targets: Sequence[str], wanted: Sequence[_Wanted], where: str) -> str:
+    runs = _runs(folder)
+    names = ["No proxy" if name == "direct" else title(name) for name in targets]
+    lines = ["| | " + " | ".join(names) + " |", "|---" + "|--:" * len(names) + "|"]
+    for one in wanted:
+        values = [_value(runs, one, target, targets[0]) for target in targets]
+        if not any(values):
+            raise ReportError(f"{where}: {folder / 'runs.csv'} has no {one.metric} of {one.scenario}")
+        cells = ["–" if value is None else _cell(value) for value in values]
+        lines.append(f"| {one.label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: Value) -> str:
+    interval = f" ({value.range})" if value.range else ""
+    return f"**{value.text}**{interval}" + (f"<br>{value.times}" if value.times else "")
+
+
+def _runs(folder: Path) -> _Runs:
+    path = folder / "runs.csv"
+    found: dict[tuple[str, str], dict[int, Mapping[str, str]]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                if not line["void"]:
+                    found.setdefault((line["scenario"], line["target"]), {})[int(line["round"])] = line
+    except (OSError, KeyError, ValueError) as exc:
+        raise ReportError(f"{path}: cannot be used ({exc})") from exc
+    return found
+
+
+def _value(runs: _Runs, wanted: _Wanted, target: str, base: str) -> Value | None:
+    mine, theirs = (_numbers(runs, wanted, name) for name in (target, base))
+    if not mine:
+        return None
+    mean, low, high = _geometric([value * wanted.scale for value in mine.values()])
+    both = sorted(mine.keys() & theirs.keys())
+    factor = None if target == base or not both else _geometric([mine[n] / theirs[n] for n in both])
+    return Value(mean, low, high, factor)
+
+
+def _numbers(runs: _Runs, wanted: _Wanted, target: str) -> dict[int, float]:
+    lines = runs.get((wanted.scenario, target), {})
+    found = {number: float(text) for number, line in lines.items() if (text := line.get(wanted.metric) or "")}
+    return {number: value for number, value in found.items() if value > 0}
+
+
+def _geometric(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    found = estimate([math.log(value) for value in values])
+    ends = found.interval()
+    return (math.exp(found.mean), None, None) if ends is None else (math.exp(found.mean), *_ends(ends.low, ends.high))
+
+
+def _ends(low: float, high: float) -> tuple[float, float]:
+    return math.exp(low), math.exp(high)
+
+
+def provenance(folder: Path) -> str:
+    """One line: the command, the commit, the campaign. Reports from before campaigns kept them are read for it."""
+    path = folder / "campaign.json"
+    if path.exists():
+        header = read_json(path)
+        command, revision = header.get("command", ""), header.get("versions", {}).get("revision", "")
+    else:
+        report = (folder / "report.md").read_text(encoding="utf-8")
+        command, revision = (_first(pattern, report) for pattern in (r"^Command: (.*?)\. Seed", r"^- revision: (\S+)"))
+    command = command.replace("\\", "")
+    return (
+        f"*Geometric means with 95 % intervals; × is the factor to the first column. `{command}`, commit "
+        f"{revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).*"
+    )
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.M)
+    return "" if found is None else found.group(1)

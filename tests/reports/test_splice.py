@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reports.splice import PUBLISHED, splice, spliced
+from reports.store import ReportError
+
+ROOT = PUBLISHED.parents[1]
+RUNS = """run,scenario,target,round,void,cpu_us_per_request
+a,chat,sherpa,1,,100
+b,chat,sherpa,2,,400
+c,chat,olla,1,,25
+d,chat,olla,2,,100
+e,chat,olla,3,too late,9999
+"""
+TEXT = """before
+<!-- report night: sherpa, olla, nginx
+CPU, ms | chat | cpu_us_per_request | 0.001
+-->
+<!-- /report -->
+after
+"""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    folder = tmp_path / "night"
+    folder.mkdir()
+    (folder / "runs.csv").write_text(RUNS)
+    (folder / "report.md").write_text("Command: proxy-engines compare. Seed 1\n- revision: abc123\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", ["README.md", "RESULTS.md"])
+def test_the_tables_of_a_document_are_those_of_the_published_campaigns(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert spliced(text, PUBLISHED, document) == text, f"run `proxy-engines report --splice {document}`"
+
+
+def test_a_table_has_geometric_means_of_valid_runs_and_paired_factors(published: Path) -> None:
+    made = spliced(TEXT, published)
+    assert "| CPU, ms | **0.2**" in made
+    assert "**0.05**" in made
+    assert "<br>×0.25 (0.25..0.25)" in made
+    assert "| – |" in made
+    assert "`proxy-engines compare`, commit abc123" in made
+    assert made.startswith("before\n")
+    assert made.endswith("after\n")
+    assert spliced(made, published) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nothing", "holds no `<!-- report"),
+        (TEXT.replace("chat |", "tea |"), "no cpu_us_per_request of tea"),
+        (TEXT.replace("| 0.001", ""), "is not `label"),
+        (TEXT.replace("night", "day"), "cannot be used"),
+    ],
+)
+def test_what_cannot_be_written_says_why(text: str, said: str, published: Path) -> None:
+    with pytest.raises(ReportError, match=said):
+        spliced(text, published)
+
+
+def test_a_document_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="cannot be read"):
+        splice(tmp_path / "none.md")
