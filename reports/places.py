@@ -62,7 +62,8 @@ def use_cases(campaign: Campaign, scenarios: Sequence[str]) -> list[str]:
         scenario = campaign.scenario(name)
         if scenario.group == ladder.GROUP:
             continue  # each rung is measured with one target alone
-        if name in controls or {"soak", "gc-load"}.intersection(scenario.tags):
+        swept = any(tag.startswith("sweep-") for tag in scenario.tags)
+        if (name in controls and not swept) or {"soak", "gc-load"}.intersection(scenario.tags):
             continue
         tag = next((tag for tag in scenario.tags if tag.startswith("sweep-")), None)
         sizes = {

@@ -145,12 +145,17 @@ def label(ax: Axes, target: str, palette: Palette, at: tuple[float, float], *, d
     )  # fmt: skip
 
 
-def spread(places: Sequence[float], least: float) -> list[float]:
-    """`places` moved apart, upwards, until neighbours are at least this far from each other; order kept."""
+def spread(places: Sequence[float], least: float, top: float = np.inf) -> list[float]:
+    """`places` moved apart until neighbours are at least this far from each other: upwards, and down again from `top`.
+    Their order stays."""
     moved = list(places)
+    order = np.argsort(places, kind="stable")
     last = -np.inf
-    for place in np.argsort(places, kind="stable"):
+    for place in order:
         moved[place] = last = max(places[place], last + least)
+    last = top + least
+    for place in order[::-1]:
+        moved[place] = last = min(moved[place], last - least)
     return moved
 
 
@@ -160,7 +165,8 @@ def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float]], palette: Pale
         return
     # y as points of the panel, so that "apart" means the same on a linear and on a logarithmic axis.
     heights = [float(ax.transData.transform((x, y))[1]) * 72 / ax.figure.dpi for _, x, y in ends]
-    for (target, x, y), height, free in zip(ends, heights, spread(heights, 11.0), strict=True):
+    top = float(ax.bbox.y1) * 72 / ax.figure.dpi
+    for (target, x, y), height, free in zip(ends, heights, spread(heights, 11.0, top), strict=True):
         label(ax, target, palette, (x, y), dy=free - height)
 
 

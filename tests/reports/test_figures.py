@@ -67,6 +67,7 @@ def test_lines_carry_their_names(drawn: list[Figure]) -> None:
 
 def test_labels_move_apart_and_keep_their_order() -> None:
     assert spread([10, 10, 50, 9], 5) == [14, 19, 50, 9]
+    assert spread([10, 10, 50, 49], 5, 50) == [10, 15, 50, 45]
 
 
 def test_one_figure_can_be_had_by_name(study: Study) -> None:
