@@ -373,7 +373,7 @@ def _html_figure(figure: Figure) -> Iterator[Markup]:
     for number, panel in enumerate(figure.panels, 1):
         yield Markup('<div class="plot">{}</div>').format(_plot(figure, number, panel))
     links = Markup(", ").join(
-        Markup('<a href="figures/{0}-{1}.svg">{2}</a>').format(figure.name, n, "SVG" if n == 1 else n)
+        Markup('<a href="figures/{0}-{1}.png">{2}</a>').format(figure.name, n, "PNG" if n == 1 else n)
         for n in range(1, len(figure.panels) + 1)
     )
     yield Markup("</div><figcaption><b>{}.</b> {} {}</figcaption></figure>").format(figure.title, figure.caption, links)

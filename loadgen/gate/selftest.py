@@ -318,7 +318,7 @@ _COLUMNS = ("seed", "what", "must be caught at", *TRIES, "by")
 
 
 def page(state: State) -> str:
-    """The table in Markdown, for METHODOLOGY.md."""
+    """The table in Markdown, for RESULTS.md."""
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in _cells(state)]
     _, sentence = verdict(state)

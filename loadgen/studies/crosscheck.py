@@ -244,7 +244,7 @@ _UNITS: Final = {
 
 
 def page(lines: Sequence[Line]) -> str:
-    """The table in Markdown, for METHODOLOGY.md."""
+    """The table in Markdown, for RESULTS.md."""
     text = ["| load | figure | ours | other tool | off by | tolerance | agrees |", "|---|---|---|---|---|---|---|"]
     for line in lines:
         name, unit = _UNITS[line.figure]

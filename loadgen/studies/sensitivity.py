@@ -207,7 +207,7 @@ def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
 
 
 def page(lines: Sequence[Finding], tries: Sequence[Tried], note: str) -> str:
-    """The table in Markdown, for METHODOLOGY.md, and a line for each campaign."""
+    """The table in Markdown, for RESULTS.md, and a line for each campaign."""
     text = ["| | seen | needed | holds |", "|---|---|---|---|"]
     text += [f"| {one.what} | {one.seen} | {one.needed} | {'yes' if one.holds else 'no'} |" for one in lines]
     text += ["", note, ""]

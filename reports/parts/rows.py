@@ -29,7 +29,7 @@ def verdicts(study: Study, name: str, what: str, wanted: Callable[[Row], bool]) 
     equal = [row for row in primary if row.verdict == "equivalent"]
     primary = [row for row in primary if row.verdict != "equivalent"]
     secondary = [row for row in mine if not row.primary and row.candidate.target == study.main]
-    others = [row for row in mine if row.candidate.target != study.main]
+    others = [row for row in mine if row.primary and row.candidate.target != study.main]
     against = f"{title(study.main or '')} against {title(study.baseline or '')}"
     blocks: list[Block] = []
     if primary:

@@ -37,7 +37,7 @@ def publish(campaign: Path, into: Path | None = None) -> Path:
     folder.mkdir(parents=True)
     for path in (built.html, built.md, built.json, campaign / "campaign.json"):
         shutil.copy(path, folder)
-    shutil.copytree(campaign / "figures", folder / "figures")
+    shutil.copytree(campaign / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.svg"))
     study.runs().to_csv(folder / "runs.csv", index=False, float_format="%.6g")
     with chromium() as page:
         for width, height in SCREENS.items():
@@ -60,7 +60,7 @@ def claims_page(published: Path) -> str:
     ours = [claim for claim in sentences if claim.startswith("C")]
     answered = [claim for claim in ours if any(one[claim]["verdict"] != "not-testable" for one in found.values())]
     lines = [
-        "# The product's claims, by every full campaign",
+        "# Claims of the original Olla, by every full campaign",
         "",
         f"Written by `python -m tests.reports.publish`. {len(answered)} of the {len(ours)} claims are answered by at "
         "least one campaign. Each rule, and the runs behind each answer, stand in the reports' ledgers.",
