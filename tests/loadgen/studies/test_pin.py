@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_faults_are_set_when_asked_for_and_gone_with_the_next_scenario(backends:
     faulty = scenario.catalogue()["failing-endpoint"].mock
     backends.behave(faulty)
     assert not [one for one in ask(backends.control, "GET", "/_mock/behaviour")["backends"] if one.get("faults")]
-    backends.fail(faulty)
+    backends.fail(faulty, time.monotonic_ns())
     told = {one["endpoint"]: one for one in ask(backends.control, "GET", "/_mock/behaviour")["backends"]}
     assert any(one.get("faults") for one in told.values())
     backends.behave(Mock())
@@ -56,7 +57,7 @@ def test_faults_are_set_when_asked_for_and_gone_with_the_next_scenario(backends:
 @pytest.mark.parametrize("one", scenario.catalogue().values(), ids=lambda one: one.id)
 def test_the_mocks_accept_every_scenarios_profiles_and_faults(one: scenario.Scenario, backends: Backends) -> None:
     backends.behave(one.mock)
-    backends.fail(one.mock)
+    backends.fail(one.mock, time.monotonic_ns())
     assert backends.stats()["backends"]
 
 
