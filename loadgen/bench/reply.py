@@ -40,7 +40,8 @@ def ask_once(url: str, template: Template, prompt_bytes: int = 64, max_tokens: i
     else:
         connection = http.client.HTTPConnection(host, port, timeout=_WAIT_S)
     try:
-        headers = {**template.headers, "Connection": "close"}
+        headers = {name: value.replace(SEED_MARK, "0") for name, value in template.headers.items()}
+        headers["Connection"] = "close"
         connection.request(template.method, parts.path.rstrip("/") + template.path, body.encode() or None, headers)
         answer = connection.getresponse()
         scanner = BodyScanner()

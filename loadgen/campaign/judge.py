@@ -22,7 +22,7 @@ USAGE_COLUMNS: Final = ("t_ns", "pid", "role", "cpu_ns", "rss_bytes", "ctx_volun
 RUNTIME_COLUMNS: Final = ("pid", "kind", "start_ns", "end_ns", "generation", "collected", "cause")
 _KEPT_MOCK_FIGURES: Final = (
     "requests", "events", "body_bytes", "refused", "peak", "lateness_p50_ns", "lateness_p99_ns", "held_back_events",
-    "disconnects_total", "faults",
+    "disconnects_total", "faults", "prefix_hits", "prefix_misses",
 )  # fmt: skip
 
 

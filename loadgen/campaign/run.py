@@ -336,7 +336,7 @@ class Run:
         for request in scenario.requests:
             if not request.check:
                 continue
-            template = request.template(pinned=target.passes == "everything")
+            template = scenario.template(request, pinned=target.passes == "everything")
             template = replace(template, headers={**template.headers, **self.running.headers})
             try:
                 reply = ask_once(self.running.url, template, *sizes, ca=self.running.ca)

@@ -7,7 +7,7 @@ A template's body may hold three marks that each row of the plan fills in:
 
 - ``{{prompt}}``: a filler text of the row's ``prompt_bytes`` bytes (plain ASCII, safe inside a JSON string);
 - ``{{max_tokens}}``: the row's ``output_tokens`` as a number;
-- ``{{seed}}``: the row's ``request_seed`` as a number.
+- ``{{seed}}``: the row's ``request_seed`` as a number; a header's value may hold this one, too.
 
 A body without marks is sent as it stands. A row that leaves a mark of its template open (``-1``) is a bad plan.
 """
@@ -253,7 +253,8 @@ def check_marks(
             (MAX_TOKENS_MARK, output_tokens, "output_tokens"),
             (SEED_MARK, request_seed, "request_seed"),
         ):
-            if mark in template.body and value < 0:
+            in_header = mark == SEED_MARK and any(mark in value for value in template.headers.values())
+            if (in_header or mark in template.body) and value < 0:
                 raise JobError(f"{where}: requests[{number}] has the mark {mark}, but {name} is not given")
 
 

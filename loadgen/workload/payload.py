@@ -34,7 +34,10 @@ class Payloads:
             SEED_MARK: b"%d" % request_seed,
         }
         body = b"".join([part if isinstance(part, bytes) else values[part] for part in prepared.parts])
-        head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (prepared.before_id, request_id, len(body))
+        before_id = prepared.before_id
+        if prepared.seed_in_head:
+            before_id = before_id.replace(SEED_MARK.encode(), values[SEED_MARK])
+        head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (before_id, request_id, len(body))
         return head + body, len(body)
 
     def _prompt(self, size: int) -> bytes:
@@ -44,9 +47,9 @@ class Payloads:
 
 
 class _Prepared:
-    """A template with its head joined and its body cut at its marks (`parts` is None if it has none)."""
+    """A template with its head joined and its body cut at its marks (`parts` is None if neither has any)."""
 
-    __slots__ = ("after_id", "before_id", "body_size", "has_prompt", "parts")
+    __slots__ = ("after_id", "before_id", "body_size", "has_prompt", "parts", "seed_in_head")
 
     def __init__(self, job: Job, template: Template) -> None:
         host, port = job.host_port
@@ -60,7 +63,8 @@ class _Prepared:
         lines = [f"{template.method} {job.path_prefix}{template.path} HTTP/1.1", f"Host: {host}:{port}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.before_id = "\r\n".join([*lines, "X-Request-ID: "]).encode("ascii")
-        self.parts = _cut(template.body)
+        self.seed_in_head = any(SEED_MARK in value for value in headers.values())
+        self.parts = _cut(template.body, always=self.seed_in_head)
         self.has_prompt = self.parts is not None and PROMPT_MARK in self.parts
         body = template.body.encode()
         self.body_size = len(body)
@@ -68,8 +72,8 @@ class _Prepared:
         self.after_id = length + b"\r\n\r\n" + body
 
 
-def _cut(body: str) -> list[bytes | str] | None:
-    """The body as texts (bytes) and marks (str) in turn; None if it holds no mark."""
+def _cut(body: str, *, always: bool) -> list[bytes | str] | None:
+    """The body as texts (bytes) and marks (str) in turn; None if it holds no mark, unless `always`."""
     parts: list[bytes | str] = [body.encode()]
     for mark in (PROMPT_MARK, MAX_TOKENS_MARK, SEED_MARK):
         cut: list[bytes | str] = []
@@ -82,4 +86,4 @@ def _cut(body: str) -> list[bytes | str] | None:
             for text in rest:
                 cut += (mark, text)
         parts = cut
-    return parts if len(parts) > 1 else None
+    return parts if always or len(parts) > 1 else None

@@ -14,6 +14,7 @@ import random
 import re
 import string
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loadgen.errors import BadInput, UsageRefusal
+from loadgen.workload import conversation
 from loadgen.workload.job import (
     MAX_TOKENS_MARK,
     PROMPT_MARK,
@@ -33,6 +35,8 @@ from loadgen.workload.job import (
     Template,
 )
 from reports import schema
+
+MESSAGES_MARK = "{{messages}}"
 
 FOLDER = Path(__file__).with_name("scenarios")
 
@@ -199,7 +203,23 @@ class Replay(_Part):
     bursts: Literal["auto", "keep", "spread"] = "auto"
 
 
-Arrivals = Open | Users | Fitted | Replay
+class Sessions(_Part):
+    """Conversations of several turns, each user one after the other; sent when due, whatever the target does.
+
+    Fills `{{messages}}`, the turn's prompt, which begins with the whole prompt before, and `{{seed}}`, the number of
+    the conversation, which a header may hold as well.
+    """
+
+    kind: Literal["sessions"]
+    users: Annotated[int, Field(ge=1, le=20000)]
+    turns: Annotated[int, Field(ge=2, le=100)]
+    think_s: Positive
+    """Seconds from one turn to the next, on average; half of it at least."""
+    text_bytes: Annotated[int, Field(ge=1, le=65536)] = 200
+    """Of each question and each reply in a prompt."""
+
+
+Arrivals = Open | Users | Fitted | Replay | Sessions
 
 
 class InCampaign(_Part):
@@ -278,8 +298,13 @@ class Scenario(_Part):
         given = {
             PROMPT_MARK: self.prompt_bytes is not None or self.sizes_vary,
             MAX_TOKENS_MARK: self.output_tokens is not None or self.sizes_vary,
-            SEED_MARK: self.request_seeds > 0 or self.sizes_vary,
+            SEED_MARK: self.request_seeds > 0 or self.sizes_vary or isinstance(self.arrivals, Sessions),
+            MESSAGES_MARK: isinstance(self.arrivals, Sessions),
         }
+        if isinstance(self.arrivals, Sessions) and not (
+            len(self.requests) == 1 and self.requests[0].copies == 1 and MESSAGES_MARK in self.requests[0].text()
+        ):
+            raise ValueError("sessions: there must be one request, without copies, whose body holds {{messages}}")
         if self.generator == "wrk" and self.open_loop:
             raise ValueError("generator: wrk sends in closed loop only (arrivals: {kind: closed, users: N})")
         canned = self.generator == "wrk" and self.kind == "request" and len(self.requests) == 1
@@ -336,6 +361,8 @@ class Scenario(_Part):
                 return self.arrivals.mean_rate()
             case Fitted():
                 return self.arrivals.rate
+            case Sessions():
+                return self.arrivals.users / self.arrivals.think_s
         return None
 
     def total_s(self) -> float:
@@ -358,9 +385,20 @@ class Scenario(_Part):
 
         `pinned` false: the target re-makes requests, so another reply than the pinned one is right.
         """
+        if isinstance(self.arrivals, Sessions):
+            (request,) = self.requests
+            return tuple(self.template(request, pinned=pinned, turn=turn) for turn in range(self.arrivals.turns))
         return tuple(
-            request.template(copy, pinned=pinned) for request in self.requests for copy in range(request.copies)
+            self.template(request, copy, pinned=pinned) for request in self.requests for copy in range(request.copies)
         )
+
+    def template(self, request: Request, copy: int = 0, *, pinned: bool = True, turn: int = 0) -> Template:
+        """One of `templates()`: of a request of this scenario, its copy, or its turn of a conversation."""
+        one = request.template(copy, pinned=pinned)
+        if isinstance(self.arrivals, Sessions):
+            prompt = conversation.messages(turn, self.arrivals.text_bytes)
+            return replace(one, body=one.body.replace(MESSAGES_MARK, prompt))
+        return one
 
     def template_weights(self) -> list[float]:
         """How often each of `templates()` is sent, relative to the others."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loadgen.workload import arrivals, fits, trace
+from loadgen.workload import arrivals, conversation, fits, trace
 from loadgen.workload.plan import Plan, make_plan
-from loadgen.workload.scenario import Fitted, Open, Replay, Scenario, Users
+from loadgen.workload.scenario import Fitted, Open, Replay, Scenario, Sessions, Users
 
 SLICE_S = 0.1
 """How long a target of several that are alive at once has the load to itself. Short against what a neighbour on the
@@ -82,6 +82,11 @@ def _alone(scenario: Scenario, seed: int) -> Plan | None:
                 max_out=max_out,
             )
             return made.plan(seed=seed, warmup_s=scenario.warmup_s)
+        case Sessions(users=users, turns=turns, think_s=think_s):
+            offset_ns, turn, number = conversation.turns(
+                users=users, turns=turns, think_s=think_s, total_s=scenario.total_s(), seed=seed
+            )
+            return make_plan(offset_ns, template=turn, request_seed=number, warmup_s=scenario.warmup_s)
         case Open():
             return _open(scenario, scenario.arrivals, seed)
 

@@ -62,3 +62,12 @@ def test_a_get_has_no_body_and_says_nothing_of_one() -> None:
     assert split(data) == (["GET /pre/health HTTP/1.1", "Host: [::1]:81", "X-Request-ID: 0-0"], b"")
     empty_post = payloads(Template("/health", "POST")).build(0, 0)[0]
     assert b"Content-Length: 0\r\n" in empty_post
+
+
+def test_a_header_may_hold_the_seed_whether_or_not_the_body_has_marks() -> None:
+    headers = {"X-Session-ID": "conversation-{{seed}}"}
+    for body in ("{{seed}}", "plain"):
+        lines, sent = split(payloads(Template("/", headers=headers, body=body)).build(0, 0, -1, -1, 42)[0])
+        assert "X-Session-ID: conversation-42" in lines
+        assert sent == body.replace("{{seed}}", "42").encode()
+        assert f"Content-Length: {len(sent)}" in lines
