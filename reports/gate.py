@@ -29,8 +29,8 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reports.compare import Comparison, Row, visible_text
-from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord
+from reports.compare import Blame, Comparison, Row, visible_text
+from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord, RunRecord
 from reports.store import ReportError, dump_json, read_json, write_atomically
 
 BASE: Final = "base"
@@ -41,6 +41,8 @@ JUNIT: Final = "junit.xml"
 COMMENT: Final = "comment.md"
 COMMENT_MARK: Final = "<!-- proxy-engines gate -->"
 """First line of a comment, by which a bot finds its own one to replace it."""
+_LEAST_ROUNDS: Final = 4
+"""With so many sound rounds a row is judged although the bench spoilt others; its interval is as wide as it is."""
 _LONGEST_COMMENT: Final = 60_000  # GitHub takes 65,536 characters, GitLab a million
 
 Level = Literal["L0", "L1", "L2"]
@@ -65,17 +67,15 @@ class CountLimit(_Part):
 
 
 class TimeLimit(_Part):
-    """How much worse head may be: a share, and microseconds where the comparison judges a difference."""
+    """How much worse head may be, and the smallest effect that must have been visible; shares of base."""
 
     margin: Annotated[float, Field(gt=0, lt=1)]
     blind: Annotated[float, Field(gt=0)]
-    margin_us: Annotated[float, Field(gt=0)] | None = None
-    blind_us: Annotated[float, Field(gt=0)] | None = None
     why: Annotated[str, Field(min_length=10)]
 
 
 class Span(_Part):
-    """How long the gate loads each side with a scenario, and what of it is judged."""
+    """How long the gate loads each side with a scenario where nothing is planned, and what of it is judged."""
 
     duration_s: Annotated[float, Field(gt=0)]
     warmup_s: Annotated[float, Field(ge=0)]
@@ -86,6 +86,8 @@ class Times(_Part):
     """The interleaved level."""
 
     rounds: Annotated[int, Field(ge=2, le=100)]
+    pilot_rounds: Annotated[int, Field(ge=0, le=10)]
+    half_width: Annotated[float, Field(gt=0, lt=1)]
     idle_s: Annotated[float, Field(ge=0.2)]
     budget_s: Annotated[float, Field(gt=0)]
     scenarios: dict[str, Span]
@@ -280,9 +282,18 @@ UNITS: Final = {
 
 
 def judge_count(
-    subject: str, metric: str, base: Sequence[float], head: Sequence[float], limit: CountLimit, why_not: str = ""
+    subject: str,
+    metric: str,
+    base: Sequence[float],
+    head: Sequence[float],
+    limit: CountLimit,
+    why_not: str = "",
+    *,
+    broken: bool = False,
 ) -> GateRow:
-    """One count of L1, taken several times on each side. `why_not`: why one of them is empty."""
+    """One count of L1, taken several times on each side. `why_not`: why one of them is empty; `broken`: the tool that
+    counted base failed with head."""
+    word: Word
     row: dict[str, Any] = {
         "level": "L1",
         "subject": subject,
@@ -295,7 +306,8 @@ def judge_count(
         "head_values": list(head),
     }
     if not base or not head:
-        return GateRow(**row, word="not-measured", reason=why_not or f"{HEAD if base else BASE} has no such count")
+        word = "could-not-measure" if broken and base else "not-measured"
+        return GateRow(**row, word=word, reason=why_not or f"{HEAD if base else BASE} has no such count")
     ours, theirs = median(base), median(head)
     if ours <= 0:
         row |= {"relative": False, "change": theirs - ours, "ci_low": min(head) - max(base)}
@@ -307,7 +319,7 @@ def judge_count(
     if exceeds([theirs], [ours], limit):
         spread = "the counts of one side differ among themselves by as much"
         return GateRow(**row, word="could-not-measure", reason=f"unsteady: {spread}")
-    word: Word = "improvement" if exceeds(base, head, limit) else "pass"
+    word = "improvement" if exceeds(base, head, limit) else "pass"
     return GateRow(**row, word=word)
 
 
@@ -318,8 +330,13 @@ def exceeds(more: Sequence[float], less: Sequence[float], limit: CountLimit) -> 
 
 
 # ------------------------------------------------------------------------------------------------------------ L2
-def judge_times(subject: str, comparison: Comparison, times: Times) -> list[GateRow]:
-    """The rows of an interleaved campaign whose targets are `base` (with its A/A arm) and `head`."""
+def judge_times(
+    subject: str, comparison: Comparison, times: Times, would_take: Mapping[tuple[str, str], str] | None = None
+) -> list[GateRow]:
+    """The rows of an interleaved campaign whose targets are `base` (with its A/A arm) and `head`.
+
+    `would_take`: by scenario and metric, a sentence about what a row that stays short of the planned precision needs.
+    """
     rows = []
     for scenario, span in times.scenarios.items():
         for metric in span.metrics:
@@ -329,13 +346,26 @@ def judge_times(subject: str, comparison: Comparison, times: Times) -> list[Gate
                 where = f"{subject} · {scenario}"
                 rows.append(GateRow(level="L2", subject=where, metric=metric, word="could-not-measure", reason=reason))
             else:
-                rows.append(_judge_time(subject, comparison, row, times.metrics[metric]))
+                needs = (would_take or {}).get((scenario, metric), "")
+                rows.append(_judge_time(subject, comparison, row, times.metrics[metric], needs))
     return rows
 
 
-def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit) -> GateRow:
+def judge_before(subject: str, records: Iterable[RunRecord]) -> list[GateRow]:
+    """Rows about what was not counted, calibration and pilot: where a side changed a reply, nothing need be timed."""
+    rows = []
+    for record in records:
+        word: Word = "void" if record.target == HEAD else "could-not-measure"
+        if record.wrong_replies:
+            reason = f"{record.target} changed replies: {record.why} (in {record.run})"
+            rows.append(GateRow(level="L2", subject=subject, metric="replies", word=word, reason=reason))
+    return rows
+
+
+def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit, needs: str) -> GateRow:
     relative = row.basis == "ratio"
-    margin = limit.margin if relative else _in_unit(row, limit.margin, limit.margin_us)
+    scale = 1.0 if relative else abs(row.baseline.value or 0.0)
+    margin, blind = limit.margin * scale, limit.blind * scale
     said: dict[str, Any] = {
         "level": "L2",
         "subject": f"{subject} · {row.scenario}",
@@ -350,7 +380,7 @@ def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit) -> G
     spoilt = _spoilt(seen, row)
     if spoilt is not None:
         return GateRow(**said, **spoilt)
-    if row.verdict == "void" or row.effect is None:
+    if row.effect is None or (row.verdict == "void" and row.rounds < _LEAST_ROUNDS):
         return GateRow(**said, word="could-not-measure", reason=row.reason or "too few valid rounds")
     change, low, high = row.effect
     said |= {"change": change, "ci_low": low, "ci_high": high}
@@ -359,33 +389,32 @@ def _judge_time(subject: str, seen: Comparison, row: Row, limit: TimeLimit) -> G
     again = seen.row(row.scenario, row.metric, BASE + AA_SUFFIX)
     if again is None or again.effect is None:
         return GateRow(**said, word="could-not-measure", reason="the second base was not measured")
-    if _differs(again, limit):
+    slower = low > margin
+    if _differs(again, margin, slower=slower):
         assert again.effect is not None
         found = _shown(again.effect[0], again.basis == "ratio", row.spec.unit)
         return GateRow(**said, word="could-not-measure", reason=f"base differs from itself by {found} (A/A)")
-    if low > margin:
+    if slower:
         return GateRow(**said, word="regression", reason="the whole interval lies beyond the margin")
-    blind = limit.blind if relative else _in_unit(row, limit.blind, limit.blind_us)
     if row.visible is not None and row.visible > blind and high > margin:
-        reason = f"too noisy: effects under {visible_text(row)} are not visible here"
+        reason = f"too noisy: effects under {visible_text(row)} are not visible here" + (f"; {needs}" if needs else "")
         return GateRow(**said, word="could-not-measure", reason=reason)
     return GateRow(**said, word="improvement" if high < -margin else "pass")
 
 
-def _in_unit(row: Row, share: float, micros: float | None) -> float:
-    """A limit where the difference is judged: in microseconds where it is one of time, else a share of base."""
-    if micros is not None and row.spec.unit == "us":
-        return micros
-    return share * abs(row.baseline.value or 0.0)
+def _differs(again: Row, margin: float, *, slower: bool) -> bool:
+    """Whether the second base differs from the first, so that a word about head cannot be trusted.
 
-
-def _differs(again: Row, limit: TimeLimit) -> bool:
-    """Whether the second base differs from the first: its interval leaves out 0, its estimate the margin."""
+    To call head slower it takes a base that is like itself: its interval must hold 0 or its estimate lie within the
+    margin. Equal code breaks that in a few of a hundred rows, so it would end every tenth gate of twenty rows; where
+    head is not slower, the whole interval of the second base must lie beyond the margin, as for head itself.
+    """
     if again.effect is None:
         return False
     change, low, high = again.effect
-    margin = limit.margin if again.basis == "ratio" else _in_unit(again, limit.margin, limit.margin_us)
-    return (low > 0 or high < 0) and abs(change) > margin
+    if slower:
+        return (low > 0 or high < 0) and abs(change) > margin
+    return low > margin or high < -margin
 
 
 def _spoilt(seen: Comparison, row: Row) -> dict[str, Any] | None:
@@ -398,11 +427,37 @@ def _spoilt(seen: Comparison, row: Row) -> dict[str, Any] | None:
     if head is not None and head.wrong_replies:
         return {"word": "void", "reason": head.say}
     for name in (BASE, BASE + AA_SUFFIX):
-        if seen.blame(row.scenario, name) is not None:
-            return {"word": "could-not-measure", "reason": seen.blames[row.scenario, name].say}
-    if head is not None and head.word is not None:
-        return {"word": "regression", "reason": f"head fails where base does not: {head.say}"}
-    return None
+        blame = seen.blames.get((row.scenario, name))
+        if blame is not None and _decides(blame):
+            return {"word": "could-not-measure", "reason": blame.say}
+    why = head.say if head is not None and _decides(head) else _fails_always(seen, row.scenario)
+    return None if why is None else {"word": "regression", "reason": f"head fails where base does not: {why}"}
+
+
+def _decides(blame: Blame) -> bool:
+    """Whether it says something of the target: one of several rounds not carried may be a pause of the machine."""
+    hiccup = not blame.failed and not blame.drifts and blame.overloaded < min(2, blame.rounds)
+    return blame.word is not None and (bool(blame.wrong_replies) or not hiccup)
+
+
+def _fails_always(seen: Comparison, scenario: str) -> str | None:
+    """What head did wrong in each of two rounds or more, in none of which base did; else None.
+
+    Rounds that the bench spoilt count, too: it was as late for base, which carried its load all the same.
+    """
+    if any(_faults(seen, scenario, name) != [] for name in (BASE, BASE + AA_SUFFIX)):
+        return None
+    faults = _faults(seen, scenario, HEAD)
+    runs = len(seen.valid.get((scenario, HEAD), ())) + len(seen.voided.get((scenario, HEAD), ()))
+    return f"in all {runs} rounds: {faults[0]}" if runs > 1 and len(faults) == runs else None
+
+
+def _faults(seen: Comparison, scenario: str, target: str) -> list[str]:
+    """The first sentence of each run in which the target failed a check that it is to blame for."""
+    place = scenario, target
+    every = [*seen.valid.get(place, ()), *(facts for facts, _ in seen.voided.get(place, ()))]
+    failed = [[check for check in facts.record.validity if check.blame == "target" and not check.ok] for facts in every]
+    return [checks[0].text or checks[0].check for checks in failed if checks]
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -32,6 +32,7 @@ from reports import store
 from reports.schema import ENGINES
 
 FILE = "loads.json"
+FOLDER = "calibration"
 _SECONDS = 0.8
 _WARMUP_S = 0.4
 _IDLE_S = 0.2
@@ -72,9 +73,12 @@ def _needed(planned: Planned) -> dict[Kind, list[Target]]:
         mine = needed.setdefault(kind_of(one), {"direct": Direct()})
         arms = [arm for arm in planned.arms_for(one) if not arm.is_aa]
         turns = in_turns(one, arms)
+        by_share = one.arrivals.of in {arm.name for arm in arms}
         for arm in arms:
             named = arm.name in (*ENGINES, one.arrivals.of)
-            if named or isinstance(arm.target, Given) or (turns and not _is_variant(arm)):
+            # A variant carries what its engine does; beside the target whose share is offered, nothing else tells.
+            as_its_engine = _is_variant(arm) and not by_share
+            if named or isinstance(arm.target, Given) or (turns and not as_its_engine):
                 mine[arm.name] = arm.target
     if planned.ladder is not None:
         mine = needed.setdefault("requests", {"direct": Direct()})
@@ -142,9 +146,9 @@ def calibrated(planned: Planned, folder: Path, voice: Voice) -> Planned:
         return planned  # `Campaign.create` refuses a folder that holds one
     try:
         with terminable(), machine.pinned(planned.cores.driver):
-            loads = calibrate(planned, folder / "calibration", voice)
+            loads = calibrate(planned, folder / FOLDER, voice)
     except BaseException:
-        shutil.rmtree(folder / "calibration", ignore_errors=True)
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
         raise
     for line in words(loads):
         voice.say(f"Load of {line}")

@@ -26,7 +26,6 @@ from reports.schema import FLOOR_TARGETS, METRICS, RunRecord
 from reports.stats import Bounds, Components, Costs
 from reports.store import ReportError
 
-PILOT_ROUNDS = 3
 _PIECES = 4  # of a window: enough to tell what varies within a start
 _CAMPAIGNS = 3  # the newest ones
 _LIKE = 0.2  # rates that differ by less are the same load
@@ -300,12 +299,13 @@ def words(precision: Precision) -> list[str]:
         lines.append(f"{name}: {one.starts} starts of {one.length_s:.3g} s, widest forecast +-{widest:.1%}")
         for row, needed in one.short.items():
             if precision.wanted is not None:
-                more = "cannot be had with 40 starts" if needed is None else f"would take {_time(needed)} here"
+                more = "cannot be had with 40 starts" if needed is None else f"would take {duration(needed)} here"
                 lines.append(f"  {row}: +-{one.forecast[row]:.1%}; +-{precision.wanted:.1%} {more}")
     return lines
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people: seconds, or minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

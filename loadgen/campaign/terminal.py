@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.campaign import calibrate, precision, schedule
+from loadgen.campaign import calibrate, pilot, precision
 from loadgen.campaign.campaign import Campaign, asked_before, planned_before
 from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.campaign.trial import try_out
@@ -124,40 +124,14 @@ def compare(
 
 
 def prepare(planned: Planned, folder: Path, voice: Voice, begun: float) -> Planned:
-    """Starts and lengths as asked for by `--precision` and `--time`, after a pilot where no earlier campaign tells;
-    without these the campaign as it is, with a forecast where earlier ones tell. `begun`: monotonic seconds."""
+    """Starts and lengths as asked for by `--precision` and `--time`; without these the campaign as it is, with a
+    forecast where earlier ones tell. `begun`: monotonic seconds."""
     asked = planned.asked
     before = list(precision.earlier(planned, folder))
     if asked.precision is None and asked.time_s is None:
         chosen = precision.forecast(planned, precision.known(planned, before, within=False))
         return replace(planned, precision=precision.Precision(scenarios=chosen).model_dump())
-    rows = precision.known(planned, before)
-    source: Literal["pilot", "earlier campaigns"] = "earlier campaigns"
-    if not rows.keys() >= {one.id for one in planned.scenarios}:
-        source = "pilot"
-        voice.say(f"Pilot: {precision.PILOT_ROUNDS} rounds, not counted, to see what varies")
-        pilot = Campaign(replace(planned, rounds=precision.PILOT_ROUNDS, limit_s=1.0), folder / "pilot", voice)
-        pilot.create("pilot of the campaign in the folder above")
-        pilot.run()
-        rows = {**rows, **precision.known(planned, [store.load_campaign(folder / "pilot")])}
-    by_id = {one.id: one for one in planned.scenarios}
-    prices = {name: precision.costs(planned, one) for name, one in by_id.items()}
-    lengths = {name: one.duration_s for name, one in by_id.items()}
-    rest = sum(planned.starts(one) * planned.round_s([one]) for name, one in by_id.items() if name not in rows)
-    left = None
-    if asked.time_s is not None:
-        left = max(asked.time_s - (time.monotonic() - begun) - schedule.REPORT_S - rest, 0.0)
-    decided = precision.Precision(
-        wanted=asked.precision,
-        time_s=asked.time_s,
-        source=source,
-        scenarios=precision.decide(rows, prices, lengths, asked.precision, left),
-    )
-    for line in precision.words(decided):
-        voice.say(line)
-    made = precision.apply(planned, decided)
-    voice.say(f"Planned from {source}: about {_minutes(made.seconds())} from here")
-    return made
+    return pilot.decide(planned, before, folder, voice, begun)
 
 
 def _announce(console: Console, planned: Planned) -> None:

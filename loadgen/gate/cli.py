@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from loadgen.errors import USAGE
+from loadgen.bench.child import terminable
+from loadgen.errors import INTERRUPTED, USAGE
 from loadgen.gate.repeats import repeat
 from loadgen.gate.run import LEVELS, Asked, run
 from loadgen.gate.selftest import self_test
@@ -81,11 +82,15 @@ def main(arguments: Sequence[str]) -> int:
         engines=args.engines,
         command=command,
     )
-    if args.repeat is not None:
-        return repeat(asked, args.repeat, args.out)
-    if args.self_test:
-        return self_test(args.head, args.out, args.resume, command, args.levels)
-    return run(asked, args.out)
+    with terminable():  # also while the result is printed: what measures has ended by then, and with it its own
+        try:
+            if args.repeat is not None:
+                return repeat(asked, args.repeat, args.out)
+            if args.self_test:
+                return self_test(args.head, args.out, args.resume, command, args.levels)
+            return run(asked, args.out)
+        except KeyboardInterrupt:
+            return INTERRUPTED
 
 
 def _check(options: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from loadgen.campaign.voice import Voice
 from loadgen.gate import counts as counting
 from loadgen.gate import promises as promising
 from loadgen.gate.checkouts import Checkout
-from loadgen.gate.lockstep import Recording, WrongAnswer, recordings
+from loadgen.gate.lockstep import Changed, Recording, WrongAnswer, recordings
 from loadgen.gate.revisions import CannotMeasure
 from loadgen.gate.serving import Servers, common_config
 from reports import gate
@@ -117,7 +117,8 @@ _Key = tuple[str, str, str]
 def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
     """A row for each metric of each engine.
 
-    A count that looks like a regression, or does not hold still, is taken once more on both sides before it is judged.
+    A count that looks like a regression, or does not hold still, or that only one side could not have, is taken once
+    more on both sides before it is judged. A reply that a side changed meanwhile is a row, too.
     """
     tools = {tool.name: tool for tool in counting.TOOLS}
     for name, tool in list(tools.items()):
@@ -126,7 +127,7 @@ def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
             voice.say(f"not counted: {missing}")
             del tools[name]
     found: dict[tuple[str, str, str], list[float]] = {}
-    why_not: dict[tuple[str, str], str] = {}
+    why_not: dict[_Key, Exception] = {}
     _count(on, [(engine, tool) for engine in on.configs for tool in tools.values()], found, why_not, voice)
     rows = _rows(on, policy, found, why_not)
     doubtful = {(row.subject, row.metric) for row in rows if row.word in ("regression", "could-not-measure")}
@@ -140,6 +141,7 @@ def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
         voice.step("L1 · counting once more what looks like a regression")
         _count(on, again, found, why_not, voice)
         rows = _rows(on, policy, found, why_not)
+    rows += _changed(why_not)
     medians: dict[str, dict[str, float]] = {engine: {} for engine in on.configs}
     for row in rows:
         if row.head is not None:
@@ -150,50 +152,59 @@ def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
 def _count(
     on: Bench,
     wanted: Sequence[tuple[str, counting.Tool]],
-    found: dict[tuple[str, str, str], list[float]],
-    why_not: dict[tuple[str, str], str],
+    found: dict[_Key, list[float]],
+    why_not: dict[_Key, Exception],
     voice: Voice,
 ) -> None:
     """Let tools count on every checkout, and add what they found. Raises CannotMeasure."""
     work = {(engine, tool.name, name): _job(on, engine, tool, name) for engine, tool in wanted for name in on.checkouts}
     by_name = {tool.name: tool for _, tool in wanted}
     for (engine, tool_name, name), result in _all(on, work, voice, "L1"):
-        if isinstance(result, str):
-            for metric in by_name[tool_name].metrics:
-                why_not[engine, metric] = f"{name}: {result}"
-        else:
-            for metric, values in result.items():
-                found.setdefault((engine, metric, name), []).extend(values)
+        for metric in by_name[tool_name].metrics:
+            if not isinstance(result, Exception):
+                found.setdefault((engine, metric, name), []).extend(result[metric])
+            elif not isinstance(why_not.get((engine, metric, name)), Changed):
+                why_not[engine, metric, name] = result
 
 
-def _job(on: Bench, engine: str, tool: counting.Tool, name: str) -> Callable[[], counting.Counts | str]:
-    def work() -> counting.Counts | str:
+def _job(on: Bench, engine: str, tool: counting.Tool, name: str) -> Callable[[], counting.Counts | Exception]:
+    def work() -> counting.Counts | Exception:
         folder = _folder(on, f"l1-{engine}-{tool.name}-{name}")
         job = counting.Job(on.servers, on.checkouts[name], on.configs[engine], on.whole, on.stream, folder)
         try:
             return tool.count(job)
         except (counting.NoCount, WrongAnswer) as exc:
-            return str(exc)
+            return exc
         except (ChildError, OSError) as exc:
-            return f"{tool.name}: {exc}"
+            return counting.NoCount(f"{tool.name}: {exc}")
 
     return work
 
 
 def _rows(
-    on: Bench,
-    policy: Policy,
-    found: Mapping[tuple[str, str, str], list[float]],
-    why_not: Mapping[tuple[str, str], str],
+    on: Bench, policy: Policy, found: Mapping[_Key, list[float]], why_not: Mapping[_Key, Exception]
 ) -> list[GateRow]:
     rows = []
     for engine in on.configs:
         for metric, limit in policy.counts.items():
             base = found.get((engine, metric, BASE), [])
             head = found.get((engine, metric, HEAD), [])
-            missing = why_not.get((engine, metric), "" if base or head else "no tool here counts it")
-            rows.append(gate.judge_count(engine, metric, base, head, limit, missing))
+            broken = [name for name in (BASE, HEAD) if (engine, metric, name) in why_not]
+            missing = "" if base or head else "no tool here counts it"
+            if broken:
+                missing = f"{broken[0]}: {why_not[engine, metric, broken[0]]}"
+            rows.append(gate.judge_count(engine, metric, base, head, limit, missing, broken=broken == [HEAD]))
     return rows
+
+
+def _changed(why_not: Mapping[_Key, Exception]) -> Iterator[GateRow]:
+    """A row for each side of an engine that changed a reply while its work was counted."""
+    told: set[tuple[str, str]] = set()
+    for (engine, _, name), why in why_not.items():
+        if isinstance(why, Changed) and (engine, name) not in told:
+            told.add((engine, name))
+            word: gate.Word = "void" if name == HEAD else "could-not-measure"
+            yield GateRow(level="L1", subject=engine, metric="replies", word=word, reason=f"{name}: {why}")
 
 
 def _folder(on: Bench, name: str) -> Path:

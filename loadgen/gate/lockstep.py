@@ -37,6 +37,10 @@ class WrongAnswer(Exception):
     """The proxy did not pass on what it was given: what was counted means nothing."""
 
 
+class Changed(WrongAnswer):
+    """The reply came whole, and its body is not the one that the backend sent."""
+
+
 class CutShort(WrongAnswer):
     """The reply ended before it was whole."""
 
@@ -261,7 +265,7 @@ class Lockstep:
         if reader.status != 200:
             raise WrongAnswer(f"the proxy answered {reader.status}: {reader.head[:200]!r}")
         if scanner.digest() != recording.digest:
-            raise WrongAnswer("the reply is not the one the backend sent (its digest differs)")
+            raise Changed("the reply is not the one the backend sent (its digest differs)")
         if not reader.keep_alive:
             raise WrongAnswer("the proxy ended a connection that should stay open")
 

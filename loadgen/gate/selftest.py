@@ -58,12 +58,14 @@ class Edit(_Part):
 
 
 class Seed(_Part):
-    """A slow-down. `level`: the cheapest that must catch it, None for the no-op."""
+    """A slow-down or a fault. `level`: the cheapest that must catch it, None for the no-op; `ends`: by rows of which
+    word, where that matters."""
 
     what: str
     edits: Annotated[tuple[Edit, ...], Field(min_length=1)]
     level: Level | None = None
     also: tuple[Level, ...] = ()
+    ends: Literal["regression", "void"] | None = None
 
     def tried_at(self) -> tuple[Level, ...]:
         """The levels it is tried at, the cheapest first; L0 always, because it takes seconds."""
@@ -213,7 +215,8 @@ def _try(root: Path, side: gate.Side, step: Step, folder: Path, command: str, vo
     words: dict[str, int] = {}
     for row in rows:
         words[row.word] = words.get(row.word, 0) + 1
-    caught = tuple(f"{row.metric}" for row in rows if row.word in ("regression", "void"))
+    wanted = seeds()[step.seed].ends
+    caught = tuple(row.metric for row in rows if row.word in ((wanted,) if wanted else ("regression", "void")))
     doubt = next((row for row in rows if row.word == "could-not-measure"), None)
     why = "" if doubt is None or caught else f"{doubt.metric}: {doubt.reason}"
     return found.model_copy(update={"caught": caught, "words": words, "why": why})

@@ -1,35 +1,47 @@
-"""L2 with real processes: base, head and base again are alive at once, get the same requests, and get them in turns."""
+"""L2 with real processes: all three alive at once get the same requests in turns, and a head that fails is a result."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from loadgen.gate import interleaved
+from loadgen.gate import interleaved, selftest
+from loadgen.gate.checkouts import Checkout
 from loadgen.gate.given import pair_of
-from loadgen.workload import timetable
+from loadgen.gate.selftest import seeds
+from loadgen.workload import scenario, timetable
 from reports import store
-from reports.gate import BASE, HEAD, Span, TimeLimit, Times
+from reports.gate import BASE, HEAD, GateRow, Side, Span, TimeLimit, Times, exit_code
 from tests.loadgen.campaign.test_campaign import Silent
 
+ROOT = Path(__file__).resolve().parents[2]
 METRIC = "cpu_us_per_request"
 SLICE_NS = round(timetable.SLICE_S * 1e9)
+
+
+def small(duration_s: float, warmup_s: float) -> Times:
+    """Two rounds of one scenario, and nothing planned."""
+    return Times(
+        rounds=2,
+        pilot_rounds=0,
+        half_width=0.02,
+        idle_s=0.2,
+        budget_s=1,  # no repeats
+        scenarios={"chat-small": Span(duration_s=duration_s, warmup_s=warmup_s, metrics=(METRIC,))},
+        metrics={METRIC: TimeLimit(margin=0.03, blind=0.3, why="for these tests")},
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The campaign of two rounds, as the gate makes it."""
     place = tmp_path_factory.mktemp("gate") / "times"
-    times = Times(
-        rounds=2,
-        idle_s=0.2,
-        budget_s=1,  # no repeats
-        scenarios={"chat-small": Span(duration_s=0.4, warmup_s=0.2, metrics=(METRIC,))},
-        metrics={METRIC: TimeLimit(margin=0.03, blind=0.3, why="for these tests")},
-    )
+    times = small(0.4, 0.2)
     rows = interleaved.time_pair(pair_of("a=olla", "b=sherpa"), times, place, "gate", Silent())
     assert [row.metric for row in rows] == [METRIC]
     return place
@@ -76,3 +88,43 @@ def test_nothing_is_left_running(folder: Path) -> None:
         if "loadgen" in " ".join(child.cmdline())
     ]
     assert left == []
+
+
+# ------------------------------------------------------------------------------------------------ a head that fails
+@pytest.fixture
+def a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load is a tenth of what base carries, so that base carries it although others slow this machine down."""
+    (one,) = scenario.choose(["chat-small"])
+    less = one.model_copy(update={"arrivals": one.arrivals.model_copy(update={"share": 0.1})})
+    monkeypatch.setattr(scenario, "choose", lambda _: [less])
+
+
+def judged(seed: str, folder: Path, *more: tuple[str, str]) -> list[GateRow]:
+    """The rows of a small campaign of Olla against itself with a seed in it. `more`: what else is replaced in it."""
+    shutil.copytree(ROOT / "proxy", folder / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
+    selftest.apply(seeds()[seed], folder)
+    for old, new in more:
+        path = folder / "proxy" / "olla" / "exchange.py"
+        path.write_text(path.read_text().replace(old, new))
+    trees = {
+        name: Checkout(name, path, sys.executable, Side(name=name)) for name, path in ((BASE, ROOT), (HEAD, folder))
+    }
+    return interleaved.time_pair(
+        interleaved.engine_pair("olla", trees), small(1.0, 0.2), folder / "times", "", Silent()
+    )
+
+
+@pytest.mark.usefixtures("a_tenth")
+def test_a_head_that_blocks_60_ms_a_request_is_a_regression_and_not_a_bench_too_slow(tmp_path: Path) -> None:
+    rows = judged("blocks-60-ms", tmp_path)
+    assert {row.word for row in rows} == {"regression"}, rows
+    assert "were not carried" in rows[0].reason
+    assert exit_code(rows) == 1
+
+
+@pytest.mark.usefixtures("a_tenth")
+def test_a_head_that_changes_a_byte_in_some_answers_is_void(tmp_path: Path) -> None:
+    """One in twenty and not in a thousand, so that the test does not need a fast machine."""
+    rows = judged("corrupts-1-in-1000", tmp_path, ("0.001", "0.05"))
+    assert {row.word for row in rows} == {"void"}, rows
+    assert exit_code(rows) == 3

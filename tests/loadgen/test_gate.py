@@ -20,7 +20,7 @@ from rich.console import Console
 
 from loadgen.bench.git import environment
 from loadgen.errors import BadInput, Missing, UsageRefusal
-from loadgen.gate import checkouts, counts, given, levels, lockstep, revisions, run
+from loadgen.gate import checkouts, cli, counts, given, levels, lockstep, revisions, run
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.cli import main
 from loadgen.gate.lockstep import HeldBack, Lockstep, Recording, WrongAnswer, record
@@ -317,6 +317,39 @@ def test_without_a_tool_the_rest_goes_on_and_it_is_said(monkeypatch: pytest.Monk
     assert voice.said == ["not counted: valgrind is not installed"]
 
 
+class Failing(FakeTool):
+    """Cannot count the sides it is given an exception for."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        super().__init__({side: [[100.0], [100.0]] for side in ("base", "head")})
+        self._failures = failures
+
+    def count(self, job: counts.Work) -> counts.Counts:
+        assert isinstance(job, counts.Job)
+        if job.checkout.name in self._failures:
+            raise self._failures[job.checkout.name]
+        return super().count(job)
+
+
+@pytest.mark.parametrize(("side", "code"), [("head", 3), ("base", 2)])
+def test_a_reply_changed_while_work_is_counted_is_void_for_head_and_a_doubt_about_base(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, side: str, code: int
+) -> None:
+    tool = Failing({side: lockstep.Changed("the reply is not the one the backend sent")})
+    found, _ = counted(monkeypatch, tmp_path, tool)
+    (row,) = (row for row in found.rows if row.metric == "replies")
+    assert row.reason == f"{side}: the reply is not the one the backend sent"
+    assert gate.exit_code(found.rows) == code
+
+
+@pytest.mark.parametrize(("failing", "word"), [(("head",), "could-not-measure"), (("base", "head"), "not-measured")])
+def test_a_tool_that_counts_base_and_fails_with_head_is_no_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: tuple[str, ...], word: str
+) -> None:
+    found, _ = counted(monkeypatch, tmp_path, Failing({side: counts.NoCount("it broke") for side in failing}))
+    assert first(found).word == word
+
+
 def test_a_count_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found, _ = counted(monkeypatch, tmp_path, FakeTool({"base": [[]], "head": [[1.0]]}))
     assert first(found).reason == "base: it broke"
@@ -496,6 +529,19 @@ def test_an_interrupted_gate_ends_with_130_and_leaves_nothing(repo: Path) -> Non
     gate.send_signal(signal.SIGTERM)
     assert gate.wait(20) == 130
     assert left(repo) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_gate_that_is_interrupted_while_it_prints_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def printing(*_: object) -> int:
+        signal.raise_signal(number)
+        return 0
+
+    monkeypatch.setattr(cli, "run", printing)
+    assert main(["--levels", "L0"]) == 130
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_machine_where_nothing_can_be_timed_ends_in_2_and_keeps_what_the_other_levels_saw(
