@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The campaign of two rounds, as the gate makes it."""
     place = tmp_path_factory.mktemp("gate") / "times"
     times = small(0.4, 0.2)
-    rows = interleaved.time_pair(pair_of("a=olla", "b=sherpa"), times, place, "gate", Silent())
+    rows = interleaved.time_pair(pair_of("a=sherpa", "b=olla"), times, place, "gate", Silent())
     assert [row.metric for row in rows] == [METRIC]
     return place
 
