@@ -406,8 +406,8 @@ def _differs(again: Row, margin: float, *, slower: bool) -> bool:
     """Whether the second base differs from the first, so that a word about head cannot be trusted.
 
     To call head slower it takes a base that is like itself: its interval must hold 0 or its estimate lie within the
-    margin. Equal code breaks that now and then where intervals are wide. So where head is not slower, the whole interval
-    of the second base must lie beyond the margin, as for head itself.
+    margin. Equal code breaks that now and then where intervals are wide. So where head is not slower, the whole
+    interval of the second base must lie beyond the margin, as for head itself.
     """
     if again.effect is None:
         return False
