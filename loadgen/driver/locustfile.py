@@ -1,11 +1,9 @@
-"""A plain locustfile: Locust's own command line, web page, ``--processes`` and master/worker mode drive a job.
+"""A plain locustfile: Locust's own command line and web page drive a job, in one process.
 
     PROXY_ENGINES_JOB=JOB.json locust -f loadgen/driver/locustfile.py --headless
-    PROXY_ENGINES_JOB=JOB.json locust -f loadgen/driver/locustfile.py --master --expect-workers 2
-    PROXY_ENGINES_JOB=JOB.json PROXY_ENGINES_OUT=DIR locust -f loadgen/driver/locustfile.py --worker
 
-Every process reads the same job and plan. `PROXY_ENGINES_OUT` is where this process writes its shards, instead of the
-job's own `out` (workers on other machines). How many users there are and when the test ends follows from the job.
+`PROXY_ENGINES_OUT` is where the rows go, instead of the job's own `out`. How many users there are and when the test
+ends follows from the job.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from locust import events
+from locust.runners import LocalRunner
 
 from loadgen.driver.conductor import Conductor, DriverUser, JobShape
 from loadgen.workload.job import JobError, load_job
@@ -35,4 +34,6 @@ except JobError as exc:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust has no type information
 def _conduct(environment: Any, **_: Any) -> None:
+    if not isinstance(environment.runner, LocalRunner):
+        sys.exit("a job is driven by one process: leave out --master, --worker and --processes")
     Conductor(environment, _job, _plan, Path(os.environ.get("PROXY_ENGINES_OUT", _job.out)))

@@ -1,4 +1,4 @@
-"""One process's share of a test: from the first request to the shard on disk.
+"""One test: from the first request to the rows on disk.
 
 A session is used once: `start`, then one user calls `walk` (open loop), or each user has a `new_user` (closed loop);
 `done` is set when the rows are written. While it measures, Python's garbage collector is frozen and off (a full
@@ -33,11 +33,11 @@ from loadgen.wire.rows import (
     Ints64,
     RequestRows,
 )
-from loadgen.wire.shards import events_shard, requests_shard, write_summary
+from loadgen.wire.shards import EVENTS, REQUESTS, write_summary
 from loadgen.wire.stream import NEVER
 from loadgen.workload.job import Job
 from loadgen.workload.payload import Payloads
-from loadgen.workload.plan import Plan, chosen, share_of
+from loadgen.workload.plan import Plan, chosen
 
 _TICK_S: Final = 0.1  # a tick at 10,000 requests/s takes 0.3 ms, in which nothing is sent: rather often and short
 _TICKS_A_PROGRESS_LINE: Final = 10
@@ -52,10 +52,9 @@ _WARMUP = REQUEST_COLUMNS.index("warmup")
 
 
 class Session:
-    """What one worker does.
+    """What the driver does.
 
-    `on_rows` gets the new rows ten times a second, `on_progress` a dict once a second; `on_measured` is called when
-    the last request has ended, before the rows are written (which may take seconds in which nothing else runs).
+    `on_rows` gets the new rows ten times a second, `on_progress` a dict once a second.
     """
 
     def __init__(
@@ -64,29 +63,23 @@ class Session:
         plan: Plan | None,
         *,
         out: Path,
-        worker: int = 0,
-        workers: int = 1,
         on_rows: Callable[[Ints64], object] | None = None,
         on_progress: Callable[[dict[str, Any]], object] | None = None,
-        on_measured: Callable[[], object] | None = None,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.job = job
-        self.worker = worker
-        self.workers = workers
         self.done = Event()
         self.summary: dict[str, Any] = {}
         self.failure: BaseException | None = None
         self._plan = plan
-        self._share = None if plan is None else share_of(plan, worker, workers)
+        self._share = None if plan is None else np.arange(len(plan), dtype=np.int64)
         self._out = out
         self._on_rows = on_rows
         self._on_progress = on_progress
-        self._on_measured = on_measured
         self._wrong_kept = 0
         self._timer = Timer()
-        self._rows = RequestRows(out / f".requests-{worker}.spill")
-        self._event_rows = EventRows(out / f".events-{worker}.spill") if job.record_events else None
+        self._rows = RequestRows(out / ".requests.spill")
+        self._event_rows = EventRows(out / ".events.spill") if job.record_events else None
         self._client = Client(job, self._rows, self._event_rows, self._timer, self._keep_wrong)
         self._payloads = Payloads(job)
         self._walker: PlanWalker | None = None
@@ -127,7 +120,7 @@ class Session:
     def new_user(self) -> ClosedUser:
         """Closed loop: one more user."""
         self._users += 1
-        return ClosedUser(self, self.worker + (self._users - 1) * self.workers)
+        return ClosedUser(self, self._users - 1)
 
     def running(self) -> bool:
         """Closed loop: whether users shall go on."""
@@ -143,7 +136,7 @@ class Session:
         """Closed loop: sends one request, template `turn` modulo their number, waits for its reply, and thinks."""
         closed = self.job.closed
         assert closed is not None
-        number = self.worker + self._numbers * self.workers
+        number = self._numbers
         self._numbers += 1
         warmup = monotonic_ns() < self._t0_ns + round(closed.warmup_s * 1e9)
         outcome = self._client.exchange(self._closed_request(number, turn, warmup))
@@ -184,9 +177,6 @@ class Session:
             ticker.kill()
             self._tick()
             measured = self._measured()
-            if self._on_measured is not None:
-                self._on_measured()
-                gevent.sleep(0)  # what it sends shall leave before the writing
             self._keep_quiet()
             gc.enable()
             self._write(measured)
@@ -260,7 +250,7 @@ class Session:
     def _keep_wrong(self, number: int, reply: bytes) -> None:
         if self._wrong_kept < _MOST_WRONG_KEPT:
             self._wrong_kept += 1
-            (self._out / f"wrong-{self.worker}-{number}.http").write_bytes(reply)
+            (self._out / f"wrong-{number}.http").write_bytes(reply)
 
     # --- the end ---
 
@@ -271,8 +261,6 @@ class Session:
         client = self._client
         wall_ns = now - self._begun_ns
         return {
-            "worker": self.worker,
-            "workers": self.workers,
             "planned": None if self._share is None else len(self._share),
             "sent": client.sent,
             "done": client.done,
@@ -297,11 +285,11 @@ class Session:
         }
 
     def _write(self, measured: dict[str, Any]) -> None:
-        requests = self._out / requests_shard(self.worker)
-        self._rows.write(requests, scenario=self.job.scenario, worker=self.worker)
+        requests = self._out / REQUESTS
+        self._rows.write(requests, scenario=self.job.scenario)
         files = [requests.name]
         if self._event_rows is not None and len(self._event_rows):
-            events = self._out / events_shard(self.worker)
+            events = self._out / EVENTS
             self._event_rows.write(events)
             files.append(events.name)
         self.summary = {**measured, "files": files}

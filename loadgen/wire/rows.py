@@ -48,7 +48,7 @@ REQUEST_COLUMNS: Final = (
     # Beyond the common schema:
     "dispatched_ns",  # when the driver took the request up: before it looked for, opened or waited for a connection
     "template",  # which of the job's templates
-    "connection",  # number of the connection within its worker: a number seen before is a connection used again
+    "connection",  # number of the connection within the run: a number seen before is a connection used again
     "reads",  # how many reads brought the reply
 )
 REQUEST_ROW: Final = struct.Struct(f"={len(REQUEST_COLUMNS)}q")
@@ -127,8 +127,8 @@ class RequestRows(Rows):
         self.endpoints = Texts()
         self.errors = Texts()
 
-    def write(self, path: Path, *, scenario: str, worker: int) -> None:
-        """Writes the shard ``requests-<worker>.parquet``."""
+    def write(self, path: Path, *, scenario: str) -> None:
+        """Writes the requests to `path`."""
         extra = [(name, pa.int64()) for name in REQUEST_COLUMNS if name not in REQUESTS.names]
         schema = pa.schema([*REQUESTS, *extra], metadata=REQUESTS.metadata)
         outcomes = np.array(OUTCOMES, dtype=object)
@@ -139,7 +139,7 @@ class RequestRows(Rows):
             if name == "scenario":
                 return pa.array(np.full(len(rows), scenario, dtype=object), kind)
             if name == "worker":
-                return pa.array(np.full(len(rows), worker), kind)
+                return pa.array(np.zeros(len(rows), dtype=np.int64), kind)
             values = rows[:, REQUEST_COLUMNS.index(name)]
             if name == "outcome":
                 return pa.array(outcomes[values], kind)
@@ -161,7 +161,7 @@ class EventRows(Rows):
         super().__init__(path, len(EVENT_COLUMNS))
 
     def write(self, path: Path) -> None:
-        """Writes the shard ``events-<worker>.parquet``."""
+        """Writes the events to `path`."""
 
         def column(rows: Ints64, name: str) -> pa.Array:
             values = rows[:, EVENT_COLUMNS.index(name)]

@@ -1,7 +1,6 @@
 """The open-loop plan: one row a request, computed beforehand and the same for every target. NumPy only, no sockets.
 
-A plan is a ``.npz`` file with the arrays of `Plan`, all of one length. Worker ``k`` of ``n`` walks the rows whose index
-is ``k`` modulo ``n``, so that any number of workers sends exactly the same requests at the same times.
+A plan is a ``.npz`` file with the arrays of `Plan`, all of one length.
 """
 
 from __future__ import annotations
@@ -121,17 +120,10 @@ def _check(plan: Plan, job: Job, source: str) -> None:
         check_marks(job, least[0], least[1], least[2], source, only=number)
 
 
-def share_of(plan: Plan, worker: int, workers: int) -> Ints64:
-    """Row numbers of `plan` that worker `worker` of `workers` sends: every `workers`-th row, from its own number."""
-    if not 0 <= worker < workers:
-        raise ValueError(f"worker {worker} of {workers}")
-    return np.arange(worker, len(plan), workers, dtype=np.int64)
-
-
 def chosen(seed: int, number: int, share: float) -> bool:
     """Whether request `number` is among the `share` (0..1) of requests something special is done with.
 
-    A hash, not a generator: every worker and every repetition chooses the same ones, in any order.
+    A hash, not a generator: every repetition chooses the same ones, in any order.
     """
     if share <= 0.0:
         return False

@@ -1,4 +1,4 @@
-"""The driver as its users start it: as a process, with workers, under Locust's own command, stopped in the middle."""
+"""The driver as its users start it: as a process, under Locust's own command, stopped in the middle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from loadgen.wire.shards import check_shards
 from loadgen.workload.job import Closed, Job, Stage, Template, save_job
 from loadgen.workload.plan import make_plan, save_plan
 from tests.loadgen.driver.test_client import Served, answers
@@ -66,9 +65,8 @@ def test_a_job_is_driven_and_its_last_line_is_the_summary(tmp_path: Path) -> Non
     assert (last["planned"], last["sent"], last["done"], last["outcomes"]) == (400, 400, 400, {"ok": 400})
     assert last["timer"] == "timerfd"
     assert ids(tmp_path / "out") == list(range(400))
-    assert check_shards(tmp_path / "out").problems == ()
     index = json.loads((tmp_path / "out" / "driver.json").read_text())
-    assert (index["workers"], index["lost"], index["summaries"][0]["done"]) == (1, [], 400)
+    assert (index["schema"], index["done"]) == (1, 400)
 
 
 def test_requests_that_fail_are_no_failure_of_the_driver(tmp_path: Path) -> None:
@@ -86,7 +84,6 @@ def test_requests_that_fail_are_no_failure_of_the_driver(tmp_path: Path) -> None
         (["{bad}"], 65, "base_url: is missing"),
         (["{noplan}"], 65, "cannot be read as a plan"),
         ([], 64, "required: JOB.json"),
-        (["x", "--processes", "0"], 64, "--processes must be 1 or more"),
         (["x", "--frobnicate"], 64, "--frobnicate"),
     ],
 )
@@ -196,16 +193,14 @@ def hanging(server: ScriptedServer) -> Any:
     return script
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "processes"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 1), (signal.SIGTERM, 143, 2)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_at_once_with_what_was_measured_and_no_process_left(
-    tmp_path: Path, number: signal.Signals, code: int, processes: int
+    tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     with Served(hanging) as server:
         job = write_job(tmp_path, server.url, n=1000, gap_ms=50, timeout_s=100.0)
         child = subprocess.Popen(
-            [*DRIVER, str(job), "--processes", str(processes)],
+            [*DRIVER, str(job)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -226,35 +221,6 @@ def wait_until(true: Any, seconds: float = 30) -> None:
     while not true():
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.02)
-
-
-def test_two_processes_send_the_same_requests_as_one(tmp_path: Path) -> None:
-    with Served(answers(plain())) as server:
-        done = run(write_job(tmp_path, server.url, n=200), "--processes", "2")
-    assert (done.returncode, done.stderr) == (0, "")
-    last = lines(done.stdout)[-1]
-    assert (last["workers"], last["planned"], last["done"], last["outcomes"]) == (2, 200, 200, {"ok": 200})
-    out = tmp_path / "out"
-    for worker in range(2):
-        numbers = pq.read_table(out / f"requests-{worker}.parquet").column("request_id").to_pylist()
-        assert sorted(numbers) == list(range(worker, 200, 2))
-    assert check_shards(out).problems == ()
-
-
-def test_a_lost_worker_is_reported_and_the_others_rows_kept(tmp_path: Path) -> None:
-    with Served(answers(plain())) as server:
-        job = write_job(tmp_path, server.url, n=600, gap_ms=5)
-        child = subprocess.Popen(
-            [*DRIVER, str(job), "--processes", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        wait_until(lambda: len(server.requests) >= 20)
-        psutil.Process(child.pid).children()[0].kill()
-        output, errors = child.communicate(timeout=60)
-    assert child.returncode == 70
-    assert "lost workers" in errors
-    [lost] = lines(output)[-1]["lost_workers"]
-    assert ids(tmp_path / "out") == list(range(1 - lost, 600, 2))
-    assert check_shards(tmp_path / "out").lost == (lost,)
 
 
 def locust(job: Path, *arguments: str, out: Path | None = None, **more: Any) -> subprocess.Popen[str]:
@@ -279,54 +245,8 @@ def test_locusts_own_command_drives_the_same_job_and_shows_exact_counts(tmp_path
     assert failed > 0
 
 
-def test_a_locust_master_and_workers_with_folders_of_their_own_give_the_same_rows(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    with Served(answers(plain())) as server:
-        job = write_job(tmp_path, server.url, n=100, gap_ms=5)
-        master = locust(
-            job, "--master", "--headless", "--expect-workers", "2", "--master-bind-host", "127.0.0.1",
-            "--master-bind-port", port, out=tmp_path / "master",
-        )  # fmt: skip
-        workers = [
-            locust(job, "--worker", "--master-host", "127.0.0.1", "--master-port", port, out=tmp_path / f"w{n}")
-            for n in range(2)
-        ]
-        outputs = [process.communicate(timeout=60)[0] for process in (master, *workers)]
-    together = tmp_path / "together"
-    together.mkdir()
-    for folder in ("master", "w0", "w1"):
-        for file in (tmp_path / folder).iterdir():
-            file.rename(together / file.name)
-    assert ids(together) == list(range(100)), outputs
-    assert check_shards(together).problems == ()
-    (together / "driver-1.json").unlink()
-    assert check_shards(together).lost == (1,)
-
-
-def test_a_worker_of_a_locust_master_that_is_killed_is_reported_and_the_others_rows_kept(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    with Served(answers(plain())) as server:
-        job = write_job(tmp_path, server.url, n=1000, gap_ms=5)
-        master = locust(
-            job, "--master", "--headless", "--expect-workers", "2", "--master-bind-host", "127.0.0.1",
-            "--master-bind-port", port, out=tmp_path / "master",
-        )  # fmt: skip
-        workers = [
-            locust(job, "--worker", "--master-host", "127.0.0.1", "--master-port", port, out=tmp_path / f"w{n}")
-            for n in range(2)
-        ]
-        wait_until(lambda: len(server.requests) >= 50)
-        workers[0].kill()
-        outputs = [process.communicate(timeout=120)[0] for process in (workers[0], workers[1], master)]
-    index = json.loads((tmp_path / "master" / "driver.json").read_text())
-    [lost] = index["lost"]
-    assert (index["workers"], len(index["summaries"])) == (2, 1), outputs
-    assert ids(tmp_path / "w1") == list(range(1 - lost, 1000, 2))
-    together = tmp_path / "together"
-    together.mkdir()
-    for folder in ("master", "w1"):
-        for file in (tmp_path / folder).iterdir():
-            file.rename(together / file.name)
-    assert check_shards(together).lost == (lost,)
+def test_locusts_own_workers_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    child = locust(write_job(tmp_path, "http://127.0.0.1:1"), "--master", "--headless", "--master-bind-port", "0")
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode != 0
+    assert "a job is driven by one process" in output

@@ -1,4 +1,4 @@
-"""A worker's share of a test: every row of the plan sent once when due, users of a closed loop, ends of all kinds."""
+"""A test: every row of the plan sent once when due, users of a closed loop, ends of all kinds."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def walked(session: Session) -> list[dict[str, Any]]:
     session.start(monotonic_ns() + 10 * MS)
     gevent.spawn(session.walk).get(timeout=30)
     assert session.failure is None
-    return rows_of(session.job.out, session.worker)
+    return rows_of(session.job.out)
 
 
-def rows_of(folder: Path, worker: int = 0) -> list[dict[str, Any]]:
-    table = pq.read_table(folder / f"requests-{worker}.parquet")
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    table = pq.read_table(folder / "requests-0.parquet")
     rows: list[dict[str, Any]] = table.sort_by("request_id").to_pylist()
     return rows
 
@@ -99,21 +99,6 @@ def test_the_columns_of_the_plan_reach_the_server(tmp_path: Path) -> None:
         (7, 2, 8),
         (100_000, 3, 7),
     ]
-
-
-def test_workers_share_a_plan_and_write_shards_of_their_own(tmp_path: Path) -> None:
-    with Served(answers(plain())) as server:
-        job = job_for(tmp_path, server.url)
-        sessions = [Session(job, plan_of(31), out=tmp_path, worker=worker, workers=3) for worker in range(3)]
-        begin = monotonic_ns() + 10 * MS
-        for session in sessions:
-            session.start(begin)
-            gevent.spawn(session.walk)
-        assert all(session.done.wait(20) for session in sessions)
-    shards = [rows_of(tmp_path, worker) for worker in range(3)]
-    assert [[row["request_id"] for row in rows] for rows in shards] == [list(range(k, 31, 3)) for k in range(3)]
-    assert [{row["worker"] for row in rows} for rows in shards] == [{0}, {1}, {2}]
-    assert {row["intended_ns"] - begin for rows in shards for row in rows} == {n * 2 * MS for n in range(31)}
 
 
 def test_cancelled_and_slow_requests_are_chosen_by_the_seed(tmp_path: Path) -> None:
@@ -255,7 +240,7 @@ def test_the_summary_tells_counts_lags_and_the_drivers_own_cost(tmp_path: Path) 
     assert 0 < summary["lag_p50_us"] <= summary["lag_p99_us"] <= summary["lag_max_us"]
     assert summary["dispatch_lag_p99_us"] > 0
     assert summary["cpu_us_per_request"] == pytest.approx(summary["cpu_s"] / 160 * 1e6, rel=0.01)
-    assert json.loads((tmp_path / "driver-0.json").read_text())["files"] == ["requests-0.parquet"]
+    assert json.loads((tmp_path / "driver.json").read_text())["files"] == ["requests-0.parquet"]
     assert progress
     assert set(progress[0]) == {"t", "sent", "done", "errors", "lag_p99_us"}
     assert not list(tmp_path.glob(".*"))
@@ -265,7 +250,7 @@ def test_only_the_first_wrong_replies_are_kept(tmp_path: Path) -> None:
     with Served(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")) as server:
         rows = walked(Session(job_for(tmp_path, server.url), plan_of(15), out=tmp_path))
     assert {row["outcome"] for row in rows} == {"wrong_reply"}
-    kept = sorted(tmp_path.glob("wrong-0-*.http"))
+    kept = sorted(tmp_path.glob("wrong-*.http"))
     assert len(kept) == 10
     assert kept[0].read_bytes().endswith(b"\r\n\r\nwrong")
 

@@ -16,6 +16,7 @@ from loadgen.wire.rows import (
     RequestRows,
     Texts,
 )
+from loadgen.wire.shards import REQUESTS
 from loadgen.wire.stream import EVENT_ROW, NEVER
 from reports import schema
 from reports.store import merge_shards
@@ -36,7 +37,7 @@ def test_a_shard_has_the_columns_of_the_result_format_and_nulls_where_nothing_wa
     full |= {"endpoint": endpoint, "error": error, "outcome": 5, "digest_ok": 0, "warmup": 1, "status": 200}
     rows.append(request_row(**full))
     rows.append(request_row(request_id=2**62, outcome=1, bytes_in=0, bytes_out=0, warmup=0))
-    rows.write(tmp_path / "requests-3.parquet", scenario="chat", worker=3)
+    rows.write(tmp_path / "requests-3.parquet", scenario="chat")
     rows.close()
     table = pq.read_table(tmp_path / "requests-3.parquet")
     assert table.schema.names[: len(schema.REQUESTS.names)] == schema.REQUESTS.names
@@ -52,7 +53,7 @@ def test_a_shard_has_the_columns_of_the_result_format_and_nulls_where_nothing_wa
         "warmup": True,
         "status": 200,
     }
-    assert (first["scenario"], first["worker"], first["sent_ns"]) == ("chat", 3, full["sent_ns"])
+    assert (first["scenario"], first["worker"], first["sent_ns"]) == ("chat", 0, full["sent_ns"])
     assert (second["request_id"], second["outcome"], second["warmup"]) == (2**62, "refused", False)
     nothing = set(second) - {"request_id", "worker", "scenario", "outcome", "bytes_in", "bytes_out", "warmup"}
     assert all(second[name] is None for name in nothing)
@@ -77,16 +78,15 @@ def test_events_keep_their_columns_and_an_unknown_clock_is_null(tmp_path: Path) 
     rows.close()
 
 
-def test_shards_of_several_workers_are_merged_by_the_store(tmp_path: Path) -> None:
-    for worker in range(3):
-        rows = RequestRows(tmp_path / f"spill-{worker}")
-        for number in range(worker, 10, 3):
-            rows.append(request_row(request_id=number, outcome=0, bytes_in=1, bytes_out=1, warmup=0))
-        rows.write(tmp_path / f"requests-{worker}.parquet", scenario="s", worker=worker)
-        rows.close()
+def test_the_rows_of_a_driver_become_a_table_of_the_store(tmp_path: Path) -> None:
+    rows = RequestRows(tmp_path / "spill")
+    for number in range(10):
+        rows.append(request_row(request_id=number, outcome=0, bytes_in=1, bytes_out=1, warmup=0))
+    rows.write(tmp_path / REQUESTS, scenario="s")
+    rows.close()
     merge_shards(tmp_path, "requests")
     merged = pq.read_table(tmp_path / "requests.parquet").to_pylist()
-    assert sorted((row["request_id"], row["worker"]) for row in merged) == [(n, n % 3) for n in range(10)]
+    assert sorted((row["request_id"], row["worker"]) for row in merged) == [(n, 0) for n in range(10)]
 
 
 def test_rows_spilled_in_parts_are_all_there_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

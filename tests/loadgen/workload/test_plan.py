@@ -1,4 +1,4 @@
-"""The plan: one row a request, dealt to workers by index, checked before anything is sent."""
+"""The plan: one row a request, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loadgen.workload.job import Job, JobError, Template
-from loadgen.workload.plan import Plan, load_plan, make_plan, save_plan, share_of
+from loadgen.workload.plan import Plan, load_plan, make_plan, save_plan
 
 JOB = Job("s", "http://127.0.0.1:1", Path("out"), (Template("/"), Template("/", body="{{prompt}}")), plan=Path("p"))
 
@@ -71,10 +69,3 @@ def test_a_file_that_is_no_plan_is_named(tmp_path: Path) -> None:
     save_plan(empty, path)
     with pytest.raises(JobError, match="holds no request"):
         load_plan(path, JOB)
-
-
-@given(n=st.integers(1, 200), workers=st.integers(1, 9))
-def test_workers_together_send_every_row_exactly_once(n: int, workers: int) -> None:
-    plan = some_plan(n)
-    dealt = np.concatenate([share_of(plan, worker, workers) for worker in range(workers)])
-    assert sorted(dealt.tolist()) == list(range(n))
