@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from reports.ladder import ladders
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, Text, missing
+from reports.parts.caches import prefix_caches
 from reports.parts.rows import verdicts
 from reports.plots import INK, Floats, Palette, label_ends, log_x, log_y, panel, short
 from reports.rules import shortened
@@ -30,9 +31,7 @@ def part(study: Study) -> Part:
         (_load(study), "one rate per workload only: latency against load needs several"),
     ):
         blocks.append(figure or missing(reason))
-    steps = _ladder(study)
-    if steps is not None:
-        blocks.append(steps)
+    blocks += [table for table in (_ladder(study), prefix_caches(study)) if table is not None]
     blocks += verdicts(study, "latency", "Latency", lambda row: row.spec.family in ("latency", "stream"))
     blocks += _makes_the_tail(study)
     return Part("latency", "Latency and tail", tuple(blocks))
