@@ -8,7 +8,9 @@ offset. Any other head is judged whole. After many unlike heads in a row a reade
 `PATIENCE`th.
 
 A request's head costs 0.1 us if equal, 0.7 by shape, 5 judged; a response's 0.5 by shape, 3 judged
-(`loadgen/micro/bench_wire.py` times the same).
+(`loadgen/micro/bench_wire.py` times the same). Responses are equal where a server says the time in seconds and no
+length, or the same one: streams that begin within one second. That is 8,100 instructions less than by shape, and a
+head that differs costs 300 more.
 """
 
 from __future__ import annotations
@@ -117,10 +119,11 @@ class RequestReader:
         known = self._shape
         if known is None:
             return None
-        head = data[: known.size]
         model = known.request
-        if head == known.head:
+        if data.startswith(known.head):
+            self._misses = 0
             return model
+        head = data[: known.size]
         # A head of this shape holds its first empty line where the known one does: at its end.
         if head.translate(_ZEROS) != known.shape or not head.startswith(known.version, known.version_at):
             return None
@@ -245,6 +248,7 @@ class Response:
 class _ResponseShape:
     """Where things stand in heads of one shape."""
 
+    head: bytes
     size: int
     shape: bytes
     response: Response
@@ -273,12 +277,17 @@ class ResponseReader:
         known = self._shape
         if known is None:
             return None
+        if known.to_head != to_head:
+            return None
+        model = known.response
+        if data.startswith(known.head):
+            self._misses = 0
+            return model
         size = known.size
         head = data[:size]
-        if head.translate(_ZEROS) != known.shape or not head.startswith(known.status_line) or known.to_head != to_head:
+        if head.translate(_ZEROS) != known.shape or not head.startswith(known.status_line):
             return None
         self._misses = 0
-        model = known.response
         response = Response()
         response.status = model.status
         response.line = model.line
@@ -321,6 +330,7 @@ class ResponseReader:
         self._misses += 1
         if not judged.nominated and not redirects and _worth_remembering(self._misses):
             self._shape = known = _ResponseShape()
+            known.head = head
             known.size = judged.size
             known.shape = head.translate(_ZEROS)
             known.response = response

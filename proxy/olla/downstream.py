@@ -132,13 +132,13 @@ class ClientConnection(asyncio.Protocol):
     # -- requests
 
     def _read_head(self, data: bytes) -> None:
-        if data[0] in b"\r\n":
-            data = self._skip_empty_lines(data)
-            if not data:
-                return
         engine = self.engine
         request = self.reader.recall(data)
         if request is None:
+            if data[0] in b"\r\n":
+                data = self._skip_empty_lines(data)
+                if not data:
+                    return
             end = data.find(HEAD_END)
             if end < 0:
                 self._wait_for_head(data)

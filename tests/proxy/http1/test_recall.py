@@ -304,6 +304,15 @@ def test_an_equal_head_is_read_once() -> None:
     assert requests.recall(data[:-1]) is None
 
 
+def test_an_equal_response_head_is_read_once_unless_it_answers_a_head_request() -> None:
+    responses = ResponseReader()
+    head = answer("Content-Length: 9")
+    read = responses.read(head, False)
+    assert responses.recall(head + b"the body.", False) is read
+    assert responses.recall(head[:-1], False) is None
+    assert responses.recall(head, True) is None
+
+
 def test_a_head_that_differs_in_digits_is_recalled() -> None:
     requests = reader()
     requests.read(head("Content-Length: 17", "X-Request-ID: a-1"))
@@ -523,12 +532,13 @@ def test_heads_that_resemble_none_are_remembered_no_more_but_now_and_then(past: 
 
 
 @either
-def test_a_recalled_head_starts_the_count_of_misses_again(past: Any) -> None:
+@pytest.mark.parametrize("digit", [1, 2], ids=["equal", "by shape"])
+def test_a_recalled_head_starts_the_count_of_misses_again(past: Any, digit: int) -> None:
     known = past()
     for _ in range(2):
         for i in range(recall.MISSES):
             known.read(f"X-{'a' * i}: 1")
-        assert known.recall(f"X-{'a' * (recall.MISSES - 1)}: 2") is not None
+        assert known.recall(f"X-{'a' * (recall.MISSES - 1)}: {digit}") is not None
 
 
 def test_an_interim_response_leaves_the_memory_as_it_is() -> None:
