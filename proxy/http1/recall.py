@@ -137,12 +137,7 @@ class RequestReader:
         request.size = known.size
         a, b = known.target
         request.target = head[a:b]
-        spans = known.kept
-        if len(spans) == 1:
-            a, b = spans[0]
-            request.kept = head[a:b]
-        else:
-            request.kept = b"".join([head[a:b] for a, b in spans])
+        request.kept = _cut(head, known.kept)
         span = known.request_id
         request.request_id = None if span is None else head[span[0] : span[1]]
         span = known.length
@@ -159,7 +154,7 @@ class RequestReader:
         request.target = judged.target
         request.length = judged.length
         request.request_id = judged.request_id
-        request.kept = b"".join([head[a:b] for a, b in fields.others])
+        request.kept = _cut(head, fields.others)
         if judged.nominated:
             request.kept = _without(request.kept, judged.nominated)
         request.traits = self._traits_of(judged)
@@ -296,11 +291,7 @@ class ResponseReader:
         response.size = size
         span = known.length
         response.length = model.length if span is None else int(head[span[0] : span[1]])
-        spans = known.kept
-        if len(spans) == 1:
-            response.fields = head[spans[0][0] :]
-        else:
-            response.fields = b"".join([head[a:b] for a, b in spans])
+        response.fields = _cut(head, known.kept)
         return response
 
     def read(self, head: bytes, to_head: bool) -> Response:
@@ -318,7 +309,7 @@ class ResponseReader:
         response.keep_alive = judged.keep_alive
         response.length = judged.length
         response.size = judged.size
-        response.fields = b"".join([head[a:b] for a, b in judged.others])
+        response.fields = _cut(head, judged.others)
         if judged.nominated:
             response.fields = _without(b"\r\n" + response.fields, judged.nominated)[2:]
         redirects = may_redirect(judged.status)
@@ -351,6 +342,14 @@ def _worth_remembering(misses: int) -> bool:
     again as judging it. Every PATIENCE-th is remembered all the same, so that a connection that changes is noticed.
     """
     return misses <= MISSES or misses % PATIENCE == 0
+
+
+def _cut(head: bytes, spans: list[Span]) -> bytes:
+    """What stands in `spans`. A comprehension in `recall` would make its variables cells, which costs each request."""
+    if len(spans) == 1:
+        a, b = spans[0]
+        return head[a:b]
+    return b"".join([head[a:b] for a, b in spans])
 
 
 def _without(fields: bytes, names: Collection[bytes]) -> bytes:

@@ -19,15 +19,15 @@ T = TypeVar("T")
 class ObjectPool(Generic[T]):
     """Lends objects made by `make`; keeps at most `keep` idle ones. Not for use from several threads."""
 
-    __slots__ = ("_idle", "_keep", "_make", "active", "created", "enabled")
+    __slots__ = ("_dropped", "_idle", "_keep", "_make", "created", "enabled")
 
     def __init__(self, make: Callable[[], T], keep: int, enabled: bool = True) -> None:
         self._make = make
         self._keep = keep if enabled else 0
         self._idle: list[T] = []
         self.enabled = enabled  # off: every `get` makes, every `put` forgets
-        self.active = 0
         self.created = 0
+        self._dropped = 0
 
     def prewarm(self, count: int) -> None:
         """Make `count` objects now instead of when they are first needed (the seed's PreWarm)."""
@@ -40,11 +40,11 @@ class ObjectPool(Generic[T]):
 
     def shrink(self, count: int) -> None:
         """Let go of idle objects beyond `count`."""
+        self._dropped += len(self._idle[count:])
         del self._idle[count:]
 
     def get(self) -> T:
         """Borrow one."""
-        self.active += 1
         if self._idle:
             return self._idle.pop()
         self.created += 1
@@ -52,9 +52,15 @@ class ObjectPool(Generic[T]):
 
     def put(self, item: T) -> None:
         """Give back what `get` lent; the caller keeps no reference."""
-        self.active -= 1
         if len(self._idle) < self._keep:
             self._idle.append(item)
+        else:
+            self._dropped += 1
+
+    @property
+    def active(self) -> int:
+        """How many are lent: made, not let go of, and not idle."""
+        return self.created - self._dropped - len(self._idle)
 
     def __len__(self) -> int:
         return len(self._idle)

@@ -279,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
             self._close(unread=self.state == BODY or bool(self.pending))
             return
         self.state = HEAD
-        self.deadline = engine.horizon + engine.settings.keep_alive_timeout
+        self.deadline = engine.keep_alive_horizon
         if self.pending or self.read_paused:
             engine.loop.call_soon(self._next_request)
 

@@ -29,20 +29,24 @@ class Engine:
     """Owned and changed by OllaProxy; exchanges read it.
 
     `horizon` is the time (loop clock) at which the tick after next may run: a deadline is `horizon + timeout`, so that
-    a timeout never fires early, and up to two ticks late. `idle_horizon` is that sum for the silence of an endpoint,
-    which begins anew with each read of a stream.
+    a timeout never fires early, and up to two ticks late. The sums that each request or each read of a stream needs are
+    made once a tick: `head_horizon` until a response's head must be here, `idle_horizon` until its next bytes,
+    `keep_alive_horizon` until the client's next request.
     """
 
     __slots__ = (
-        "access_log", "balancer", "discovery", "horizon", "idle_horizon", "loop", "now", "open_breakers", "probes",
-        "rendered_error", "request_ids", "routes", "session_of", "settings", "stats", "stopping", "via",
+        "access_log", "balancer", "discovery", "head_horizon", "horizon", "idle_horizon", "keep_alive_horizon", "loop",
+        "now", "open_breakers", "probes", "rendered_error", "request_ids", "routes", "session_of", "settings", "stats",
+        "stopping", "via",
     )  # fmt: skip
 
     access_log: AccessLog | None
     balancer: LoadBalancer
     discovery: DiscoveryService
+    head_horizon: float
     horizon: float
     idle_horizon: float
+    keep_alive_horizon: float
     loop: asyncio.AbstractEventLoop
     now: float  # loop clock at the last tick
     open_breakers: int  # open and half-open ones
@@ -60,8 +64,7 @@ class Engine:
         """Choose among the routable endpoints whose breaker admits and that were not tried; None if there is none."""
         candidates = self.discovery.routable
         if self.open_breakers or tried:
-            now = self.loop.time()
-            candidates = tuple(e for e in candidates if e not in tried and self._admits(e, now))
+            candidates = self._admitted(candidates, tried)
         if not candidates:
             return None
         if self.session_of is None:
@@ -79,6 +82,12 @@ class Engine:
         self.now = now
         self.horizon = now + tick
         self.idle_horizon = self.horizon + self.settings.idle_wait
+        self.head_horizon = self.horizon + self.settings.head_wait
+        self.keep_alive_horizon = self.horizon + self.settings.keep_alive_timeout
+
+    def _admitted(self, candidates: Sequence[Endpoint], tried: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+        now = self.loop.time()
+        return tuple(e for e in candidates if e not in tried and self._admits(e, now))
 
     def _admits(self, endpoint: Endpoint, now: float) -> bool:
         breaker = self.routes[endpoint].breaker

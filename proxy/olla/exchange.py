@@ -176,7 +176,7 @@ class Exchange:
         if complete:
             self.client.pause_upload(False)  # it may have come whole in the read that had to wait for a connection
             if self.phase == SENT or self.phase == HEARD:
-                self.deadline = self.engine.horizon + self.engine.settings.head_wait
+                self.deadline = self.engine.head_horizon
 
     def client_gone(self) -> None:
         """The client left first: nobody's failure. The upstream is cancelled at once."""
@@ -218,7 +218,7 @@ class Exchange:
         engine, request, route = self.engine, self.request, self.attempt.route
         traits = request.traits
         if self.upload is None:
-            self.deadline = engine.horizon + engine.settings.head_wait
+            self.deadline = engine.head_horizon
             body = self.body
         else:
             body = self._take_upload(self.upload)
@@ -296,7 +296,7 @@ class Exchange:
         self.client.pause_upload(paused)
         if self.phase < STREAMING:
             engine = self.engine
-            self.deadline = engine.horizon + engine.settings.head_wait if paused else NEVER
+            self.deadline = engine.head_horizon if paused else NEVER
 
     # -- from the tick
 
@@ -357,7 +357,7 @@ class Exchange:
     def _take_upload(self, upload: Upload) -> bytes:
         """What came of the body. The client is read on before the write, which may pause it again."""
         if upload.complete:
-            self.deadline = self.engine.horizon + self.engine.settings.head_wait
+            self.deadline = self.engine.head_horizon
         else:
             self.deadline = NEVER  # the client's own timeouts run while its body is awaited
             self.client.pause_upload(False)

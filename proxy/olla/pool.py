@@ -51,14 +51,13 @@ _NO_LIMIT = float("inf")
 class Budget:
     """Limits and counts of connections. `max_conns` and `max_idle`: 0 is no limit."""
 
-    __slots__ = ("idle", "idle_limit", "max_conns", "open", "pools", "shared", "waiting")
+    __slots__ = ("idle_limit", "max_conns", "open", "pools", "shared", "waiting")
 
     def __init__(self, max_conns: int, max_idle: int, *, shared: bool = False) -> None:
         self.max_conns = max_conns
         self.idle_limit: float = max_idle or _NO_LIMIT
         self.shared = shared
         self.open = 0  # connecting ones included
-        self.idle = 0
         self.waiting: deque[tuple[EndpointPool, Waiter]] = deque()
         self.pools: list[EndpointPool] = []
 
@@ -71,6 +70,11 @@ class Budget:
     def max_idle(self) -> int:
         """Connections kept idle for reuse, 0 without limit."""
         return 0 if self.idle_limit == _NO_LIMIT else int(self.idle_limit)
+
+    @property
+    def idle(self) -> int:
+        """Connections idle in its pools."""
+        return sum(len(pool.idle) for pool in self.pools)
 
     def full(self) -> bool:
         """Whether no further connection may be opened."""
@@ -122,7 +126,6 @@ class EndpointPool:
         idle = self.idle
         while idle:
             connection = idle.pop()
-            self.budget.idle -= 1
             if not connection.ended and not connection.transport.is_closing():  # `usable`, without a call
                 return connection
             self._close(connection)
@@ -150,13 +153,13 @@ class EndpointPool:
         connection.exchange = None
         connection.used += 1
         budget = self.budget
+        idle = budget.idle if budget.shared else len(self.idle)
         if budget.waiting:
             self._hand_over(connection)
-        elif self.closed or connection.ended or budget.idle >= budget.idle_limit:
+        elif self.closed or connection.ended or idle >= budget.idle_limit:
             self._close(connection)
         else:
             connection.idle_since = now
-            budget.idle += 1
             self.idle.append(connection)
 
     def discard(self, connection: UpstreamConnection) -> None:
@@ -171,7 +174,6 @@ class EndpointPool:
         connection.keeper = _NOBODY
         if connection in self.idle:
             self.idle.remove(connection)
-            self.budget.idle -= 1
         self._slot_freed()
 
     # -- for the service
@@ -179,7 +181,6 @@ class EndpointPool:
     def drop_idle(self) -> None:
         """Close all idle connections: one that was as old was found closed, and the next must say something."""
         idle, self.idle = self.idle, []
-        self.budget.idle -= len(idle)
         for connection in idle:
             self._close(connection)
 
@@ -195,7 +196,6 @@ class EndpointPool:
         """Close connections idle since before that time. The list is in order of last use."""
         while self.idle and self.idle[0].idle_since < before:
             connection = self.idle.pop(0)
-            self.budget.idle -= 1
             self._close(connection)
 
     def close(self) -> None:
@@ -257,7 +257,6 @@ class EndpointPool:
             return False
         oldest = min(pools, key=lambda pool: pool.idle[0].idle_since)
         connection = oldest.idle.pop(0)
-        self.budget.idle -= 1
         oldest._close(connection)
         return not self.budget.full()
 
