@@ -95,7 +95,6 @@ class Exchange:
     request_id: bytes
     started: float  # perf_counter
     keep_alive: bool  # what the answer's head told the client
-    chunks: ChunkReader
 
     def __init__(self, engine: Engine, contexts: ObjectPool[Exchange]) -> None:
         self.engine = engine
@@ -113,8 +112,9 @@ class Exchange:
         self.body = b""  # as sent upstream
         self.upload: Upload | None = None  # instead of `body`, for one that is passed on while it arrives
         self.partial = b""  # a response head that has not arrived whole
-        self.remaining = 0  # bytes of the response's body to come, CHUNKED or UNTIL_CLOSE; 0 before its head
+        self.remaining = 0  # bytes of the response's body to come, or UNTIL_CLOSE; of no account beside `chunks`
         self.interims = 0  # bytes of 1xx responses
+        self.chunks: ChunkReader | None = None  # of a chunked body that is passed on as it comes
         self.decoder: BodyReader | None = None
         self.deadline = NEVER
         self.ends_at = NEVER
@@ -252,17 +252,16 @@ class Exchange:
 
     def received(self, data: bytes) -> None:
         """Bytes of the response."""
-        remaining = self.remaining
-        if remaining == CHUNKED:  # first, as streams have most reads
+        chunks = self.chunks
+        if chunks is not None:  # first, as streams have most reads
             self.deadline = self.engine.idle_horizon
-            chunks = self.chunks
             try:
                 chunks.feed(data)
             except (HttpParserError, HttpParserUpgrade):  # the latter for a 101 behind the end: no kind of the former
-                self._end_broken(data, b"")
+                self._end_broken(data, b"", chunks)
                 return
             if chunks.done:
-                self._end_chunks(data, b"")
+                self._end_chunks(data, b"", chunks)
             elif len(data) < self.small and not self.flush_pending:  # `forward`, without the call: 7 % of an event
                 self.client.transport.write(data)
             else:
@@ -272,6 +271,7 @@ class Exchange:
             self._read_head(data)
             return
         self.deadline = self.engine.idle_horizon
+        remaining = self.remaining
         if remaining > 0:
             size = len(data)
             if size < remaining:
@@ -451,16 +451,15 @@ class Exchange:
         """Send `head` and the first bytes of a chunked body in one write."""
         connection = self.connection
         assert connection is not None
-        self.remaining = CHUNKED
-        self.chunks = connection.chunk_reader()
+        self.chunks = chunks = connection.chunk_reader()
         self._await_body(STREAMING)
         try:
-            self.chunks.feed(body)
+            chunks.feed(body)
         except (HttpParserError, HttpParserUpgrade):
-            self._end_broken(body, head)
+            self._end_broken(body, head, chunks)
             return
-        if self.chunks.done:
-            self._end_chunks(body, head)
+        if chunks.done:
+            self._end_chunks(body, head, chunks)
         else:
             self.client.transport.write(head + body)
 
@@ -474,19 +473,18 @@ class Exchange:
         if self.client.write_paused and self.connection is not None:
             self.connection.pause_reading()
 
-    def _end_broken(self, data: bytes, head: bytes) -> None:
+    def _end_broken(self, data: bytes, head: bytes, chunks: ChunkReader) -> None:
         """llhttp refuses `data`: what is behind the end of a body that is whole, or the body itself."""
-        chunks = self.chunks
         if chunks.done:
             chunks.extra = True
-            self._end_chunks(data, head)
+            self._end_chunks(data, head, chunks)
         else:
             self.forward(head)
             self._happen(Event.UPSTREAM_INVALID, ProxyError("upstream_invalid", "chunk framing"))
 
-    def _end_chunks(self, data: bytes, head: bytes) -> None:
+    def _end_chunks(self, data: bytes, head: bytes, chunks: ChunkReader) -> None:
         """The body ended inside `data`; `head` was not sent yet, if it is not empty."""
-        if self.chunks.extra:
+        if chunks.extra:
             self._end_with_surplus(data, head)
             return
         plain = data.endswith(LAST_CHUNK) or data in ENDS_OF_LAST_CHUNK
@@ -719,6 +717,7 @@ class Exchange:
         self.body = b""
         self.upload = None
         self.remaining = 0
+        self.chunks = None
         if self.decoder is not None:
             self.decoder.close()
             self.decoder = None
