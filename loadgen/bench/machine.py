@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -184,6 +185,7 @@ def describe(cores: Cores) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "python_build": " ".join(platform.python_build()),
         "python_compiler": platform.python_compiler(),
+        "python_optimisations": optimisations(sysconfig.get_config_var("CONFIG_ARGS")),
         "pinning": cores.note,
         "bench_priority": "real-time (SCHED_RR)" if may_use_real_time() else "normal: real-time is not permitted",
         "load_average": list(os.getloadavg()),
@@ -191,6 +193,22 @@ def describe(cores: Cores) -> dict[str, Any]:
         "psi_avg10": pressure() or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def optimisations(configured: str | None) -> str | None:
+    """Pure: which optimisations of the compiler this Python was built with, by the arguments of its `configure`.
+
+    `none` is not said of a distribution's build (prefix /usr): Debian's names neither and has both. None: not known,
+    as on Windows and of other implementations.
+    """
+    if configured is None:
+        return None
+    found = [
+        name for option, name in (("--enable-optimizations", "PGO"), ("--with-lto", "LTO")) if option in configured
+    ]
+    if not found and "--prefix=/usr'" in configured:
+        return None
+    return " and ".join(found) or "none"
 
 
 def versions(root: Path = SOURCE) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from reports import ablation, micro
-from reports.page import Block, Cell, Column, Part, Span, Table, TableRow, Text, code, missing
+from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, code, missing
 from reports.parts.trust import tally
 from reports.rules import patterns
 from reports.schema import METRICS, Scenario
@@ -41,6 +41,14 @@ def part(study: Study) -> Part:
     ]
     blocks += _ablation(study)
     blocks += _micro(study)
+    if any(one.campaign.header.machine.get("python_optimisations") == "none" for one in study.all):
+        blocks.append(
+            Note(
+                "Python was built without --enable-optimizations and without LTO. An optimised build needs fewer "
+                "instructions for the same work (METHODOLOGY.md says how many): figures of the Python targets are "
+                "higher here than in production, those of nginx and others are not."
+            )
+        )
     blocks.append(_environment(study))
     blocks += _configurations(study)
     blocks.append(_runs(study) or missing("no run finished"))

@@ -229,6 +229,14 @@ def test_an_interrupted_campaign_has_a_report_that_says_so(copied: COPY) -> None
     assert "Unfinished runs, not measured: r02-chat-stream-olla" in page
 
 
+def test_a_python_without_optimisations_is_warned_of(copied: COPY) -> None:
+    warning = "built without --enable-optimizations"
+    folder = copied()
+    assert warning not in build_report(folder).html.read_text()
+    rewrite(folder / "campaign.json", machine={"python_optimisations": "none"})
+    assert warning in build_report(folder).html.read_text()
+
+
 def test_void_runs_are_shown_with_their_reason_and_drawn_hollow(copied: COPY) -> None:
     folder = copied()
     check = {"check": "generator-lag", "value": 9.0, "limit": 2.0, "ok": False, "blame": "bench", "unit": "ms"}

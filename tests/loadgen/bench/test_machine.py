@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from loadgen.bench import machine
 
 STAT = """cpu  100 0 50 800 10 0 5 35 0 0
@@ -61,6 +63,22 @@ def test_what_is_written_about_this_machine_can_be_written_as_json() -> None:
     assert facts["cores"] >= 1
     assert facts["python"].startswith("CPython 3.")
     json.dumps(facts, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [
+        ("'--enable-optimizations' '--with-lto=full'", "PGO and LTO"),
+        ("'--enable-optimizations' '--prefix=/usr'", "PGO"),
+        ("'--with-lto'", "LTO"),
+        ("'--prefix=/root/.pyenv/versions/3.11.7' '--enable-shared'", "none"),
+        ("", "none"),
+        ("'--enable-shared' '--prefix=/usr' '--with-computed-gotos'", None),
+        (None, None),
+    ],
+)
+def test_how_python_was_built_is_said_where_it_is_known(configured: str | None, said: str | None) -> None:
+    assert machine.optimisations(configured) == said
 
 
 def test_trying_out_the_priority_changes_nothing() -> None:
