@@ -7,7 +7,7 @@ The rule is written down here and nowhere else. For each use case (`action`):
 3. Otherwise the target with a `faster` primary and no `slower` one is to be used; where each has one, they are to be
    weighed. An effect by which the baseline differs from itself has no such word (see `compare`).
 
-For a campaign (`recommend`):
+For a campaign (`recommend`), over its use cases: controls, rungs of a ladder and points of sweeps decide nothing.
 
 1. An engine that changed a reply is out, if the other did not.
 2. The engine that is to be used in some use case, where the other is in none, is recommended. Whatever is worse with
@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from reports.compare import Comparison, Row
+from reports.places import use_cases
 from reports.schema import ENGINES
 from reports.store import Campaign
 from reports.words import headline, number, sentence, title
@@ -125,7 +126,8 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
         right = [engine for engine in ENGINES if engine not in changed]
         return Recommendation(right[0] if right else None, tuple(said for said in changed.values()), ())
     rows = [row for row in comparison.rows if row.candidate.target == names[other]]
-    cases = {name: [row for row in rows if row.scenario == name] for name in dict.fromkeys(r.scenario for r in rows)}
+    wanted = use_cases(campaign, list(dict.fromkeys(row.scenario for row in rows)))
+    cases = {name: [row for row in rows if row.scenario == name] for name in wanted}
     acts = {name: action(mine, comparison) for name, mine in cases.items()}
     won = {name: act for name, act in acts.items() if act.use == names[other] and act.because}
     lost = {name: act for name, act in acts.items() if act.use == names[baseline] and act.because}
@@ -138,7 +140,7 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
         because = [f"{name}: {act.because}" for name, act in reasons.items()]
         worse = _worse(rows, names[engine])
         return Recommendation(engine, tuple(because), _unless(campaign, comparison, engine), worse)
-    return _undecided([row for row in rows if row.primary], acts)
+    return _undecided([row for row in rows if row.primary and row.scenario in cases], acts)
 
 
 def _undecided(primaries: Sequence[Row], acts: dict[str, Action]) -> Recommendation:

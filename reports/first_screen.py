@@ -302,7 +302,7 @@ def _neither(entries: dict[str, Entry]) -> str:
         bill = abs(cores[0] - cores[1]) / CORES_A_GPU
         said.append(
             f"the GPUs are your bill: the engines differ by {_digits(abs(cores[0] - cores[1]))} cores beside a GPU, "
-            f"{share(bill)} of its price if {CORES_A_GPU} cores cost as much as one"
+            f"{share(_round(bill))} of its price if {CORES_A_GPU} cores cost as much as one"
         )
     added = _pair(entries, "added_p50_us")
     if added is not None:
@@ -341,13 +341,13 @@ def _unknown(study: Study) -> tuple[str, ...]:
 
 # ------------------------------------------------------------------------------------------------ as lines of text
 def cells(screen: FirstScreen, entry: Entry) -> list[str]:
-    """The cells of one line as text: value, interval, factor."""
+    """The cells of one line as text: value and interval, and the factor on a second line."""
     said = []
     for target in screen.targets:
         value = entry.values.get(target)
         if value is None:
             said.append("–")
             continue
-        parts = [value.text, f"({value.range})" if value.range else "", value.times]
-        said.append(" ".join(part for part in parts if part))
+        whole = f"{value.text} ({value.range})" if value.range else value.text
+        said.append(f"{whole}\n{value.times}" if value.times else whole)
     return said

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from reports.ladder import ladders
+from reports.ladder import GROUP, ladders
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, Text, missing
 from reports.parts.caches import prefix_caches
 from reports.parts.rows import verdicts
@@ -183,7 +183,7 @@ def _load(study: Study) -> Figure | None:
     groups: dict[str, list[str]] = {}
     for name in study.scenarios:
         scenario = study.campaign.scenario(name)
-        if "sweep-rate" in scenario.tags and scenario.rate_rps:
+        if "sweep-rate" in scenario.tags and scenario.rate_rps and scenario.group != GROUP:
             groups.setdefault(scenario.group or "load", []).append(name)
     palette, panels, alt = Palette(study.targets), [], []
     for names in groups.values():
@@ -262,6 +262,7 @@ def _points(study: Study, names: Sequence[str], target: str, which: str) -> list
         offered = np.array([f.record.offered_rps or rate for f in study.runs_of(name, target)])
         if middle.size and tail.size:
             kept = bool(goodput.size and goodput.size == offered.size and np.all(goodput >= 0.99 * offered))
+            kept = kept and all(f.record.ended != "overloaded" for f in study.runs_of(name, target))
             found.append(
                 (rate, float(np.median(middle)), float(np.median(tail)), float(tail.min()), float(tail.max()), kept)
             )

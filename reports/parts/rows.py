@@ -23,27 +23,20 @@ def written(row: Row, study: Study) -> bool:
 
 
 def verdicts(study: Study, name: str, what: str, wanted: Callable[[Row], bool]) -> list[Block]:
-    """The rows of the main candidate that a part asks for, and, folded, the secondary ones and other targets'."""
+    """The rows of the main candidate that a part asks for: those of use cases that differ, and the others folded."""
     mine = [row for row in study.comparison.rows if written(row, study) and wanted(row) and not row.is_aa]
     primary = [row for row in mine if row.primary and row.candidate.target == study.main]
-    equal = [row for row in primary if row.verdict == "equivalent"]
-    primary = [row for row in primary if row.verdict != "equivalent"]
+    shown = [row for row in primary if row.verdict != "equivalent" and row.scenario in study.cases]
+    rest = [row for row in primary if row not in shown]
     secondary = [row for row in mine if not row.primary and row.candidate.target == study.main]
     others = [row for row in mine if row.primary and row.candidate.target != study.main]
     against = f"{title(study.main or '')} against {title(study.baseline or '')}"
     blocks: list[Block] = []
-    if primary:
-        blocks.append(table(study, f"{name}-primary", f"{what}: {against}, metrics declared beforehand", primary))
-    if equal:
-        blocks.append(
-            table(
-                study,
-                f"{name}-equal",
-                f"{what}: declared beforehand, and equivalent within the margin",
-                equal,
-                folded=True,
-            )
-        )
+    if shown:
+        blocks.append(table(study, f"{name}-primary", f"{what}: {against}, metrics declared beforehand", shown))
+    if rest:
+        said = f"{what}: equivalent metrics, and points of sweeps"
+        blocks.append(table(study, f"{name}-rest", said, rest, folded=True))
     if secondary:
         said = (
             f"{what}: {against}, secondary metrics (lower or higher at a false discovery rate of 5 %; they decide "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from reports import compare, stats
+from reports import compare, ladder, stats
 from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, missing
 from reports.parts.rows import noise, signed
 from reports.schema import AA_SUFFIX, Check
@@ -51,7 +51,9 @@ def tally(study: Study) -> str:
 def _doubts(study: Study) -> list[str]:
     header, campaign = study.campaign.header, study.campaign
     said = [
-        f"{study.called.get(scenario, scenario)}: {one.say}." for (scenario, _), one in study.comparison.blames.items()
+        f"{study.called.get(scenario, scenario)}: {one.say}."
+        for (scenario, _), one in study.comparison.blames.items()
+        if one.wrong_replies or study.campaign.scenario(scenario).group != ladder.GROUP  # which ends beyond capacity
     ]
     rounds = len({run.record.round for run in campaign.runs})
     if header.state != "complete":

@@ -214,3 +214,14 @@ def test_one_engine_alone_is_not_recommended() -> None:
 
 def test_against_another_baseline_nothing_is_said() -> None:
     assert recommended({}, targets=("sherpa", "olla", "nginx"), baseline="nginx").engine is None
+
+
+def test_a_rung_of_a_ladder_beyond_capacity_decides_nothing() -> None:
+    campaign, comparison = compared({"cpu_us_per_request": 50.0})
+    facts = [one for runs in comparison.valid.values() for one in runs]
+    late = [fact("ladder-olla-110", n, "olla", {}, void="too much", blame="target") for n in range(1, 7)]
+    scenarios = {"chat": Scenario(rate_rps=200), "ladder-olla-110": Scenario(rate_rps=900, group="ladder")}
+    ladder = campaign_of(("sherpa", "olla"), scenarios, 6)
+    assert (
+        recommend(ladder, compare(ladder, [*facts, *late])).engine == recommend(campaign, comparison).engine == "olla"
+    )
