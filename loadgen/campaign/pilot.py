@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from loadgen.campaign.campaign import Campaign
 from loadgen.campaign.plan import Planned
 from loadgen.campaign.voice import Voice
 from reports import store
+from reports.stats import Costs
 
 ROUNDS = 3
 FOLDER = "pilot"
@@ -30,6 +31,9 @@ def decide(
     what varies; where they do not, so many `rounds` of a pilot do, which are not counted. `begun`: monotonic seconds.
     Raises KeyboardInterrupt."""
     asked = planned.asked
+    by_id = {one.id: one for one in planned.scenarios}
+    prices = {name: precision.costs(planned, one) for name, one in by_id.items()}
+    lengths = {name: one.duration_s for name, one in by_id.items()}
     rows = precision.known(planned, before)
     source: Literal["pilot", "earlier campaigns"] = "earlier campaigns"
     if not rows.keys() >= {one.id for one in planned.scenarios}:
@@ -38,10 +42,9 @@ def decide(
         pilot = Campaign(replace(planned, rounds=rounds, limit_s=1.0), folder / FOLDER, voice)
         pilot.create("pilot of the campaign in the folder above")
         pilot.run()
+        made_rounds = max(record.round for record in pilot.records)
+        prices = as_slow(prices, lengths, pilot.passed_s() / made_rounds)
         rows = {**rows, **precision.known(planned, [store.load_campaign(folder / FOLDER)])}
-    by_id = {one.id: one for one in planned.scenarios}
-    prices = {name: precision.costs(planned, one) for name, one in by_id.items()}
-    lengths = {name: one.duration_s for name, one in by_id.items()}
     rest = sum(planned.starts(one) * planned.round_s([one]) for name, one in by_id.items() if name not in rows)
     left = None
     if asked.time_s is not None:
@@ -57,3 +60,12 @@ def decide(
     made = precision.apply(planned, decided)
     voice.say(f"Planned from {source}: about {precision.duration(made.seconds())} from here")
     return made
+
+
+def as_slow(prices: Mapping[str, Costs], lengths: Mapping[str, float], round_s: float) -> dict[str, Costs]:
+    """The prices where the rounds of a pilot took `round_s` each: a slow or busy machine starts processes slowly.
+    Pure."""
+    load_s = sum(price.load_s * lengths[name] for name, price in prices.items())
+    start_s = sum(price.start_s for price in prices.values())
+    slower = max((round_s - load_s) / start_s, 1.0) if start_s else 1.0
+    return {name: replace(price, start_s=price.start_s * slower) for name, price in prices.items()}

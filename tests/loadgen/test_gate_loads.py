@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.campaign import calibrate
+from loadgen.campaign import calibrate, pilot
 from loadgen.campaign.plan import Planned
 from loadgen.campaign.precision import Chosen, Precision
 from loadgen.gate import given, interleaved
@@ -15,6 +15,7 @@ from loadgen.gate.revisions import CannotMeasure
 from loadgen.workload import load
 from loadgen.workload.load import Kind, Loads
 from reports import gate
+from reports.stats import Costs
 from tests.loadgen.test_gate import Silent
 
 OURS = gate.policy().times
@@ -71,3 +72,10 @@ def test_a_row_that_stays_short_of_its_precision_says_what_it_takes() -> None:
         ("chat-small", "cpu_us_per_request"): "+-2.0% would take 12 min here",
         ("chat-small", "added_p50_us"): "+-2.0% cannot be had with 40 starts",
     }
+
+
+def test_a_machine_that_starts_processes_slowly_is_planned_for_as_its_pilot_found_it() -> None:
+    prices = {"a": Costs(4.0, 3.0), "b": Costs(6.0, 3.0)}
+    lengths = {"a": 1.0, "b": 2.0}  # a round is announced to take 10 s of starts and 9 s of load
+    assert pilot.as_slow(prices, lengths, 39.0) == {"a": Costs(12.0, 3.0), "b": Costs(18.0, 3.0)}
+    assert pilot.as_slow(prices, lengths, 15.0) == prices
