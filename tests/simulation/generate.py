@@ -30,9 +30,13 @@ def make_script(seed: int, asks: int = 120) -> Script:
     clients = _clients(random, asks, span, rough)
     if stormy:
         _make_stormy(random, clients)
+    config = _config(random)
+    if random.random() < 0.05:
+        names = ["a", "b"]
+        _make_fail_over(random, config, clients)
     return Script(
         seed=seed,
-        config=_config(random),
+        config=config,
         endpoints=names,
         clients=clients,
         modes=_modes(random, names, span) if rough else [],
@@ -189,6 +193,21 @@ def _make_stormy(random: Random, clients: list[Client]) -> None:
                     answer.fault, answer.at = "rst", 0
                 elif random.random() < 0.2:
                     answer.pieces, answer.gap = 4, random.choice((0.05, 0.1, 0.2))
+
+
+def _make_fail_over(random: Random, config: dict[str, Any], clients: list[Client]) -> None:
+    """Most first tries fail at once; second ones answer at another endpoint, for longer than a breaker waits."""
+    config["proxy.circuit_breaker.enabled"] = True
+    config["proxy.circuit_breaker.failure_threshold"] = random.choice((2, 3))
+    config["proxy.circuit_breaker.timeout"] = "100ms"
+    config["proxy.retry.max_attempts"] = 0
+    for client in clients:
+        for ask in client.asks:
+            first = ask.answers[0]
+            if random.random() < 0.8:
+                first.fault, first.at = "rst", 0
+            second = Answer(random.getrandbits(32), size=200, pieces=4, gap=random.choice((0.05, 0.1, 0.2)))
+            ask.answers = [first, second]
 
 
 def _modes(random: Random, names: list[str], span: float) -> list[Mode]:
