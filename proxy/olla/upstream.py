@@ -59,10 +59,12 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self.ended = True
         if self.exchange is None:
             self.keeper.lost(self)
+        elif self.transport.get_write_buffer_size():
+            self.transport.abort()  # a close would wait until the endpoint took a request that it has answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self.exchange = self.exchange, None
-        clean = exc is None and self.ended
+        clean = self.ended  # an `exc` after the FIN is of our own writing, and says nothing of the answer
         self.ended = True
         self.keeper.lost(self)
         if self.chunks is not None:

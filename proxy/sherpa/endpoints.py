@@ -70,6 +70,7 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
     idle = True
     _used = 0  # exchanges, the present one included
     _heard = False
+    _ended = False  # the endpoint sent FIN
     _content: aiohttp.StreamReader | None = None
 
     def __init__(self, connector: Connector, reader: ResponseReader, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,6 +99,13 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
             self.set_exception(exc)
         super().connection_lost(exc)
 
+    def eof_received(self) -> None:
+        """The endpoint sent FIN: what it answered is all here, whether it takes the rest of the request or not."""
+        self._ended = True
+        super().eof_received()
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()  # a close would wait until the endpoint took the rest
+
     def data_received(self, data: bytes) -> None:
         """Bytes came; or none, which is how aiohttp wakes its parser."""
         if data and self.idle:  # aiohttp would take the connection for usable (aiohttp#13656)
@@ -122,6 +130,8 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """The exchange failed: all of aiohttp's reasons pass here."""
+        if self._ended and isinstance(exc, OSError):
+            return  # of our own writing; `connection_lost` follows, and looks at the answer
         if not isinstance(exc, ProxyError):
             if isinstance(exc, SocketTimeoutError):
                 code = "upstream_timeout"

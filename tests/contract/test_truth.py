@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.contract.peers import Cut
@@ -117,6 +119,27 @@ def test_a_close_delimited_response_that_is_reset_is_not_ended_cleanly(start, en
             while True:
                 client.receive_some()
         assert b"0\r\n\r\n" not in cut.value.got
+
+
+@pytest.mark.promise("TRUTH-CUT-1.0")
+@pytest.mark.parametrize("then", ["stays", "reset"])
+def test_an_answer_that_a_fin_ends_is_whole_though_nobody_takes_the_rest_of_the_request(start, endpoint, then):
+    """RFC 9112 section 6.3: such a body is whole at the FIN. What happens to the request later says nothing of it."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: proxy.test\r\nContent-Length: 90000000\r\n\r\n")
+        client.send_what_fits(b"x" * 80_000_000, within=0.5)
+        peer = endpoint.accept()
+        peer.request_head()
+        peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
+        assert client.response_head()
+        client.receive_until(b"hello")
+        peer.finish_sending()
+        if then == "reset":
+            time.sleep(0.2)  # in which the proxy reads the FIN: a reset throws away what was not read
+            peer.reset()
+        assert client.receive_to_end() in (b"", b"\r\n0\r\n\r\n")
+    assert settled(proxy.stats, success=1)["endpoints"]["a"]["failed"] == 0
 
 
 @pytest.mark.promise("TRUTH-FRAMING")
