@@ -39,11 +39,9 @@ def show(name: Annotated[str, typer.Argument(metavar="SCENARIO", help="An id or 
 
     from loadgen.workload import scenario
 
-    (one,) = scenario.choose([name])
-    text = yaml.safe_dump(
-        one.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True, width=120
-    )
-    typer.echo(text.rstrip("\n"))
+    for one in scenario.choose([name]):
+        whole = one.model_dump(mode="json", exclude_defaults=True)
+        typer.echo(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120).rstrip("\n"))
 
 
 @app.command()

@@ -216,7 +216,9 @@ def run(wanted: Wanted, command: str) -> int:
 
 
 def _ladder(wanted: Wanted) -> Ladder:
-    (base,) = scenario.choose([wanted.scenario])
+    base, *more = scenario.choose([wanted.scenario])
+    if more:
+        raise UsageRefusal(f"--scenario {wanted.scenario}: a sweep; name a file of one scenario")
     if wanted.slo:
         base = base.model_copy(update={"slo": dict(_objective(text) for text in wanted.slo)})
     if not base.slo:

@@ -1,4 +1,4 @@
-"""Scenarios: what is asked of every target, with the reply it must give. Data in `scenarios/`, one YAML file each.
+"""Scenarios: what is asked of every target, with the reply it must give. Data in `scenarios/`, a YAML file each or a sweep.
 
 A scenario states its question and what would count as an answer, a mock profile, the requests with the replies they
 must get, when they are sent, and which campaign profiles measure it. Nothing in it names a target: all get the same.
@@ -520,11 +520,11 @@ def catalogue() -> Mapping[str, Scenario]:
     """Every scenario of `scenarios/` by id, in the order of their names, with numbers in names as numbers."""
     found = {}
     for path in sorted(FOLDER.glob("*.yaml"), key=lambda path: _natural(path.stem)):
-        scenario = load(path)
-        if scenario.id != path.stem:
-            raise BadInput(f"{path}: id: {scenario.id!r} must be the file's name")
-        found[scenario.id] = scenario
-    return found
+        for scenario in load(path):
+            if scenario.id != path.stem and not scenario.id.startswith(f"{path.stem}-"):
+                raise BadInput(f"{path}: id: {scenario.id!r} must be the file's name")
+            found[scenario.id] = scenario
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -532,11 +532,31 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def load(path: Path) -> Scenario:
-    """One scenario file, with the replies pinned beside it. Raises BadInput with file, key and value."""
+def load(path: Path) -> list[Scenario]:
+    """The scenarios of a file, with the replies pinned beside it. Raises BadInput with file, key and value.
+
+    One, or the points of its `sweep` too: each a scenario `FILE-POINT` that takes every key from the file but for its
+    own and those under `each`; `{point}` in question and answer is its name. A file without an `id` is points only.
+    """
     data = _read(path)
     if isinstance(data, dict) and "like" in data:
         data = _like(path, data)
+    points = data.pop("sweep", None) if isinstance(data, dict) else None
+    if points is None:
+        return [_validated(path, data)]
+    if not isinstance(points, dict) or not all(isinstance(own, dict) for own in points.values()):
+        raise BadInput(f"{path}: sweep: must be points and the keys of each, e.g. 100: {{connections: 100}}")
+    found = [_validated(path, data)] if "id" in data else []
+    each = points.pop("each", {})
+    for point, own in points.items():
+        made = {**data, "campaigns": {}, **each, **own, "id": f"{path.stem}-{point}"}
+        for key in ("question", "answer"):
+            made[key] = str(made.get(key, "")).replace("{point}", str(point))
+        found.append(_validated(path, made))
+    return found
+
+
+def _validated(path: Path, data: Any) -> Scenario:
     try:
         return _pinned(Scenario.model_validate(data), path.with_name(PINS))
     except ValidationError as exc:
@@ -565,13 +585,15 @@ def _pinned(scenario: Scenario, pins: Path) -> Scenario:
 
 
 def _like(path: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """`like: ID` takes every key that is not written from that scenario, except which campaigns measure it."""
+    """`like: ID` takes every key that is not written from there, except the sweep and which campaigns measure it."""
     original = path.with_name(f"{data['like']}.yaml")
     if not original.exists():
         raise BadInput(f"{path}: like: there is no scenario {data['like']!r} beside it")
     inherited = _read(original)
     if "like" in inherited:
         inherited = _like(original, inherited)
+    for key in ("id", "sweep"):
+        inherited.pop(key, None)
     own = {key: value for key, value in data.items() if key != "like"}
     return {**inherited, "campaigns": {}, **own}
 
@@ -594,7 +616,7 @@ def choose(names: Iterable[str]) -> list[Scenario]:
     chosen: list[Scenario] = []
     for name in names:
         if name.endswith((".yaml", ".yml")):
-            chosen.append(load(Path(name)))
+            chosen.extend(load(Path(name)))
         elif name in known:
             chosen.append(known[name])
         else:

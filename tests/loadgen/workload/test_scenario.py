@@ -109,8 +109,31 @@ def test_like_takes_everything_that_is_not_written_but_never_the_campaigns(tmp_p
     written(tmp_path, "first", seed=9, campaigns={"quick": {}})
     path = tmp_path / "second.yaml"
     path.write_text("like: first\nid: second\nduration_s: 7\n")
-    second = scenario.load(path)
+    (second,) = scenario.load(path)
     assert (second.id, second.seed, second.duration_s, second.campaigns) == ("second", 9, 7, {})
+
+
+def test_a_sweep_is_one_file_whose_points_differ_in_what_they_write(tmp_path: Path) -> None:
+    own = {
+        "10": {"seed": 3},
+        "20": {"seed": 4, "campaigns": {"full": {}}},
+        "each": {"question": "What of {point} here?"},
+    }
+    base, first, second = scenario.load(written(tmp_path, campaigns={"quick": {}}, sweep=own))
+    assert (first.id, first.seed, first.question, first.campaigns) == (f"{base.id}-10", 3, "What of 10 here?", {})
+    assert (second.id, second.seed, list(second.campaigns)) == (f"{base.id}-20", 4, ["full"])
+    assert list(base.campaigns) == ["quick"]
+    assert first.requests == base.requests
+
+
+def test_points_of_a_sweep_are_in_the_order_of_their_numbers() -> None:
+    names = [name for name in scenario.catalogue() if name.startswith("streams-")]
+    assert names == ["streams-100", "streams-500", "streams-1000", "streams-2000"]
+
+
+def test_a_sweep_that_is_no_mapping_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="sweep: must be points"):
+        scenario.load(written(tmp_path, sweep=[1, 2]))
 
 
 def test_a_name_nobody_knows_is_answered_with_the_nearest_one() -> None:
