@@ -1,4 +1,4 @@
-"""Scenarios: what is asked of every target, with the reply it must give. Data in `scenarios/`, a YAML file each or a sweep.
+"""Scenarios: what is asked of every target, with the reply it must give. Data in `scenarios/`, in YAML.
 
 A scenario states its question and what would count as an answer, a mock profile, the requests with the replies they
 must get, when they are sent, and which campaign profiles measure it. Nothing in it names a target: all get the same.
