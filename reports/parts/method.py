@@ -44,9 +44,8 @@ def part(study: Study) -> Part:
     if any(one.campaign.header.machine.get("python_optimisations") == "none" for one in study.all):
         blocks.append(
             Note(
-                "Python was built without --enable-optimizations and without LTO. An optimised build needs fewer "
-                "instructions for the same work (METHODOLOGY.md says how many): figures of the Python targets are "
-                "higher here than in production, those of nginx and others are not."
+                "Python was built without --enable-optimizations and without LTO. An optimised build may be faster, so "
+                "the Python targets' CPU may be higher here than in production; that of nginx and others is not."
             )
         )
     blocks.append(_environment(study))
