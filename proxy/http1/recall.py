@@ -9,8 +9,8 @@ offset. Any other head is judged whole. After many unlike heads in a row a reade
 
 A request's head costs 0.1 us if equal, 0.7 by shape, 5 judged; a response's 0.5 by shape, 3 judged
 (`loadgen/micro/bench_wire.py` times the same). Responses are equal where a server says the time in seconds and no
-length, or the same one: streams that begin within one second. That is 8,100 instructions less than by shape, and a
-head that differs costs 300 more.
+length, or the same one: streams that begin within one second. Such a request takes 49,200 instructions through Olla,
+and 59,500 where its reply is recalled by shape.
 """
 
 from __future__ import annotations
