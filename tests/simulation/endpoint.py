@@ -39,6 +39,7 @@ class EndpointPeer:
         self._watch = watch
         self._judge = judge
         self._gone = False
+        self._may_leave = True
 
     # -- Peer
 
@@ -87,6 +88,8 @@ class EndpointPeer:
 
     def _end(self, attempt: Attempt, delay: float, random: Random) -> None:
         plan = attempt.plan
+        if plan.fault == "silence" and plan.framing == "close":
+            self._may_leave = False  # the FIN would make the part that was sent a whole answer
         if plan.fault == "rst":
             self._gone = True
             self.transport.send_rst(delay)
@@ -99,7 +102,7 @@ class EndpointPeer:
             self._loop.after(delay + plan.closes_after, self._leave)
 
     def _leave(self) -> None:
-        if not self._gone:
+        if self._may_leave and not self._gone:
             self._gone = True
             self._judge.note(f"{self._watch.name}: the endpoint closes")
             self.transport.peer_closes()
