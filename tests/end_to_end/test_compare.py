@@ -362,10 +362,13 @@ def test_a_target_that_cannot_carry_the_load_is_overloaded_and_spoils_nobody_els
     assert process.returncode == 0, told
     found = records(folder)
     slow = [run for name, run in found.items() if name.endswith("relay-slow")]
-    assert [run.ended for run in slow] == ["overloaded"] * 2
+    spoilt = {
+        run.round for run in found.values() if run.ended == "void"
+    }  # by the bench: such rounds are repeated, for all
+    slow = [run for run in slow if run.round not in spoilt]
+    assert [run.ended for run in slow] == ["overloaded"] * 2  # a result: not repeated
     assert all(run.summary["e2e_p50_ms"] > 200 for run in slow)
     assert "Overloaded:" in told
-    assert len(slow) == 2  # a result: not repeated
     assert all(run.attempt == 1 for run in found.values() if run.ended != "void") or "void" in told
 
 
