@@ -198,8 +198,8 @@ def describe(cores: Cores) -> dict[str, Any]:
 def optimisations(configured: str | None) -> str | None:
     """Pure: which optimisations of the compiler this Python was built with, by the arguments of its `configure`.
 
-    `none` is not said of a distribution's build (prefix /usr): Debian's names neither and has both. None: not known,
-    as on Windows and of other implementations.
+    None is not known: on Windows, of other implementations, and of a distribution's build (prefix /usr) whose arguments
+    name neither, as distributions can set both by other means.
     """
     if configured is None:
         return None
