@@ -280,14 +280,15 @@ class Oracle:
         born = self.loop.passes - TOKEN_LIVES
         name = seen.endpoint.name
         tokens = self._tokens[name] = [t for t in self._tokens.get(name, ()) if t.born >= born]
+        overdue = self._overdue(name)
+        if overdue:  # first, as it justifies only now; a token may be for what the proxy hears of in the next pass
+            tokens.append(Token(overdue, self.loop.passes, int(what != "failures"), int(what != "strikes")))
+            return True
         for token in tokens:
             if getattr(token, what):
                 setattr(token, what, getattr(token, what) - 1)
                 return True
-        overdue = self._overdue(name)
-        if overdue:
-            tokens.append(Token(overdue, self.loop.passes, int(what != "failures"), int(what != "strikes")))
-        return bool(overdue)
+        return False
 
     def _overdue(self, endpoint: str) -> str:
         """Why the proxy may give up on an endpoint now, if it may; each wait counts once."""
