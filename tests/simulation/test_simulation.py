@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+from pathlib import Path
 from random import Random
+
+import pytest
 
 from tests.simulation.generate import make_script
 from tests.simulation.http import UNTIL_CLOSE, MessageReader, body_length, chunked, pattern
@@ -13,6 +17,7 @@ from tests.simulation.shrink import describe, shrink
 from tests.simulation.world import run
 
 EXCHANGES = 10_000
+PATCHES = Path(__file__).parent / "patches"
 
 
 def test_nothing_is_found_in_ten_thousand_exchanges() -> None:
@@ -108,3 +113,12 @@ def test_a_message_is_read_in_any_pieces() -> None:
         assert b"".join(got) == body
         assert ends == [1]
         assert reader.position == len(raw)
+
+
+@pytest.mark.parametrize("patch", sorted(PATCHES.glob("*.patch")), ids=lambda path: path.stem)
+def test_a_bug_that_is_kept_as_a_patch_can_still_be_put_back(patch: Path) -> None:
+    root = PATCHES.parents[2]
+    done = subprocess.run(
+        ["git", "apply", "--check", str(patch)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"make {patch.name} anew, against the code as it is: {done.stderr}"
