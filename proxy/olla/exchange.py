@@ -344,10 +344,13 @@ class Exchange:
             return  # ended meanwhile
         engine, route = self.engine, failed.route
         error, self.failure = self.failure, None
-        if same and (route.breaker is None or route.breaker.allows(engine.loop.time())):
-            self._try(route, fresh=True)
-            return
-        other = engine.pick(self.request, self.tried or ())
+        tried = self.tried = self.tried or []
+        if same:
+            if route.breaker is None or route.breaker.allows(engine.loop.time()):
+                self._try(route, fresh=True)
+                return
+            tried.append(route.endpoint)  # it may have had the request: at most once for each endpoint
+        other = engine.pick(self.request, tried)
         if other is not None:
             self._try(other, fresh=False)
         else:

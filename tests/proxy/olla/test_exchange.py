@@ -334,6 +334,26 @@ def test_a_stale_connection_is_replaced_once():
     assert rig.ended() == {"success": 1, "failed": 1}
 
 
+def test_an_endpoint_whose_breaker_opened_beside_a_stale_connection_is_not_asked_again():
+    rig = Rig(2, proxy__load_balancer="priority", proxy__circuit_breaker__timeout="1s")
+    client = rig.client(GET)
+    rig.loop.run()
+    rig.peers[0].data_received(OK)
+    client.send(GET)
+    a = rig.breaker("a")
+    for _ in range(5):
+        a.record_failure(a.epoch, rig.loop.now)
+    rig.state.count_breakers()
+    lose(rig.peers[0])
+    rig.loop.run()
+    assert client.phase == "sent" and len(rig.peers) == 2, "to b, as a's breaker is open"
+    rig.wait(1.2)  # it lets a probe in
+    lose(rig.peers[1])
+    rig.loop.run()
+    assert client.status == 502 and len(rig.peers) == 2
+    assert rig.ended() == {"success": 1, "failed": 1}
+
+
 def test_b9_after_a_failover_the_first_endpoints_probe_leaves_the_seconds_breaker_alone():
     rig = Rig(2, proxy__load_balancer="priority", proxy__circuit_breaker__timeout="1s")
     a, b = rig.breaker("a"), rig.breaker("b")
