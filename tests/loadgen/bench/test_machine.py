@@ -71,7 +71,7 @@ def test_what_is_written_about_this_machine_can_be_written_as_json() -> None:
         ("'--enable-optimizations' '--with-lto=full'", "PGO and LTO"),
         ("'--enable-optimizations' '--prefix=/usr'", "PGO"),
         ("'--with-lto'", "LTO"),
-        ("'--prefix=/root/.pyenv/versions/3.11.7' '--enable-shared'", "none"),
+        ("'--prefix=/opt/python-3.11' '--enable-shared'", "none"),
         ("", "none"),
         ("'--enable-shared' '--prefix=/usr' '--with-computed-gotos'", None),
         (None, None),
