@@ -28,7 +28,7 @@ _KEPT_MOCK_FIGURES: Final = (
 
 @dataclass(slots=True)
 class Evidence:
-    """What was seen of one run. Written by the sitting while it lasts, read here afterwards."""
+    """What was seen of one run. The run writes it while it lasts; it is read here afterwards."""
 
     wall_s: float = 0.0
     samples: Sequence[watch.Sample] = ()
