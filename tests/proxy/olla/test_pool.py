@@ -379,7 +379,7 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = FakeLoop()
-        self.budget = Budget(max_conns=3, max_idle=2)
+        self.budget = Budget(max_conns=3, max_idle=2, shared=True)
         self.pools = [make_pool(self.loop, self.budget, name) for name in "ab"]
         self.flying: list[tuple[EndpointPool, FakeExchange]] = []
         self.now = 0.0
