@@ -16,6 +16,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...], str]] = {
     "serve": ("proxy", ("serve",), "Run an engine (Sherpa or Olla) in front of LLM servers."),
     "mock": ("mock_backends", (), "Run mock LLM servers with known bytes, times and faults."),
     "report": ("reports", ("report",), "Build the report of a campaign from its files."),
+    "publish": ("reports", ("publish",), "Put a campaign where it is committed, and refresh the documents."),
     "choose": ("reports", ("choose",), "Advice which engine to use, from stored campaigns."),
 }
 

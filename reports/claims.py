@@ -192,13 +192,17 @@ _OLLA_MEMORY: Final = Rule(
 )
 
 
-def _healthy_p99(evidence: Evidence, fault: str) -> Reader:
+_HEALTHY: Final = "healthy_ttft_p99_ms"
+_FIRST_SECOND: Final = "first_second_p99_ms"
+
+
+def _healthy_p99(scenario: Scenario) -> Reader:
     """p99 of time to first byte at the endpoints that the fault scenario leaves healthy."""
-    faulty = {one.endpoint for one in evidence.scenario(fault).faults}
+    faulty = {one.endpoint for one in scenario.faults}
 
     def read(facts: Facts) -> float | None:
         if facts.requests is None:
-            return extra_of("healthy_ttft_p99_ms")(facts)
+            return extra_of(_HEALTHY)(facts)
         healthy = ~np.isin(facts.requests.endpoint.astype(str), list(faulty))
         values = facts.requests.ttft_ms[healthy & ~np.isnan(facts.requests.ttft_ms)]
         return float(np.percentile(values, 99)) if enough(values.size, 99) else None
@@ -208,7 +212,7 @@ def _healthy_p99(evidence: Evidence, fault: str) -> Reader:
 
 def _isolation(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
     olla, twin = evidence.engine("olla"), evidence.scenario(name).healthy
-    span = ratio_of(evidence.pairs((name, olla), (twin, olla), _healthy_p99(evidence, name))) if twin else None
+    span = ratio_of(evidence.pairs((name, olla), (twin, olla), _healthy_p99(evidence.scenario(name)))) if twin else None
     return None if span is None else ([Part(span, Limit(1.10))], [(name, olla), (twin, olla)])
 
 
@@ -482,7 +486,7 @@ def _fails_fast_before(evidence: Evidence) -> Finding:
 
 def _first_second(facts: Facts) -> float | None:
     if facts.requests is None:
-        return extra_of("first_second_p99_ms")(facts)
+        return extra_of(_FIRST_SECOND)(facts)
     early = facts.requests.sent_to_end_ms[facts.requests.at_s < 1.0]
     # A single second seldom holds the 1,000 requests of an honest p99: the rounds carry the interval instead.
     return float(np.percentile(early, 99)) if early.size >= 100 else None
@@ -505,6 +509,23 @@ def _prewarm(evidence: Evidence) -> Finding:
             "more in its first second"
         )
     return finding("; ".join(said), strictest(verdicts), evidence.names(*used))
+
+
+def extras_of(campaign: Campaign, facts: Sequence[Facts]) -> dict[str, dict[str, float]]:
+    """What rules read from single requests, by run: an archive keeps it, as it has no single requests."""
+    read: dict[str, list[tuple[str, Reader]]] = {}
+    for name, scenario in campaign.header.scenarios.items():
+        if scenario.faults and scenario.healthy:
+            for place in (name, scenario.healthy):
+                read.setdefault(place, []).append((_HEALTHY, _healthy_p99(scenario)))
+        if "cold-start" in scenario.tags:
+            read.setdefault(name, []).append((_FIRST_SECOND, _first_second))
+    return {
+        one.record.run: {
+            key: value for key, reader in read.get(one.record.scenario, ()) if (value := reader(one)) is not None
+        }
+        for one in facts
+    }
 
 
 def _by_endpoints(evidence: Evidence) -> tuple[list[tuple[int, Span]], list[Place]]:

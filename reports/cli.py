@@ -1,4 +1,4 @@
-"""`python -m reports`: report, choose. `proxy-engines` hands these verbs over.
+"""`python -m reports`: report, publish, choose. `proxy-engines` hands these verbs over.
 
 Exit codes: 0 done, 3 `choose` outside the measured range, 64 usage, 65 a file that cannot be used, 69 something is
 missing, 70 internal error, 130 interrupted. Words like `too-noisy` are in verdict.json, never in the exit code.
@@ -75,6 +75,27 @@ def report(
     for line in result.headlines:
         typer.echo(line)
     typer.echo(f"report: {result.html}")
+
+
+@app.command()
+def publish(
+    campaign: Annotated[Path, typer.Argument(metavar="DIR", help="A campaign's folder.")],
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", metavar="DIR", help="Where to; default reports/published/<date>-<profile>."),
+    ] = None,
+) -> None:
+    """Put a campaign where it is committed: its measurements, its report and a picture, and new tables in README."""
+    from reports.publish import NoBrowser
+    from reports.publish import publish as run
+
+    try:
+        made = run(campaign, into)
+    except NoBrowser as exc:
+        raise _Missing(str(exc)) from exc
+    typer.echo(f"{made.folder}: {made.size / 1e6:.1f} MB; `proxy-engines report {made.folder}` rebuilds it")
+    for document in made.documents:
+        typer.echo(f"{document}: tables and picture written")
 
 
 @app.command()

@@ -11,13 +11,13 @@ from reports.store import ReportError
 from reports.words import number
 
 FOLDER: Final = "micro"
-_FILE: Final = "micro.json"
+FILE: Final = "micro.json"
 _SCHEMA: Final = 1
 
 
 def rows(campaign: Path) -> list[dict[str, str]]:
     """A row a benchmark, as texts; empty if the campaign has none. ReportError if its file cannot be used."""
-    path = campaign / FOLDER / _FILE
+    path = campaign / FOLDER / FILE
     if not path.exists():
         return []
     try:

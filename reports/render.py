@@ -78,7 +78,10 @@ def page_of(study: Study) -> Page:
     if header.profile:
         kicker.append(f"profile {header.profile}")
     kicker += [str(header.machine.get("cpu_model", "")), f"{tally(study)}"]
-    command = f"proxy-engines report {study.campaign.path.name}"
+    command = " --with ".join(
+        f"proxy-engines report {one.campaign.path.name}" if one is study else one.campaign.path.name
+        for one in study.all
+    )
     foot = ("Rebuilt from the campaign's files with ", code(command), "; the same files give the same page.")
     return Page(
         said, first_screen(study).headline, (said, *filter(None, kicker)), tuple(make(study) for make in PARTS), foot

@@ -1,17 +1,21 @@
-"""Result tables in documents, written by `proxy-engines report --splice FILE` and never by hand.
+"""Result tables and pictures in documents, written by `proxy-engines publish` or `report --splice FILE`, never by hand.
 
-A document holds what it wants, as a comment, and gets the table below it::
+A document holds what it wants, as a comment, and gets it below::
 
-    <!-- report 2026-11-25-full: sherpa, olla, nginx
+    <!-- report full: sherpa, olla, nginx
     Cores for 1,000 req/s | chat-small | cpu_us_per_request | 0.001
     -->
     (the table)
     <!-- /report -->
 
-The first line names a published campaign and its targets; each other line is a label, a scenario, a metric, and what a
-value is multiplied by. Everything comes from the campaign's `runs.csv`: geometric means over the runs that count, with
-their 95 % intervals, and for each target the ratio to the first one over the rounds that both have. A line below says
-the command, the commit and the day.
+    <!-- picture full -->
+    (the first screen of the report)
+    <!-- /picture -->
+
+`full` is the newest published campaign of that profile; the name of a folder, `2026-11-25-full`, is that one. Each line
+of a table is a label, a scenario, a metric, and what a value is multiplied by. Everything comes from `runs.csv`:
+geometric means over the runs that count, with their 95 % intervals, and for each target the ratio to the first one over
+the rounds that both have. A line below says the command and the commit.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from reports import archive
 from reports.first_screen import Value
 from reports.stats import estimate
 from reports.store import ReportError, read_json, write_atomically
@@ -31,6 +36,9 @@ from reports.words import title
 
 PUBLISHED: Final = Path(__file__).with_name("published")
 _BLOCK: Final = re.compile(r"(<!-- report ([\w.-]+): ([^\n]*)\n(.*?)-->\n)(.*?)(<!-- /report -->)", re.S)
+_PICTURE: Final = re.compile(r"(<!-- picture ([\w.-]+) -->\n)(.*?)(<!-- /picture -->)", re.S)
+SCREEN: Final = "screen-1600.png"
+"""The first screen of a report, in its published folder."""
 _Runs = Mapping[tuple[str, str], Mapping[int, Mapping[str, str]]]
 """(scenario, target) -> round -> the line of runs.csv."""
 
@@ -59,18 +67,33 @@ def splice(document: Path, published: Path = PUBLISHED) -> bool:
 
 def spliced(text: str, published: Path, where: str = "text") -> str:
     """The text with current tables. ReportError if a marker asks for what is not there."""
-    if not _BLOCK.search(text):
+    if not _BLOCK.search(text) and not _PICTURE.search(text):
         raise ReportError(f"{where}: holds no `<!-- report CAMPAIGN: TARGETS` with a `<!-- /report -->` after it")
 
     def made(found: re.Match[str]) -> str:
         opening, campaign, targets, lines, _, closing = found.groups()
-        folder = published / campaign
+        folder = _folder(published, campaign)
         names = [name.strip() for name in targets.split(",")]
         wanted = [_wanted(line, where) for line in lines.strip().splitlines()]
         table = _table(folder, names, wanted, where)
         return f"{opening}\n{table}\n\n{provenance(folder)}\n\n{closing}"
 
-    return _BLOCK.sub(made, text)
+    def shown(found: re.Match[str]) -> str:
+        opening, campaign, _, closing = found.groups()
+        folder = _folder(published, campaign)
+        if not (folder / SCREEN).exists():
+            raise ReportError(f"{where}: {folder} has no {SCREEN}; publish the campaign again")
+        return f"{opening}![The first screen of a report](reports/published/{folder.name}/{SCREEN})\n{closing}"
+
+    return _PICTURE.sub(shown, _BLOCK.sub(made, text))
+
+
+def _folder(published: Path, campaign: str) -> Path:
+    """A published folder by its name, or the newest of a profile."""
+    if (published / campaign).is_dir():
+        return published / campaign
+    found = sorted(published.glob(f"[0-9]*-{campaign}"))
+    return found[-1] if found else published / campaign
 
 
 def _wanted(line: str, where: str) -> _Wanted:
@@ -148,9 +171,10 @@ def provenance(folder: Path) -> str:
         report = (folder / "report.md").read_text(encoding="utf-8")
         command, revision = (_first(pattern, report) for pattern in (r"^Command: (.*?)\. Seed", r"^- revision: (\S+)"))
     command = command.replace("\\", "")
+    older = "" if (folder / archive.FILE).exists() else " Older code; a note in the report says what was wrong with it."
     return (
         f"*Geometric means with 95 % intervals; × is the factor to the first column. `{command}`, commit "
-        f"{revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).*"
+        f"{revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).{older}*"
     )
 
 

@@ -191,6 +191,10 @@ class Tail:
         """How many values."""
         return self.values.size if self.counts is None else int(self.counts.sum())
 
+    def each(self) -> Floats:
+        """Every value as often as it occurred."""
+        return self.values if self.counts is None else np.repeat(self.values, self.counts)
+
 
 def enough(samples: int, percent: float) -> bool:
     """Whether `samples` values carry this percentile: ten of them lie beyond it, so 1,000 for p99, 10,000 for p99.9."""

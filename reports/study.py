@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports import compare, decide, places, summarise
+from reports import archive, compare, decide, places, summarise
 from reports.claims import Judged, ledger
 from reports.compare import Comparison
 from reports.schema import AA_SUFFIX, METRICS
@@ -32,9 +32,14 @@ class Study:
 
     @classmethod
     def load(cls, folder: str | PathLike[str], *others: str | PathLike[str]) -> Study:
-        """Read, measure and compare the campaign in `folder`. ReportError if its files cannot be used."""
-        campaign = load_campaign(Path(folder))
-        facts = tuple(summarise.measure_run(run, campaign.scenario(run.record.scenario)) for run in campaign.runs)
+        """Read, measure and compare the campaign in `folder`: its runs, or its archive where it is a published one.
+        ReportError if its files cannot be used."""
+        path = Path(folder)
+        if (path / archive.FILE).exists():
+            campaign, facts = archive.load(path)
+        else:
+            campaign = load_campaign(path)
+            facts = tuple(summarise.measure_run(run, campaign.scenario(run.record.scenario)) for run in campaign.runs)
         return cls(campaign, facts, compare.compare(campaign, facts), tuple(map(cls.load, others)))
 
     # --------------------------------------------------------------------------------------- what the parts go through

@@ -147,6 +147,8 @@ class Facts:
     extras: Mapping[str, Any] = field(default_factory=dict)
     """Free numbers beside the metrics: utilisation, requests, outcomes, added_under_1ms, active_peak ..."""
     requests: Requests | None = None
+    kept: Mapping[str, Tail] = field(default_factory=dict)
+    """What an archive has in place of `requests`: see `times`."""
     outcomes: Outcomes | None = None
     transit: Histogram | None = None
     gc: Pauses | None = None
@@ -186,15 +188,16 @@ class Facts:
         """The values behind a percentile of the tail, for pooling; None where no raw rows are kept."""
         if metric == "transit_event_p99_us":
             return None if self.transit is None else Tail(Histogram.edges(), self.transit.counts)
+        name = {
+            "added_p99_us": "added_us", "ttft_p99_ms": "ttft_ms", "e2e_p99_ms": "e2e_ms", "e2e_p999_ms": "e2e_ms",
+        }.get(metric)  # fmt: skip
+        return None if name is None else self.times(name)
+
+    def times(self, name: str) -> Tail | None:
+        """`added_us`, `ttft_ms` or `e2e_ms` of all right replies that have it; None where nobody kept them."""
         if self.requests is None:
-            return None
-        values = {
-            "added_p99_us": self.requests.added_us,
-            "ttft_p99_ms": self.requests.ttft_ms,
-            "e2e_p99_ms": self.requests.e2e_ms,
-            "e2e_p999_ms": self.requests.e2e_ms,
-        }.get(metric)
-        return None if values is None else Tail(_known(values))
+            return self.kept.get(name)
+        return Tail(_known(getattr(self.requests, name)))
 
 
 Tables: TypeAlias = "Mapping[str, pd.DataFrame | None]"

@@ -40,15 +40,19 @@ def part(study: Study) -> Part:
 # ------------------------------------------------------------------------------------------------- added time, transit
 def _overhead(study: Study) -> Figure | None:
     def samples(scenario: str, target: str) -> Floats:
-        parts = [f.requests.added_us for f in study.runs_of(scenario, target) if f.requests is not None]
-        pooled = np.concatenate(parts) if parts else np.empty(0)
-        return np.sort(pooled[~np.isnan(pooled)])
+        return _pool(study.runs_of(scenario, target), "added_us")
 
     about = (
         "Share of requests that spent at most so long inside the proxy, both directions, by the clocks of client "
         "and mock"
     )
     return _shares(study, "overhead", "Time added to a request", samples, "added time, µs", about)
+
+
+def _pool(runs: Sequence[Facts], name: str) -> Floats:
+    """A time of all right replies of some runs, in order."""
+    found = [tail.each() for one in runs if (tail := one.times(name)) is not None]
+    return np.sort(np.concatenate(found)) if found else np.empty(0)
 
 
 def _transit(study: Study) -> Figure | None:
@@ -120,9 +124,7 @@ def _tail(study: Study) -> Figure | None:
     for scenario in study.cases:
         found: dict[str, Floats] = {}
         for target in study.targets:
-            parts = [f.requests.e2e_ms for f in study.runs_of(scenario, target) if f.requests is not None]
-            pooled = np.concatenate(parts) if parts else np.empty(0)
-            pooled = np.sort(pooled[~np.isnan(pooled)])
+            pooled = _pool(study.runs_of(scenario, target), "e2e_ms")
             if pooled.size >= 100:
                 found[target] = pooled
         if found:

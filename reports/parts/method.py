@@ -210,7 +210,7 @@ def _runs(study: Study) -> Block | None:
         rows.append(
             TableRow(
                 (
-                    Cell(Span(run.name, href=f"runs/{quote(run.name)}/run.json")),
+                    Cell(Span(run.name, href=f"runs/{quote(run.name)}/run.json") if run.path.is_dir() else run.name),
                     Cell(str(record.round), record.round),
                     Cell(str(record.order), record.order),
                     Cell(record.target),
@@ -218,7 +218,7 @@ def _runs(study: Study) -> Block | None:
                     Cell(f"{requests:,}" if requests else "–", requests),
                     Cell(f"{busy:.0%}" if busy else "–", busy),
                     Cell(code((record.config_hash or "")[:12])),
-                    Cell("kept" if facts.requests is not None else "summary only"),
+                    Cell("kept" if facts.requests is not None else "archive" if facts.kept else "summary only"),
                     Cell(state),
                 )
             )
