@@ -5,9 +5,10 @@ A campaign's folder goes in, a report comes out, and nothing is measured again::
     schema     what the files hold           words      the fixed words of every report
     store      reading and writing them      decide     which engine, and what gets worse with it
     stats      estimates, intervals, plans   choose     which engine for one deployment
-    summarise  one run's rows to metrics     figures    what it looks like
+    summarise  one run's rows to metrics     plots      what it looks like
     compare    two targets, round by round   render     report.html, report.md, verdict.json
     claims     what has been said, tested    rules      what its rules are made of
+    archive    a campaign in one file        publish    how it is committed
 
 `reports.render.build_report(folder)` is the whole of it in one call; `reports.load(folder)` gives the measured facts
 and verdict rows without drawing anything, for notebooks.

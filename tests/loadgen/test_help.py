@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 VERBS = [
-    "", "compare", "limit", "trace", "micro", "serve", "mock", "report", "choose",
+    "", "compare", "limit", "trace", "micro", "serve", "mock", "report", "publish", "choose",
     "verify", "verify driver", "verify overload", "verify mocks", "verify sensitivity", "verify crosscheck",
     "verify calibration", "scenarios", "scenarios list", "scenarios show", "scenarios pin",
 ]  # fmt: skip
