@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import time
@@ -23,6 +24,10 @@ from mock_backends.wheel import Wheel
 from mock_backends.wire import date_of
 
 _BACKLOG = 4096
+
+# BBR paces what it sends by its estimate of the path's bandwidth. On loopback that estimate can be far too low: answers
+# of 1 MiB then stop for 10 to 120 ms in between (METHODOLOGY.md, "The network of a bench"). CUBIC does not pace.
+_CONGESTION_CONTROL = b"cubic"
 
 monotonic_ns = time.monotonic_ns
 
@@ -87,6 +92,8 @@ class Backend:
         """From now on clients can connect; they are served when `_serve` has run."""
         sock = _bound(self.host, self.port)
         try:
+            with contextlib.suppress(OSError):  # a kernel without it, or one that permits it to root only
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_CONTROL)
             sock.listen(_BACKLOG)
         except OSError:
             sock.close()

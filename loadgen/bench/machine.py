@@ -182,6 +182,7 @@ def describe(cores: Cores) -> dict[str, Any]:
         "virtualisation": _virtualisation(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "clocksource": _read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "tcp_congestion_control": congestion_control(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "python_build": " ".join(platform.python_build()),
         "python_compiler": platform.python_compiler(),
@@ -252,6 +253,11 @@ def cpu_model() -> str | None:
         if name.strip() in ("model name", "Model", "cpu model"):
             return value.strip()
     return platform.processor() or None
+
+
+def congestion_control() -> str | None:
+    """Of new TCP sockets in this network namespace, as the kernel names it: cubic, bbr, ..."""
+    return _read("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def _os_name() -> str | None:

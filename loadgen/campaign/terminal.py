@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from loadgen.bench import machine
 from loadgen.campaign import calibrate, pilot, precision
 from loadgen.campaign.campaign import Campaign, asked_before, planned_before
 from loadgen.campaign.plan import Asked, Planned, plan
@@ -155,6 +156,13 @@ def _announce(console: Console, planned: Planned) -> None:
     if not planned.cores.pinned:
         console.print(
             Text("With one core for all, times and capacities hold what the bench took of it; CPU is the target's own")
+        )
+    if machine.congestion_control() == "bbr":
+        console.print(
+            Text(
+                "TCP here is paced by BBR, which holds up large answers on loopback: their tails are not the target's. "
+                "To measure them: sysctl net.ipv4.tcp_congestion_control=cubic"
+            )
         )
     console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of what the bench spoils"))
 

@@ -48,6 +48,14 @@ def part(study: Study) -> Part:
                 "the Python targets' CPU may be higher here than in production; that of nginx and others is not."
             )
         )
+    if any(one.campaign.header.machine.get("tcp_congestion_control") == "bbr" for one in study.all):
+        blocks.append(
+            Note(
+                "The machine's TCP congestion control is BBR. It paces large answers, and on loopback it can hold one "
+                "up for 100 ms, whichever proxy sends it. Tails of large answers are the kernel's here, not the "
+                "target's. Measure them after: sysctl net.ipv4.tcp_congestion_control=cubic"
+            )
+        )
     blocks.append(_environment(study))
     blocks += _configurations(study)
     blocks.append(_runs(study) or missing("no run finished"))

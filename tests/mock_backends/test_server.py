@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ import pytest
 from mock_backends.dialects import Ask
 from mock_backends.profile import read_profile
 from mock_backends.script import ScriptWriter
+from mock_backends.server import Behaviour, Mocks
 from tests.mock_backends.conftest import Running
 
 CLOCK = re.compile(rb'"mock":\{"seq":(\d+),"ns":"(\d{20})"\}')
@@ -314,3 +317,26 @@ def test_five_hundred_connections_at_once_are_all_answered(mock: Running) -> Non
         for sock in sockets:
             sock.close()
     eventually(lambda: mock.stats()["connections"] == 0)
+
+
+def test_a_mock_sends_by_a_congestion_control_that_does_not_pace() -> None:
+    allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+    if not allowed.exists() or "cubic" not in allowed.read_text().split():
+        pytest.skip("this kernel has no CUBIC or permits it to root only")
+
+    async def control() -> bytes:
+        behaviour = Behaviour.of(read_profile({"name": "p", "like": "instant"}, "test"), 0)
+        mocks = Mocks(behaviour, 1, asyncio.get_running_loop())
+        await mocks.listen("127.0.0.1", 0)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", mocks.backends[0].port)
+            writer.write(request_bytes({"model": "m", "messages": SAY}))
+            await reader.readuntil(b"\r\n\r\n")
+            (served,) = mocks.backends[0].connections
+            sock: socket.socket = served._transport.get_extra_info("socket")
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        finally:
+            writer.close()
+            mocks.close()
+
+    assert asyncio.run(control()).rstrip(b"\0") == b"cubic"

@@ -237,6 +237,14 @@ def test_a_python_without_optimisations_is_warned_of(copied: COPY) -> None:
     assert warning in build_report(folder).html.read_text()
 
 
+def test_a_machine_whose_kernel_paces_large_answers_is_warned_of(copied: COPY) -> None:
+    warning = "congestion control is BBR"
+    folder = copied()
+    assert warning not in build_report(folder).html.read_text()
+    rewrite(folder / "campaign.json", machine={"tcp_congestion_control": "bbr"})
+    assert warning in build_report(folder).html.read_text()
+
+
 def test_void_runs_are_shown_with_their_reason_and_drawn_hollow(copied: COPY) -> None:
     folder = copied()
     check = {"check": "generator-lag", "value": 9.0, "limit": 2.0, "ok": False, "blame": "bench", "unit": "ms"}
