@@ -315,7 +315,7 @@ def _html_table(table: Table) -> Iterator[Markup]:
     for number, row in enumerate(table.rows, 1):
         yield Markup('<tr id="{}-{}"{}>').format(table.id, number, Markup(' class="primary"') if row.primary else "")
         for place, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True)):
-            yield _html_cell(cell, column, None if place else f"#{table.id}-{number}")
+            yield _html_cell(cell, column, heads=not place, labelled=table.cards)
         yield Markup("</tr>\n")
     yield Markup("</tbody></table></div>")
     if table.note:
@@ -324,16 +324,18 @@ def _html_table(table: Table) -> Iterator[Markup]:
         yield Markup("</details>")
 
 
-def _html_cell(cell: Cell, column: Column, link: str | None) -> Markup:
+def _html_cell(cell: Cell, column: Column, *, heads: bool, labelled: bool) -> Markup:
     kind = Markup(' class="n"') if column.number else ""
-    value = "" if cell.value is None else Markup(' data-v="{}"').format(f"{cell.value:.6g}")
+    number = "" if cell.value is None else f"{cell.value:.6g}"
+    value = (
+        Markup(' data-v="{}"').format(number) if number and number != cell.say else ""
+    )  # else the text sorts as well
     hint = Markup(' title="{}"').format(cell.hint) if cell.hint else ""
     more = Markup(' <span class="ci">{}</span>').format(cell.more) if cell.more else ""
     inside = _html_line(cell.say) + more
-    if link is not None:
-        anchor = Markup('<a class="row" href="{}" aria-label="Link to this row">#</a>').format(link)
-        return Markup('<th scope="row"{}{}{}>{} {}</th>').format(kind, value, hint, inside, anchor)
-    label = Markup(' data-label="{}"').format(column.title)
+    if heads:
+        return Markup('<th scope="row"{}{}{}>{}</th>').format(kind, value, hint, inside)
+    label = Markup(' data-label="{}"').format(column.title) if labelled else ""
     return Markup("<td{}{}{}{}>{}</td>").format(kind, value, hint, label, inside)
 
 

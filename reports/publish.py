@@ -67,7 +67,9 @@ def publish(campaign: Path, into: Path | None = None, published: Path = PUBLISHE
         _fill(fresh, campaign, study, browser)
         size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
         if size > MOST_BYTES:
-            raise ReportError(f"{campaign}: {size:,} bytes to publish, more than {MOST_BYTES:,}; publish fewer targets")
+            raise ReportError(
+                f"{campaign}: {size:,} bytes to publish, more than {MOST_BYTES:,}; leave targets out of the campaign"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     if published in folder.parents:

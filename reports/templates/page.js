@@ -1,5 +1,5 @@
 // Tables sort by any heading (numbers by data-v where a cell has one, else its text; missing values stay last). Tables of
-// more than eight rows filter by text. Every table copies its shown rows as tab-separated text.
+// more than eight rows filter by text. Every table copies its shown rows as tab-separated text. Every row has a link.
 "use strict";
 for (const table of document.querySelectorAll("table.sort")) {
   const headings = [...table.tHead.rows[0].cells];
@@ -28,6 +28,14 @@ for (const table of document.querySelectorAll("table.sort")) {
       body.append(...rows.map((entry) => entry.row));
     });
   });
+  for (const row of body.rows) {
+    const link = document.createElement("a");
+    link.className = "row";
+    link.href = `#${row.id}`;
+    link.setAttribute("aria-label", "Link to this row");
+    link.textContent = "#";
+    row.cells[0].append(" ", link);
+  }
   const tools = document.createElement("div");
   tools.className = "tools";
   if (body.rows.length > 8) {

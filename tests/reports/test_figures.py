@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from reports import plots
 from reports.compare import compare
 from reports.page import Figure, Note
 from reports.parts import PARTS, figure, latency
@@ -139,3 +140,15 @@ def test_a_ladder_is_drawn_with_its_knee_and_is_no_use_case() -> None:
     drawn = figure(study, "ladder")
     assert "olla: knee at 50 % of its capacity (500 req/s" in drawn.caption
     assert study.cases == ()
+
+
+def test_a_lean_svg_draws_the_same_and_keeps_what_is_written() -> None:
+    fat = """<svg><g id="line2d_7"><path id="m63fd4d67ee" d="M 77.223642 158.4
+L -0.0012345 24.48"/>
+   <text x="1.98765">0.00123</text></g></svg>"""
+    assert (
+        plots._lean(fat)
+        == """<svg><g><path id="m63fd4d67ee" d="M 77.22 158.4
+L -0 24.48"/>
+<text x="1.99">0.00123</text></g></svg>"""
+    )
