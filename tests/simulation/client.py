@@ -15,7 +15,10 @@ from tests.simulation.transport import Transport
 
 
 class ClientActor:
-    """Plays one client of the script. `exchanges` are those of its asks, in order; `done` when all are over."""
+    """Plays one client of the script. `exchanges` are those of its asks, in order; `done` when all are over.
+
+    `moved_at` is when bytes last came to it, or it last connected or asked.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class ClientActor:
     ) -> None:
         self.plan = plan
         self.done = not exchanges
+        self.moved_at = plan.at
         self._loop = loop
         self._network = network
         self._judge = judge
@@ -41,6 +45,7 @@ class ClientActor:
         if not self._to_ask:
             self.done = True
             return
+        self.moved_at = self._loop.now
         self._number += 1
         watch = ClientWatch(self._judge, f"{self.plan.name}:{self._number}")
         watch.slow = bool(self.plan.takes) or self.plan.stops_after is not None or self.plan.pipelines
@@ -52,6 +57,7 @@ class ClientActor:
 
     def take_ask(self) -> Exchange | None:
         """The next thing to ask."""
+        self.moved_at = self._loop.now
         return self._to_ask.pop(0) if self._to_ask else None
 
     @property
@@ -103,6 +109,7 @@ class ClientConnection:
     def arrived(self, total: int) -> None:
         transport = self._transport
         assert transport is not None
+        self._actor.moved_at = self._loop.now
         marks = self.watch.marks
         while marks and marks[0][0] <= total:
             _, exchange, keeps = marks.popleft()

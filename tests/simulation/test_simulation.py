@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.simulation.generate import make_script
 from tests.simulation.http import UNTIL_CLOSE, MessageReader, body_length, chunked, pattern
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.runner import sweep, table
+from tests.simulation.script import Answer, Ask, Client, Script
 from tests.simulation.shrink import describe, shrink
 from tests.simulation.world import run
 
@@ -39,6 +41,49 @@ def test_a_seed_repeats_its_run_to_the_byte() -> None:
 
         assert first.story == second.story
         assert first == second
+
+
+def test_a_client_that_reads_slowly_for_minutes_is_not_stuck() -> None:
+    slow = Client("c0", 1, 0.0, [_ask_for("c0.0", 90_000)], takes=25, every=0.05)
+    patient = {"server.write_timeout": "1000s", "proxy.idle_timeout": "1000s"}
+
+    outcome = run(_script(slow, patient))
+
+    assert not outcome.findings
+    assert outcome.counts["success"] == 1
+    assert outcome.seconds > 170  # 500 bytes a second
+
+
+def test_a_client_that_gets_nothing_for_ever_is_stuck() -> None:
+    waiting = Client("c0", 1, 0.0, [_ask_for("c0.0", 90_000, fault="silence")])
+    patient = {"proxy.response_header_timeout": "1000s", "proxy.idle_timeout": "1000s"}
+
+    kinds = [finding.kind for finding in run(_script(waiting, patient)).findings]
+
+    assert kinds[0] == "stuck"
+
+
+def _ask_for(tag: str, size: int, fault: str = "") -> Ask:
+    return Ask(tag, answers=[Answer(size=size, fault=fault)])
+
+
+def _script(client: Client, config: dict[str, Any]) -> Script:
+    return Script(
+        seed=1,
+        config=config,
+        endpoints=["a"],
+        clients=[client],
+        modes=[],
+        reloads=[],
+        checks=[],
+        stop_at=None,
+        grace=3.0,
+        polls_first=True,
+        reads_on=False,
+        high_water=4096,
+        kernel=4096,
+        linger=0,
+    )
 
 
 def test_a_shrunk_script_is_shorter_and_still_shows_its_finding(monkeypatch) -> None:  # type: ignore[no-untyped-def]

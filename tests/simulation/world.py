@@ -25,7 +25,8 @@ from tests.simulation.oracle import Finding, Oracle
 from tests.simulation.script import Mode, Script
 from tests.simulation.transport import FakeSocket, Shape
 
-LONGEST = 120.0  # simulated seconds after which clients that still wait will wait for ever
+QUIET = 60.0  # simulated seconds in which a client got nothing and did nothing, after which it will wait for ever
+LONGEST = 3600.0  # simulated seconds that no script needs: the slowest client reads 1 KB/s, of less than 1 MB
 SETTLING = 3.0  # simulated seconds in which what is under way ends after the last client
 
 
@@ -118,7 +119,7 @@ class World:
         if script.stop_at is not None:
             loop.run_until(lambda: False, script.stop_at)
             return
-        loop.run_until(lambda: all(actor.done for actor in self.actors), LONGEST)
+        loop.run_until(lambda: all(actor.done or loop.now - actor.moved_at > QUIET for actor in self.actors), LONGEST)
         stuck = [actor.plan.name for actor in self.actors if not actor.done]
         if stuck:
             self.oracle.found("stuck", f"after {loop.now:.0f} s {stuck} still wait")
