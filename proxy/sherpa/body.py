@@ -22,6 +22,7 @@ class RequestBody:
         limits = config.server
         self.chunked = head.length == CHUNKED
         self.error: ProxyError | None = None
+        self.sent = False  # it cannot be sent again: not all of it was kept
         self._head = head
         self._request = request
         self._content = request.content
@@ -30,13 +31,7 @@ class RequestBody:
         self._keep = config.proxy.max_replay_body
         self._kept: bytes | None = None
         self._whole = not request.body_exists
-        self._sending = False
         self._size = self._step = 0
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the request can be sent (again)."""
-        return self._whole or not self._sending
 
     async def gather(self) -> None:
         """Read what may be kept. Raises ProxyError: too large, too slow, broken framing."""
@@ -61,7 +56,7 @@ class RequestBody:
         return None if self._kept is None else BytesPayload(self._kept)
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        self._sending = True
+        self.sent = True
         try:
             if self._kept:
                 yield self._kept

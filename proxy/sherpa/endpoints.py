@@ -2,9 +2,7 @@
 
 Private names of aiohttp 3.14 that are used here, because no public one does it:
 
-    _loop                           the loop of a connector; there is no public name
     _create_connection              the only way to connect by our own Dialer
-    _get_ssl_context                the context that a request asks for, for that Dialer
     _conns                          the idle connections: to close some, and to count them
     _release                        is where a connection becomes idle
     _wait_for_available_connection  the queue for a connection, which has no time limit of its own
@@ -13,14 +11,13 @@ Private names of aiohttp 3.14 that are used here, because no public one does it:
 from __future__ import annotations
 
 import asyncio
-import functools
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
-from aiohttp.client_exceptions import ConnectionTimeoutError, SocketTimeoutError
+from aiohttp.client_exceptions import SocketTimeoutError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import HttpProcessingError
@@ -55,12 +52,6 @@ class UpstreamFailed(ProxyError):
         self.stale = stale
 
 
-def upstream_failure(exc: BaseException) -> UpstreamFailed:
-    """What aiohttp's client raises before it sent a request; later failures come from UpstreamConnection."""
-    code = "upstream_timeout" if isinstance(exc, ConnectionTimeoutError) else "upstream_unreachable"
-    return UpstreamFailed(code, repr(exc), sent=False, heard=False)
-
-
 class UpstreamConnection(WriteTimeout, ResponseHandler):
     """aiohttp's client protocol behind a gate; it knows when it is idle, and its failures say what a retry must know.
 
@@ -73,8 +64,8 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
     _ended = False  # the endpoint sent FIN
     _content: aiohttp.StreamReader | None = None
 
-    def __init__(self, connector: Connector, reader: ResponseReader, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+    def __init__(self, connector: Connector, reader: ResponseReader) -> None:
+        super().__init__(asyncio.get_running_loop())
         self.write_timeout = connector.config.proxy.idle_wait
         self._connector = connector
         self._reader = reader
@@ -163,20 +154,22 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """The one pool of connections to all endpoints."""
+    """The one pool of connections to all endpoints, and `session`, which sends over them."""
 
-    def __init__(self, config: Config, dialer: Dialer) -> None:
+    def __init__(self, config: Config, specs: Sequence[EndpointSpec], dialer: Dialer) -> None:
         self._dialer = dialer
-        self._trusted: set[ssl.SSLContext | None] = set()
-        self._readers: dict[tuple[str, int], ResponseReader] = {}
         proxy = config.proxy
         per_host = proxy.connection_limit("sherpa")
         super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
-        self.configure(config)
+        self.session = _new_session(self)
+        self.configure(config, specs)
 
-    def configure(self, config: Config) -> None:
-        """Take the time limits of `config`, from the next exchange on."""
+    def configure(self, config: Config, specs: Sequence[EndpointSpec]) -> None:
+        """Take what `config` says, from the next exchange on. A `ca_file` may have been replaced."""
         self.config = config
+        self._trusted = {tls_context(spec) for spec in specs}
+        self._close_idle([key for key in self._conns if not self._trusts(key)])
+        self._readers = {(spec.host, spec.port): ResponseReader(spec.origins) for spec in specs}
         proxy = config.proxy
         # No total: a generation may run for an hour. The connection goes on from head_wait to idle_wait by itself.
         self.timeout = aiohttp.ClientTimeout(
@@ -185,22 +178,16 @@ class Connector(aiohttp.TCPConnector):
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: Any) -> UpstreamConnection:
         # aiohttp keeps using addresses that it cannot connect to, and its TLS is the loop's: see proxy/net.
-        host, port, context = req.url.raw_host or "", req.port or 0, self._get_ssl_context(req)
+        host, port = req.url.raw_host or "", req.port or 0
+        context = req.ssl if isinstance(req.ssl, ssl.SSLContext) else None
         reader = self._readers.get((host, port)) or ResponseReader()
-        make = functools.partial(UpstreamConnection, self, reader, self._loop)
         try:
             async with asyncio.timeout(self.timeout.sock_connect):
-                return await self._dialer.connect(host, port, context, make)
+                return await self._dialer.connect(host, port, context, lambda: UpstreamConnection(self, reader))
         except TimeoutError:
             raise
         except OSError as exc:
             raise aiohttp.ClientConnectorError(req.connection_key, exc) from exc
-
-    def trust(self, specs: Sequence[EndpointSpec]) -> None:
-        """From now on keep connections only to `specs` as they are trusted now (`ca_file` may have been replaced)."""
-        self._readers = {(spec.host, spec.port): ResponseReader(spec.origins) for spec in specs}
-        self._trusted = {tls_context(spec) for spec in specs}
-        self._close_idle([key for key in self._conns if not self._trusts(key)])
 
     def forget_idle(self, spec: EndpointSpec) -> None:
         """Close the idle connections to an endpoint: one of them was found dead, and the retry wants a fresh one."""
@@ -216,7 +203,7 @@ class Connector(aiohttp.TCPConnector):
                 protocol.close()
 
     def _trusts(self, key: ConnectionKey) -> bool:
-        return not isinstance(key.ssl, ssl.SSLContext) or key.ssl in self._trusted
+        return key.ssl is True or key.ssl in self._trusted
 
     async def _wait_for_available_connection(self, key: ConnectionKey, traces: list[Any]) -> None:
         try:
@@ -233,7 +220,7 @@ class Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close or full or not self._trusts(key))
 
 
-def new_session(connector: Connector) -> aiohttp.ClientSession:
+def _new_session(connector: Connector) -> aiohttp.ClientSession:
     """The one session for all endpoints. What it would add, follow, keep or decode by itself is switched off."""
     return aiohttp.ClientSession(
         connector=connector,

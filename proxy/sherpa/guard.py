@@ -8,7 +8,6 @@ Private names of aiohttp 3.14 that are used here, because no public one does it:
 
     _prepare_headers            is where Server and Content-Type are made up (aiohttp#1958, aiohttp#4612)
     _send_headers_immediately   lets a head wait for the first bytes of its body, as web.Response does
-    _loop                       the loop of a protocol or server; there is no public name
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import cast
 
 import aiohttp
@@ -52,14 +50,14 @@ class WriteTimeout:
 
     transport: asyncio.Transport | None
     write_timeout: float
-    _loop: asyncio.AbstractEventLoop
     _write_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
         """The peer does not take what was written."""
         super().pause_writing()  # type: ignore[misc]  # mixed into BaseProtocol, whose slots forbid a common base
         if self.write_timeout:
-            self._write_timer = self._loop.call_later(self.write_timeout, self.write_timed_out)
+            loop = asyncio.get_running_loop()
+            self._write_timer = loop.call_later(self.write_timeout, self.write_timed_out)
 
     def resume_writing(self) -> None:
         """It took enough of it."""
@@ -147,17 +145,17 @@ def cut(request: web.BaseRequest, response: web.StreamResponse) -> None:
 class ClientConnection(WriteTimeout, RequestHandler):
     """aiohttp's server protocol behind a gate: it is given one plain, judged request at a time."""
 
-    def __init__(self, server: Server, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Server) -> None:
         super().__init__(
             server,
-            loop=loop,
-            keepalive_timeout=config.server.keep_alive_timeout or FOREVER,  # aiohttp's default is an hour
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=server.config.server.keep_alive_timeout or FOREVER,  # aiohttp's default is an hour
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
             max_line_size=NO_LIMIT,  # the gate has the limits
             lingering_time=LINGER,
             read_bufsize=READ_BUFFER,
         )
-        self.timed_out = False  # it did not take its response
+        self.was_cut = False  # by the proxy; else a connection that is lost is one that the client left
         self.busy = False  # a request is in progress
         self.last = False  # no other one will be served
         self._server = server
@@ -235,7 +233,11 @@ class ClientConnection(WriteTimeout, RequestHandler):
 
     def write_timed_out(self) -> None:
         """It did not take its response in time."""
-        self.timed_out = True
+        self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.was_cut = True
         if self.transport is not None:
             self.transport.abort()
 
@@ -253,7 +255,7 @@ class ClientConnection(WriteTimeout, RequestHandler):
         elif self._timer is None:
             self.keep_alive(True)  # ends aiohttp's timer for idle connections
             late = ProxyError("request_timeout", "the head")
-            self._timer = self._loop.call_later(self._header_timeout, self._refuse, late)
+            self._timer = asyncio.get_running_loop().call_later(self._header_timeout, self._refuse, late)
         if gate.held > MAX_HELD and transport is not None and transport.is_reading():
             transport.pause_reading()
 
@@ -269,7 +271,7 @@ class ClientConnection(WriteTimeout, RequestHandler):
         self.transport.write(head + own + HEAD_END + body)
         with contextlib.suppress(OSError):  # the plain loop raises where the client already reset
             self.transport.write_eof()
-        self._timer = self._loop.call_later(LINGER, self.transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(LINGER, self.transport.abort)
 
     def _break_body(self) -> None:
         """Tell the handler, once it has begun, that the body cannot be read on."""
@@ -315,17 +317,9 @@ class Server(web.Server):
 
     def __call__(self) -> ClientConnection:
         """A protocol for a new connection."""
-        return ClientConnection(self, self.config, self._loop)
-
-    async def drain(self, seconds: float) -> None:
-        """Wait up to `seconds` until no request is in progress."""
-        ends = monotonic() + seconds
-        # Polled: an event would have every request pay for what happens once.
-        while any(cast(ClientConnection, c).busy for c in self.connections) and monotonic() < ends:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        return ClientConnection(self)
 
     def abort(self) -> None:
         """Cut every connection."""
         for connection in self.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+            cast(ClientConnection, connection).abort()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic
 
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, ConnectionTimeoutError, web
 from yarl import URL
 
 from proxy.config import Config
@@ -14,42 +15,37 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs
-from proxy.core.retry import Next
-from proxy.core.service import Dialer
-from proxy.core.stats import StatsCollector
+from proxy.core.retry import Next, RetryLimits, after
 from proxy.http1.recall import Request
 from proxy.http1.session import session_reader
 from proxy.net.tls import tls_context
-from proxy.sherpa import endpoints, guard
+from proxy.sherpa import guard
 from proxy.sherpa.body import RequestBody
-from proxy.sherpa.exchange import Exchange
+from proxy.sherpa.endpoints import CLIENT_ERRORS, Connector, UpstreamFailed, response_fields, sending
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Owned by the task that serves the request. `head` is what to send on; aiohttp's request has no fields."""
+
+    request: web.BaseRequest
+    head: Request
+    request_id: str
+    started: float
+    endpoint: Endpoint | None = None
+    response: web.StreamResponse | None = None
+    error: ProxyError | None = None
 
 
 class Relay:
-    """Serves exchanges through one session, which all endpoints share. Made on the loop that it works on."""
+    """Serves exchanges by one config, through the session that all endpoints share."""
 
-    def __init__(self, config: Config, discovery: DiscoveryService, stats: StatsCollector, dialer: Dialer) -> None:
+    def __init__(self, config: Config, discovery: DiscoveryService, connector: Connector) -> None:
         self._config = config
         self._discovery = discovery
-        self._stats = stats
+        self._connector = connector
         self._balancer = make_balancer(config.proxy.load_balancer)
         self._session_of = session_reader(config.proxy)
-        self.connector = endpoints.Connector(config, dialer)
-        self.connector.trust([endpoint.spec for endpoint in discovery.endpoints])
-        self._session = endpoints.new_session(self.connector)
-
-    def configure(self, config: Config) -> None:
-        """Take balancer and timeouts of `config`, from the next exchange on."""
-        if config.proxy.load_balancer != self._config.proxy.load_balancer:
-            self._balancer = make_balancer(config.proxy.load_balancer)
-        self._session_of = session_reader(config.proxy)
-        self._config = config
-        self.connector.configure(config)
-        self.connector.trust([endpoint.spec for endpoint in self._discovery.endpoints])
-
-    async def close(self) -> None:
-        """Close the session and its connections."""
-        await self._session.close()
 
     async def run(self, exchange: Exchange, fields: Pairs) -> None:
         """Serve one exchange. Raises ProxyError, also when the response has begun already."""
@@ -80,12 +76,12 @@ class Relay:
                 finally:
                     upstream.close()  # if it was not read to its end, its connection cannot be used again
                 return
-            except endpoints.UpstreamFailed as exc:
+            except UpstreamFailed as exc:
                 if body.error is not None:
                     raise body.error from exc  # the client's fault: its body did not go on
-                following = exchange.after(exc, body, self._config.proxy, asked=len(tried) + 1, fresh=stale is not None)
+                following = self._after(exc, exchange, body, asked=len(tried) + 1, fresh=stale is not None)
                 if exc.stale:
-                    self.connector.forget_idle(spec)  # as old as the one that was closed: they would say as little
+                    self._connector.forget_idle(spec)  # as old as the one that was closed: they would say as little
                 if following is Next.SAME_ENDPOINT:
                     endpoint.requests -= 1  # it was never asked
                     stale = endpoint
@@ -101,6 +97,22 @@ class Relay:
             finally:
                 endpoint.active -= 1
 
+    def _after(
+        self, failure: UpstreamFailed, exchange: Exchange, body: RequestBody, *, asked: int, fresh: bool
+    ) -> Next:
+        """What follows a try that failed, by the rule of both engines. `fresh`: it cannot have been stale."""
+        proxy = self._config.proxy
+        return after(
+            sent=failure.sent,
+            heard=failure.heard or exchange.response is not None,
+            stale=failure.stale and not fresh,
+            replayable=not body.sent,
+            idempotent=exchange.head.traits.idempotent or proxy.retry_non_idempotent,
+            asked=asked,
+            elapsed=monotonic() - exchange.started,
+            limits=RetryLimits(proxy.retry.max_attempts, proxy.retry.max_time),
+        )
+
     def _select(self, head: Request, tried: Sequence[Endpoint], failure: ProxyError) -> Endpoint:
         candidates = self._discovery.routable
         if tried:
@@ -115,17 +127,18 @@ class Relay:
     ) -> ClientResponse:
         """Send the request and wait for the response's head. Raises ProxyError."""
         try:
-            return await self._session.request(
+            return await self._connector.session.request(
                 exchange.request.method,
                 url,
                 data=body.data(),
                 allow_redirects=False,
-                timeout=self.connector.timeout,
+                timeout=self._connector.timeout,
                 ssl=tls_context(endpoint.spec) or True,
-                middlewares=(endpoints.sending(headers, chunked=body.chunked),),
+                middlewares=(sending(headers, chunked=body.chunked),),
             )
-        except endpoints.CLIENT_ERRORS as exc:
-            raise endpoints.upstream_failure(exc) from exc
+        except CLIENT_ERRORS as exc:
+            code = "upstream_timeout" if isinstance(exc, ConnectionTimeoutError) else "upstream_unreachable"
+            raise UpstreamFailed(code, repr(exc), sent=False, heard=False) from exc
 
     async def _stream_response(self, exchange: Exchange, endpoint: Endpoint, upstream: ClientResponse) -> None:
         """Pass the response on as it comes. Raises ProxyError when the upstream cuts it short."""
@@ -135,15 +148,15 @@ class Relay:
             ("X-Olla-Endpoint", endpoint.name),
             ("X-Served-By", endpoint.name),
         ]
-        headers = own + endpoints.response_fields(upstream)
+        headers = own + response_fields(upstream)
         response = exchange.response = guard.RelayedResponse(request, upstream, headers)
         await response.prepare(request)
         size = proxy.read_buffer("sherpa")
         while True:
             try:
                 chunk = await content.read(size)
-            except endpoints.CLIENT_ERRORS as exc:
-                raise endpoints.UpstreamFailed("upstream_closed", repr(exc)) from exc
+            except CLIENT_ERRORS as exc:
+                raise UpstreamFailed("upstream_closed", repr(exc)) from exc
             if content.at_eof() and content.exception() is None:
                 await response.write_eof(chunk)
                 break

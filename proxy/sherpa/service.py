@@ -1,7 +1,7 @@
 """SherpaProxy: the simple engine. One aiohttp server, one aiohttp session for all endpoints; no breaker, no tricks.
 
 A request arrives in `_handle`, judged already; it is counted here, and what goes wrong is answered. relay.py serves it
-in five steps. guard.py is what stands between aiohttp and the world.
+in five steps. guard.py and endpoints.py are what stands between aiohttp and the world.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 from time import monotonic
 from typing import Any, ClassVar
@@ -18,17 +19,24 @@ from aiohttp import web
 from proxy.config import Config
 from proxy.control.access import AccessLog
 from proxy.core.discovery import DiscoveryService
+from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ProxyError
-from proxy.core.headers import Pairs
+from proxy.core.headers import Pairs, client_address
+from proxy.core.health import FAILING_STATUSES
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
-from proxy.sherpa.exchange import Exchange, count, new_id
-from proxy.sherpa.relay import Relay
+from proxy.sherpa.endpoints import Connector
+from proxy.sherpa.relay import Exchange, Relay
 
 UNCAPPED = contextlib.nullcontext()  # `asyncio.timeout(None)` would be two system calls a request
 
 log = logging.getLogger("proxy.sherpa")
+
+
+def new_id() -> str:
+    """A name to find a request again by; no secret."""
+    return f"{random.getrandbits(64):016x}"
 
 
 class SherpaProxy:
@@ -45,12 +53,12 @@ class SherpaProxy:
         self._stats = stats
         self._instance = instance
         self._access = AccessLog(self.engine) if config.server.access_log else None
-        self._cutting = False
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, bound and listening. Raises RuntimeError when aiohttp lacks its C parser."""
         guard.require_c_parser()
-        self._relay = Relay(self._config, self._discovery, self._stats, self._dialer)
+        self._connector = Connector(self._config, self._specs(), self._dialer)
+        self._relay = Relay(self._config, self._discovery, self._connector)
         self._server = guard.Server(self._handle, self._config, self._instance.via.encode(), self._refused)
         self._listener = await self._server.listen(sock)
 
@@ -58,12 +66,9 @@ class SherpaProxy:
         """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
         self._listener.close()
         self._server.pre_shutdown()
-        await self._server.drain(grace)
-        self._cutting = True
-        self._server.abort()
-        await self._server.drain(1.0)
-        await self._server.shutdown(1.0)
-        await self._relay.close()
+        asyncio.get_running_loop().call_later(grace, self._server.abort)
+        await self._server.shutdown(grace + 1.0)
+        await self._connector.session.close()
 
     def stats(self) -> Snapshot:
         """The counts now."""
@@ -75,7 +80,7 @@ class SherpaProxy:
         return {
             "client_connections": len(self._server.connections),
             "endpoints": {
-                e.name: {"healthy": e.healthy, "active": e.active, "pool": {"idle": self._relay.connector.idle(e.spec)}}
+                e.name: {"healthy": e.healthy, "active": e.active, "pool": {"idle": self._connector.idle(e.spec)}}
                 for e in self._discovery.endpoints
             },
         }
@@ -84,7 +89,11 @@ class SherpaProxy:
         """Take balancer, limits and timeouts of `config` for what comes; what is in flight keeps its own."""
         self._config = config
         self._server.configure(config)
-        self._relay.configure(config)
+        self._connector.configure(config, self._specs())
+        self._relay = Relay(config, self._discovery, self._connector)
+
+    def _specs(self) -> list[EndpointSpec]:
+        return [endpoint.spec for endpoint in self._discovery.endpoints]
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Count one request, serve it, and answer what goes wrong."""
@@ -105,9 +114,9 @@ class SherpaProxy:
             pass  # the client left while it was written to; aiohttp finds the connection closed
         finally:
             # Cancelled: the connection is gone. The client left, unless it was cut here.
-            if outcome == "client_disconnected" and (self._cutting or connection.timed_out):
+            if outcome == "client_disconnected" and connection.was_cut:
                 outcome = "failed"
-            count(exchange, outcome, self._stats, self._access)
+            self._count(exchange, outcome)
         return exchange.response or guard.ErrorResponse(ERRORS["internal_error"], exchange.request_id)
 
     async def _serve(self, exchange: Exchange, fields: Pairs) -> None:
@@ -143,3 +152,36 @@ class SherpaProxy:
     def _refused(self) -> str:
         self._stats.record_refused()
         return new_id()
+
+    def _count(self, exchange: Exchange, outcome: str) -> None:
+        """An exchange is over: `outcome` is success, failed or client_disconnected."""
+        seconds, endpoint, response = monotonic() - exchange.started, exchange.endpoint, exchange.response
+        status = response.status if response is not None and response.prepared else 0
+        blameless = exchange.error is None or exchange.error.kind.blame == "client"
+        if outcome == "success":
+            self._stats.record_success(seconds, status)
+        elif outcome == "failed":
+            self._stats.record_failure(seconds)
+        else:
+            self._stats.record_client_disconnected()
+        if endpoint is not None:
+            if outcome == "success":
+                endpoint.record_success(status)
+                if status in FAILING_STATUSES:
+                    endpoint.record_failure(monotonic())
+            elif outcome == "failed" and not blameless:
+                endpoint.failed += 1
+            else:
+                endpoint.client_disconnected += 1
+        if self._access is not None:
+            request = exchange.request
+            self._access.record(
+                client=client_address(request.remote),
+                method=request.method,
+                target=request.raw_path,
+                status=status,
+                outcome=outcome,
+                endpoint="" if endpoint is None else endpoint.name,
+                seconds=seconds,
+                request_id=exchange.request_id,
+            )

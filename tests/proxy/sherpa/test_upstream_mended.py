@@ -203,7 +203,7 @@ def test_the_client_takes_heads_that_are_not_http_1_1(head):
 
 
 def test_bytes_that_are_not_utf_8_are_cut_out_of_fields():
-    """aiohttp#3279; refused in exchange.py."""
+    """aiohttp#3279; refused in service.py and endpoints.py."""
     value = b"gr\xfc\xdfe".decode("utf-8", "surrogateescape")
     assert _serialize_headers("HTTP/1.1 200 OK", CIMultiDict({"X": value})).endswith(b"X: gre\r\n\r\n")
 
