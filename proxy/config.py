@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -402,9 +402,8 @@ class Config(_Section):
     def _spec(self, e: EndpointConfig) -> EndpointSpec:
         scheme, host, port, prefix = parse_url(e.url)
 
-        def own(value: Any, inherited: Any) -> Any:
-            return inherited if value is None else value
-
+        health = self.health.model_copy(update=e.health.model_dump(exclude_none=True))
+        conns, idle = e.max_conns_per_host, e.max_idle_conns
         return EndpointSpec(
             name=e.name,
             scheme=scheme,
@@ -412,14 +411,14 @@ class Config(_Section):
             port=port,
             prefix=prefix,
             priority=e.priority,
-            max_conns=own(e.max_conns_per_host, self.proxy.connection_limit(self.proxy.engine)),
-            max_idle=own(e.max_idle_conns, self.proxy.max_idle_conns),
-            health_enabled=own(e.health.enabled, self.health.enabled),
-            health_path=own(e.health.path, self.health.path),
-            health_interval=own(e.health.interval, self.health.interval),
-            health_timeout=own(e.health.timeout, self.health.timeout),
-            unhealthy_after=own(e.health.unhealthy_after, self.health.unhealthy_after),
-            healthy_after=own(e.health.healthy_after, self.health.healthy_after),
+            max_conns=self.proxy.connection_limit(self.proxy.engine) if conns is None else conns,
+            max_idle=self.proxy.max_idle_conns if idle is None else idle,
+            health_enabled=health.enabled,
+            health_path=health.path,
+            health_interval=health.interval,
+            health_timeout=health.timeout,
+            unhealthy_after=health.unhealthy_after,
+            healthy_after=health.healthy_after,
             tls_verify=e.tls.verify,
             tls_ca_file=e.tls.ca_file,
         )
@@ -624,7 +623,7 @@ def _problem(error: ErrorDetails) -> str:
         case "string_type":
             return f"{value} is not text; put it in quotes"
         case "literal_error":
-            return f"{value} is not one of {', '.join(map(str, _choices(error['loc'])))}"
+            return f"{value} is not {context['expected']}"
         case "greater_than_equal":
             return f"{value} is less than {context['ge']}"
         case "less_than_equal":
@@ -670,14 +669,6 @@ def _model_at(loc: tuple[int | str, ...]) -> Any:
 
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
     return list(getattr(_model_at(loc), "model_fields", {}))
-
-
-def _choices(loc: tuple[int | str, ...]) -> list[object]:
-    """The values of a Literal, also of an optional one."""
-    found: list[object] = []
-    for arg in get_args(_model_at(loc)):
-        found.extend(get_args(arg) or ([arg] if isinstance(arg, str) else []))
-    return found
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:

@@ -17,30 +17,21 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.core.health import FAILING_STATUSES
+from proxy.olla import pool
 from proxy.olla.breaker import CLOSED, HALF_OPEN, CircuitBreaker
 from proxy.olla.engine import Engine
 from proxy.olla.route import Route
-from proxy.olla.upstream import UpstreamConnection
 
 PENDING, SERVED, FAILED, STALE, WITHDRAWN = range(5)
 VERDICTS = ("pending", "served", "failed", "stale", "withdrawn")
 
 
-class Owner(Protocol):
-    """The exchange that an attempt belongs to, as its pool sees it."""
+class Owner(pool.Owner, Protocol):
+    """The exchange that an attempt belongs to."""
 
     @property
     def responding(self) -> bool:
         """Whether the response's head came."""
-
-    def connecting(self) -> None:
-        """It queued; now there is a place for one, and it is being opened."""
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        """Here it is."""
-
-    def connect_failed(self, detail: str) -> None:
-        """None could be opened."""
 
 
 class Attempt:
@@ -159,7 +150,7 @@ class Attempt:
         if breaker.state == HALF_OPEN:
             self.probe = True
             self._due = now + breaker.timeout
-            self._engine.probes.append(self)
+            self._engine.probes.append(self.probed)
 
     def _end(self, verdict: int) -> None:
         assert self.verdict == PENDING, self

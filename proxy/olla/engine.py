@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from proxy.control.access import AccessLog
 from proxy.core.balancing import LoadBalancer
@@ -16,13 +15,6 @@ from proxy.http1.recall import Request
 from proxy.olla.breaker import CLOSED
 from proxy.olla.route import Route
 from proxy.olla.settings import Settings
-
-
-class Probe(Protocol):
-    """An attempt that a half-open breaker admitted."""
-
-    def probed(self, now: float) -> bool:
-        """Whether the breaker was told how it went, at the latest when its time is over."""
 
 
 class Engine:
@@ -50,7 +42,7 @@ class Engine:
     loop: asyncio.AbstractEventLoop
     now: float  # loop clock at the last tick
     open_breakers: int  # open and half-open ones
-    probes: list[Probe]  # in flight
+    probes: list[Callable[[float], bool]]  # `Attempt.probed` of those in flight
     rendered_error: Callable[[ErrorKind], tuple[bytes, bytes]]  # `pools.errors`: rendered once and kept
     request_ids: RequestIds
     routes: dict[Endpoint, Route]

@@ -19,7 +19,7 @@ from typing import Protocol
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.service import Dialer
 from proxy.net.tls import tls_context
-from proxy.olla.upstream import Keeper, UpstreamConnection
+from proxy.olla.upstream import UpstreamConnection, nobody
 
 
 class Owner(Protocol):
@@ -103,7 +103,7 @@ class EndpointPool:
         spec: EndpointSpec,
         budget: Budget,
         loop: asyncio.AbstractEventLoop,
-        make: Callable[[Keeper], UpstreamConnection],
+        make: Callable[[], UpstreamConnection],
         dialer: Dialer,
     ) -> None:
         self.spec = spec
@@ -166,12 +166,12 @@ class EndpointPool:
         """An exchange ended and its connection cannot serve another one: close it at once, with what is buffered."""
         connection.exchange = None
         connection.ended = True
-        connection.keeper.lost(connection)
+        connection.on_lost(connection)
         connection.transport.abort()
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection ended or must not be used again. Only its first call counts: it then belongs to nobody."""
-        connection.keeper = _NOBODY
+        connection.on_lost = nobody
         if connection in self.idle:
             self.idle.remove(connection)
         self._slot_freed()
@@ -228,7 +228,7 @@ class EndpointPool:
                 waiter.owner.connect_failed(str(failure or "closed at once"))
             return
         connection = task.result()
-        connection.keeper = self
+        connection.on_lost = self.lost
         self.created += 1
         if wanted:
             waiter.owner.connected(connection)
@@ -239,7 +239,7 @@ class EndpointPool:
     async def _open(self) -> UpstreamConnection:
         spec = self.spec
         # Not `self.context`: of a pool that was replaced, those who still wait must not connect under the old one.
-        return await self._dialer.connect(spec.host, spec.port, tls_context(spec), lambda: self._make(_NOBODY))
+        return await self._dialer.connect(spec.host, spec.port, tls_context(spec), self._make)
 
     def _hand_over(self, connection: UpstreamConnection) -> None:
         """Give a connection to whoever waits longest, if it will do for that one; else only its slot is of use."""
@@ -262,7 +262,7 @@ class EndpointPool:
 
     def _close(self, connection: UpstreamConnection) -> None:
         connection.exchange = None
-        connection.keeper.lost(connection)
+        connection.on_lost(connection)
         connection.transport.close()
 
     def _slot_freed(self) -> None:
@@ -277,13 +277,3 @@ class EndpointPool:
             pool, waiter = budget.waiting.popleft()
             pool._connect(waiter)
             waiter.owner.connecting()
-
-
-class _Nobody:
-    """Keeps connections that are not in a pool yet or no longer."""
-
-    def lost(self, connection: UpstreamConnection) -> None:
-        pass
-
-
-_NOBODY = _Nobody()

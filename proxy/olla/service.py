@@ -35,7 +35,7 @@ from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.route import Route
 from proxy.olla.settings import NEVER, Settings
-from proxy.olla.upstream import BufferedUpstreamConnection, Keeper, PlainUpstreamConnection, UpstreamConnection
+from proxy.olla.upstream import BufferedUpstreamConnection, PlainUpstreamConnection, UpstreamConnection
 
 log = logging.getLogger("proxy.olla")
 
@@ -230,10 +230,10 @@ class OllaProxy:
             return None
         return CircuitBreaker(breaker.failure_threshold, breaker.timeout, breaker.half_open_requests)
 
-    def _make_connection(self, keeper: Keeper) -> UpstreamConnection:
+    def _make_connection(self) -> UpstreamConnection:
         if self._buffers.enabled:
-            return BufferedUpstreamConnection(keeper, self._buffers)
-        return PlainUpstreamConnection(keeper)
+            return BufferedUpstreamConnection(self._buffers)
+        return PlainUpstreamConnection()
 
     def _let_probe_in(self, endpoint: Endpoint) -> None:
         """An active check found the endpoint alive: a breaker that opened meanwhile need not wait for its timeout."""
@@ -260,7 +260,7 @@ class OllaProxy:
                 log.exception("a deadline failed; its client is cut")
                 client.abort()
         if state.probes:
-            state.probes = [probe for probe in state.probes if not probe.probed(now)]
+            state.probes = [probed for probed in state.probes if not probed(now)]
         idle = self._config.proxy.idle_conn_timeout
         if idle:
             for route in state.routes.values():

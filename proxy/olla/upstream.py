@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from proxy.http1.chunked import ChunkReader
@@ -23,11 +24,8 @@ class Consumer(Protocol):
         """The upstream takes the request body too slowly (True), or takes it again (False)."""
 
 
-class Keeper(Protocol):
-    """The pool that a connection belongs to."""
-
-    def lost(self, connection: UpstreamConnection) -> None:
-        """The connection can no longer be used."""
+def nobody(connection: UpstreamConnection) -> None:
+    """Hears of the loss of a connection that is not in a pool yet, or no longer."""
 
 
 class UpstreamConnection(asyncio.BaseProtocol):
@@ -36,12 +34,12 @@ class UpstreamConnection(asyncio.BaseProtocol):
     How bytes are read is said by its two kinds below.
     """
 
-    __slots__ = ("chunks", "ended", "exchange", "idle_since", "keeper", "reading_paused", "transport", "used")
+    __slots__ = ("chunks", "ended", "exchange", "idle_since", "on_lost", "reading_paused", "transport", "used")
 
     transport: asyncio.Transport
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self) -> None:
+        self.on_lost: Callable[[UpstreamConnection], None] = nobody  # of the pool that it belongs to
         self.exchange: Consumer | None = None
         self.chunks: ChunkReader | None = None
         self.used = 0  # exchanges before the present one: a fresh connection has 0
@@ -58,7 +56,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
     def eof_received(self) -> None:
         self.ended = True
         if self.exchange is None:
-            self.keeper.lost(self)
+            self.on_lost(self)
         elif self.transport.get_write_buffer_size():
             self.transport.abort()  # a close would wait until the endpoint took a request that it has answered
 
@@ -66,7 +64,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         exchange, self.exchange = self.exchange, None
         clean = self.ended  # an `exc` after the FIN is of our own writing, and says nothing of the answer
         self.ended = True
-        self.keeper.lost(self)
+        self.on_lost(self)
         if self.chunks is not None:
             self.chunks.close()
             self.chunks = None
@@ -111,7 +109,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         """Close at once; nothing that is buffered is sent, and nobody is told."""
         self.exchange = None
         self.ended = True
-        self.keeper.lost(self)
+        self.on_lost(self)
         self.transport.abort()
 
 
@@ -139,8 +137,8 @@ class BufferedUpstreamConnection(UpstreamConnection, asyncio.BufferedProtocol):
 
     __slots__ = ("_buffers", "_lent")
 
-    def __init__(self, keeper: Keeper, buffers: ObjectPool[memoryview]) -> None:
-        super().__init__(keeper)
+    def __init__(self, buffers: ObjectPool[memoryview]) -> None:
+        super().__init__()
         self._buffers = buffers
         self._lent: memoryview | None = None
 

@@ -198,7 +198,7 @@ SENTENCES = [
         ENDPOINTS + "proxy: olla",
         "proxy: 'olla' is not a section; write its keys (engine, load_balancer, timeout ...) indented below it",
     ),
-    (ENDPOINTS + "proxy: {engine: ola}", "proxy.engine: 'ola' is not one of sherpa, olla"),
+    (ENDPOINTS + "proxy: {engine: ola}", "proxy.engine: 'ola' is not 'sherpa' or 'olla'"),
     (ENDPOINTS + "proxy: {engin: olla}", "proxy.engin: unknown key; did you mean engine?"),
     (ENDPOINTS + "prxy: {engine: olla}", "prxy: unknown key; did you mean proxy?"),
     (ENDPOINTS + "proxy: {max_body_size: 1}", "proxy.max_body_size: unknown key; it belongs to server"),
@@ -250,7 +250,7 @@ SENTENCES = [
     (ENDPOINTS + "server: {workers: true}", "server.workers: true is not a whole number"),
     (ENDPOINTS + "server: {host: 1}", "server.host: 1 is not text; put it in quotes"),
     (ENDPOINTS + "server: {access_log: 'on'}", "server.access_log: 'on' is not true or false"),
-    (ENDPOINTS + "server: {loop: trio}", "server.loop: 'trio' is not one of uvloop, asyncio"),
+    (ENDPOINTS + "server: {loop: trio}", "server.loop: 'trio' is not 'uvloop' or 'asyncio'"),
     (
         ENDPOINTS + "health: {interval: 0s}",
         "health.interval: '0s' is refused: must be longer than 0; switch checks off with enabled: false",
@@ -266,7 +266,7 @@ SENTENCES = [
     ),
     (ENDPOINTS + "runtime: {gc: {thresholds: [1, 2]}}", "runtime.gc.thresholds[2]: is missing"),
     (ENDPOINTS + "runtime: {gc: {thresholds: 7}}", "runtime.gc.thresholds: 7 is not a list"),
-    (ENDPOINTS + "canary: {engine: ola}", "canary.engine: 'ola' is not one of sherpa, olla"),
+    (ENDPOINTS + "canary: {engine: ola}", "canary.engine: 'ola' is not 'sherpa' or 'olla'"),
     (
         ENDPOINTS + "canary: {workers: 1}",
         "canary.workers: says how many, but canary.engine does not say which engine",

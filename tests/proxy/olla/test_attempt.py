@@ -158,7 +158,8 @@ def test_d2_what_ends_together_is_one_strike(rig):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_b29_stale(rig, again):
-    idle = PlainUpstreamConnection(rig.route.pool)
+    idle = PlainUpstreamConnection()
+    idle.on_lost = rig.route.pool.lost
     idle.connection_made(FakeTransport(idle))  # type: ignore[arg-type]
     rig.route.pool.budget.open = rig.route.pool.open = 1
     rig.route.pool.release(idle, 1.0)
@@ -214,7 +215,11 @@ def test_a_probe_that_is_served_closes_its_part_of_the_breaker(rig):
     rig.at(31.0)
     first, second = rig.attempt(), rig.attempt()
     assert first.probe and second.probe
-    assert (rig.breaker.state, rig.breaker.probes, rig.engine.probes) == (HALF_OPEN, 2, [first, second])
+    assert (rig.breaker.state, rig.breaker.probes, rig.engine.probes) == (
+        HALF_OPEN,
+        2,
+        [first.probed, second.probed],
+    )
     assert not first.probed(31.0)
     first.served(200)
     assert first.probed(31.1), "it ended"
