@@ -158,26 +158,17 @@ class ResponseGate:
         if self.head is not None:
             return data
         data = self._held + data
-        while data:
-            head = self._reader.recall(data, self._to_head)
-            if head is None:
-                end = data.find(HEAD_END)
-                if end < 0:
-                    break
-                self._check_size(end + 4)
-                head = self._reader.read(data[: end + 4], self._to_head)
-            self._check_size(head.size)
-            rest = data[head.size :]
-            if not head.interim:
-                self.head = head
-                self._held = b""
-                return b"".join((head.line, b"" if head.keep_alive else b"Connection: close\r\n", head.fields, rest))
-            self._interims += head.size
-            data = rest
-        self._check_size(len(data))
-        self._held = data
-        return b""
-
-    def _check_size(self, size: int) -> None:
-        if 0 < self._max_head < self._interims + size:
+        start, limit = 0, self._max_head
+        head = self._reader.recall(data, self._to_head)
+        if head is None:
+            head, start = self._reader.read_final(data, self._to_head, limit, self._interims)
+        elif 0 < limit < self._interims + head.size:
             raise ProxyError("upstream_invalid", "its heads are too large")
+        if head is None:
+            self._interims += start
+            self._held = data[start:]
+            return b""
+        self.head = head
+        self._held = b""
+        close = b"" if head.keep_alive else b"Connection: close\r\n"
+        return b"".join((head.line, close, head.fields, data[start + head.size :]))

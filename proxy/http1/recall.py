@@ -23,6 +23,7 @@ from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs, may_redirect, relative_location
 from proxy.http1.heads import (
     CHUNKED,
+    HEAD_END,
     IDEMPOTENT,
     REQUEST_FIELDS,
     REQUEST_FIELDS_AND_CREDENTIALS,
@@ -330,6 +331,24 @@ class ResponseReader:
             known.length = judged.length_at
             known.kept = judged.others
         return response
+
+    def read_final(self, data: bytes, to_head: bool, limit: int, before: int) -> tuple[Response | None, int]:
+        """Judge the final head in `data`, which begins with a head; says where it begins. Interim ones are dropped.
+
+        None: it is not whole, and what there is of it begins there. All heads of one response have `limit` bytes (0: no
+        limit), `before` of which were dropped earlier.
+        """
+        start = 0
+        while True:
+            end = data.find(HEAD_END, start)
+            if 0 < limit < before + (len(data) if end < 0 else end + 4):
+                raise ProxyError("upstream_invalid", "its heads are too large")
+            if end < 0:
+                return None, start
+            response = self.read(data[start : end + 4], to_head)
+            if not response.interim:
+                return response, start
+            start = end + 4
 
     def _relative(self, found: re.Match[bytes]) -> bytes:
         return found[1] + relative_location(found[2].decode("latin-1"), self._origins).encode("latin-1")

@@ -411,24 +411,16 @@ class Exchange:
             self.interims = 0
         self.partial = b""
         limit = self.engine.settings.limits.head
-        start = 0
-        while True:
-            end = data.find(HEAD_END, start)
-            if limit and self.interims + (len(data) if end < 0 else end + 4) > limit:
-                self._happen(Event.UPSTREAM_INVALID, ProxyError("upstream_invalid", "its heads are too large"))
-                return None
-            if end < 0:
-                self.interims += start
-                self.partial = data[start:]
-                return None
-            try:
-                response = route.heads.read(data[start : end + 4], self.request.traits.is_head)
-            except ProxyError as error:
-                self._happen(Event.UPSTREAM_INVALID, error)
-                return None
-            if not response.interim:
-                return response, data[start:]
-            start = end + 4
+        try:
+            response, start = route.heads.read_final(data, self.request.traits.is_head, limit, self.interims)
+        except ProxyError as error:
+            self._happen(Event.UPSTREAM_INVALID, error)
+            return None
+        if response is None:
+            self.interims += start
+            self.partial = data[start:]
+            return None
+        return response, data[start:]
 
     def _send_answer(self, response: Response, route: Route, body: bytes) -> None:
         """The cases in which the head must say more than the endpoint's: see `answer`."""
