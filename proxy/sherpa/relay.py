@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 
-from aiohttp import ClientResponse, ConnectionTimeoutError, web
+from aiohttp import ClientResponse, ConnectionTimeoutError
 from yarl import URL
 
 from proxy.config import Config
@@ -15,26 +14,13 @@ from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import Endpoint
 from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs
-from proxy.core.retry import Next, RetryLimits, after
+from proxy.core.retry import Next
 from proxy.http1.recall import Request
 from proxy.http1.session import session_reader
 from proxy.net.tls import tls_context
 from proxy.sherpa import guard
-from proxy.sherpa.body import RequestBody
 from proxy.sherpa.endpoints import CLIENT_ERRORS, Connector, UpstreamFailed, response_fields, sending
-
-
-@dataclass(slots=True)
-class Exchange:
-    """Owned by the task that serves the request. `head` is what to send on; aiohttp's request has no fields."""
-
-    request: web.BaseRequest
-    head: Request
-    request_id: str
-    started: float
-    endpoint: Endpoint | None = None
-    response: web.StreamResponse | None = None
-    error: ProxyError | None = None
+from proxy.sherpa.exchange import Exchange, RequestBody
 
 
 class Relay:
@@ -79,7 +65,7 @@ class Relay:
             except UpstreamFailed as exc:
                 if body.error is not None:
                     raise body.error from exc  # the client's fault: its body did not go on
-                following = self._after(exc, exchange, body, asked=len(tried) + 1, fresh=stale is not None)
+                following = exchange.after(exc, body, self._config.proxy, asked=len(tried) + 1, fresh=stale is not None)
                 if exc.stale:
                     self._connector.forget_idle(spec)  # as old as the one that was closed: they would say as little
                 if following is Next.SAME_ENDPOINT:
@@ -96,22 +82,6 @@ class Relay:
                 stale, exchange.endpoint, failure = None, None, exc
             finally:
                 endpoint.active -= 1
-
-    def _after(
-        self, failure: UpstreamFailed, exchange: Exchange, body: RequestBody, *, asked: int, fresh: bool
-    ) -> Next:
-        """What follows a try that failed, by the rule of both engines. `fresh`: it cannot have been stale."""
-        proxy = self._config.proxy
-        return after(
-            sent=failure.sent,
-            heard=failure.heard or exchange.response is not None,
-            stale=failure.stale and not fresh,
-            replayable=not body.sent,
-            idempotent=exchange.head.traits.idempotent or proxy.retry_non_idempotent,
-            asked=asked,
-            elapsed=monotonic() - exchange.started,
-            limits=RetryLimits(proxy.retry.max_attempts, proxy.retry.max_time),
-        )
 
     def _select(self, head: Request, tried: Sequence[Endpoint], failure: ProxyError) -> Endpoint:
         candidates = self._discovery.routable

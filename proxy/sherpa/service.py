@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import socket
 from time import monotonic
 from typing import Any, ClassVar
@@ -21,22 +20,17 @@ from proxy.control.access import AccessLog
 from proxy.core.discovery import DiscoveryService
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ERRORS, ProxyError
-from proxy.core.headers import Pairs, client_address
-from proxy.core.health import FAILING_STATUSES
+from proxy.core.headers import Pairs
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.sherpa import guard
 from proxy.sherpa.endpoints import Connector
-from proxy.sherpa.relay import Exchange, Relay
+from proxy.sherpa.exchange import Exchange, count, new_id
+from proxy.sherpa.relay import Relay
 
 UNCAPPED = contextlib.nullcontext()  # `asyncio.timeout(None)` would be two system calls a request
 
 log = logging.getLogger("proxy.sherpa")
-
-
-def new_id() -> str:
-    """A name to find a request again by; no secret."""
-    return f"{random.getrandbits(64):016x}"
 
 
 class SherpaProxy:
@@ -116,7 +110,7 @@ class SherpaProxy:
             # Cancelled: the connection is gone. The client left, unless it was cut here.
             if outcome == "client_disconnected" and connection.was_cut:
                 outcome = "failed"
-            self._count(exchange, outcome)
+            count(exchange, outcome, self._stats, self._access)
         return exchange.response or guard.ErrorResponse(ERRORS["internal_error"], exchange.request_id)
 
     async def _serve(self, exchange: Exchange, fields: Pairs) -> None:
@@ -152,36 +146,3 @@ class SherpaProxy:
     def _refused(self) -> str:
         self._stats.record_refused()
         return new_id()
-
-    def _count(self, exchange: Exchange, outcome: str) -> None:
-        """An exchange is over: `outcome` is success, failed or client_disconnected."""
-        seconds, endpoint, response = monotonic() - exchange.started, exchange.endpoint, exchange.response
-        status = response.status if response is not None and response.prepared else 0
-        blameless = exchange.error is None or exchange.error.kind.blame == "client"
-        if outcome == "success":
-            self._stats.record_success(seconds, status)
-        elif outcome == "failed":
-            self._stats.record_failure(seconds)
-        else:
-            self._stats.record_client_disconnected()
-        if endpoint is not None:
-            if outcome == "success":
-                endpoint.record_success(status)
-                if status in FAILING_STATUSES:
-                    endpoint.record_failure(monotonic())
-            elif outcome == "failed" and not blameless:
-                endpoint.failed += 1
-            else:
-                endpoint.client_disconnected += 1
-        if self._access is not None:
-            request = exchange.request
-            self._access.record(
-                client=client_address(request.remote),
-                method=request.method,
-                target=request.raw_path,
-                status=status,
-                outcome=outcome,
-                endpoint="" if endpoint is None else endpoint.name,
-                seconds=seconds,
-                request_id=exchange.request_id,
-            )
