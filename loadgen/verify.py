@@ -52,9 +52,9 @@ def sensitivity(
     dry_run: options.DryRun = False,
 ) -> None:
     """Put known effects in (10 % more CPU, 200 us more delay) and none, and see what is found; an hour."""
-    from loadgen.studies.sensitivity import Given, run
+    from loadgen.studies.sensitivity import StudySize, run
 
-    raise typer.Exit(run(Given(campaigns, rounds), out, resume, dry_run=dry_run, command=_command()))
+    raise typer.Exit(run(StudySize(campaigns, rounds), out, resume, dry_run=dry_run, command=_command()))
 
 
 @app.command()

@@ -21,7 +21,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from reports.compare import BUSY, MARGINS, Comparison
-from reports.schema import METRICS, Scenario, Target
+from reports.schema import METRICS, ScenarioRecord, TargetRecord
 from reports.stats import Estimate, Interval, estimate
 from reports.store import Campaign
 
@@ -90,12 +90,12 @@ def steps(campaign: Campaign, comparison: Comparison) -> list[Step]:
     return found
 
 
-def _metric(scenario: Scenario) -> str:
+def _metric(scenario: ScenarioRecord) -> str:
     """The CPU metric it declared, else the one of its kind."""
     return next((m for m in scenario.primaries() if METRICS[m].family == "cpu"), scenario.cpu_metric())
 
 
-def _pairs(known: Mapping[str, Target]) -> Iterator[tuple[Group, str, str, str]]:
+def _pairs(known: Mapping[str, TargetRecord]) -> Iterator[tuple[Group, str, str, str]]:
     """(group, label, without, with) of all steps that the targets of a campaign make up."""
     parents = {t.variant_of for t in known.values() if t.variant_of is not None}
     bare = {name for name in parents & known.keys() if len(known[name].switches) > 1}
@@ -116,14 +116,14 @@ def _pairs(known: Mapping[str, Target]) -> Iterator[tuple[Group, str, str, str]]
             yield "last", _label(target), target.name, target.variant_of or ""
 
 
-def _ancestors(known: Mapping[str, Target], target: Target) -> Iterator[str]:
+def _ancestors(known: Mapping[str, TargetRecord], target: TargetRecord) -> Iterator[str]:
     """What it is a variant of, what that is a variant of, and so on."""
     while (parent := known.get(target.variant_of or "")) is not None:
         yield parent.name
         target = parent
 
 
-def _label(target: Target) -> str:
+def _label(target: TargetRecord) -> str:
     """What is switched, without its value: both groups name a switch the same way."""
     return next((key for key in target.switches if key.startswith("runtime.gc")), ", ".join(target.switches))
 

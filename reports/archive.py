@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from reports.schema import METRICS, CampaignHeader, RunRecord, Scenario
+from reports.schema import METRICS, CampaignHeader, RunRecord, ScenarioRecord
 from reports.stats import Tail
 from reports.store import Campaign, ReportError, Run, read_record, write_atomically
 from reports.summarise import Facts, Histogram, Join, Outcomes, Pauses, Usage, Value, summary_of
@@ -85,7 +85,7 @@ def write(folder: Path, campaign: Campaign, facts: Sequence[Facts], extras: Mapp
     return folder / FILE
 
 
-def _row(facts: Facts, scenario: Scenario, extras: Mapping[str, float]) -> dict[str, Any]:
+def _row(facts: Facts, scenario: ScenarioRecord, extras: Mapping[str, float]) -> dict[str, Any]:
     record = facts.record.model_copy(update={"summary": {**summary_of(facts), **extras}})
     row: dict[str, Any] = {
         "run": record.run,

@@ -20,7 +20,7 @@ from reports.store import Campaign
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TargetCell:
     """One target. `value` in the metric's unit or None; `times`: the main candidate as a multiple of it."""
 
     target: str
@@ -30,22 +30,24 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MetricLine:
     """One metric of one scenario, a cell for each target."""
 
     scenario: str
     metric: Metric
-    cells: tuple[Cell, ...]
+    cells: tuple[TargetCell, ...]
 
 
-def lines(campaign: Campaign, comparison: Comparison, scenarios: Sequence[str], targets: Sequence[str]) -> list[Line]:
+def lines(
+    campaign: Campaign, comparison: Comparison, scenarios: Sequence[str], targets: Sequence[str]
+) -> list[MetricLine]:
     """A line a scenario and primary metric that the main candidate has a value of, a cell a target in this order."""
     found = []
     for scenario in scenarios:
         for metric in _metrics(campaign, scenario):
             cells = tuple(_cell(comparison, scenario, metric, target) for target in targets)
             if any(cell.target == comparison.main and cell.rounds for cell in cells):
-                found.append(Line(scenario, METRICS[metric], cells))
+                found.append(MetricLine(scenario, METRICS[metric], cells))
     return found
 
 
@@ -58,23 +60,23 @@ def _metrics(campaign: Campaign, scenario: str) -> Iterator[str]:
         yield "throughput_rps"  # in closed loop it is a result
 
 
-def _cell(comparison: Comparison, scenario: str, metric: str, target: str) -> Cell:
+def _cell(comparison: Comparison, scenario: str, metric: str, target: str) -> TargetCell:
     tail = _tail(comparison, scenario, metric, target)
     if tail is not None:
         return tail
     theirs = _by_round(comparison, scenario, metric, target)
     if not theirs:
-        return Cell(target)
+        return TargetCell(target)
     value = float(np.median(list(theirs.values())))
     times = None
     if comparison.main is not None and target != comparison.main:
         ours = _by_round(comparison, scenario, metric, comparison.main)
         ratios = [ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()) if theirs[n]]
         times = float(np.median(ratios)) if ratios else None
-    return Cell(target, value, times, len(theirs))
+    return TargetCell(target, value, times, len(theirs))
 
 
-def _tail(comparison: Comparison, scenario: str, metric: str, target: str) -> Cell | None:
+def _tail(comparison: Comparison, scenario: str, metric: str, target: str) -> TargetCell | None:
     """A percentile of the tail over all valid rounds; None where raw rows are missing or too few."""
     percent = METRICS[metric].tail
     ours, theirs = (_tails(comparison, scenario, metric, name) for name in (comparison.main or "", target))
@@ -83,7 +85,7 @@ def _tail(comparison: Comparison, scenario: str, metric: str, target: str) -> Ce
     value, times = stats.pooled(theirs, percent), None
     if target != comparison.main and ours and stats.enough(sum(one.size for one in ours), percent):
         times = stats.pooled(ours, percent) / value
-    return Cell(target, value, times, len(theirs))
+    return TargetCell(target, value, times, len(theirs))
 
 
 def _tails(comparison: Comparison, scenario: str, metric: str, target: str) -> list[Tail]:

@@ -289,7 +289,7 @@ def ratio_at(points: Sequence[Point], rate_rps: float, events: float) -> Ratio:
 
 # -------------------------------------------------------------------------------------------------------- the costs
 @dataclass(frozen=True, slots=True)
-class Fit:
+class CostModel:
     """The cost of Sherpa: (request + event x events) x (1,000 / units a second) ^ sharing, microseconds."""
 
     request_us: float
@@ -326,7 +326,7 @@ def _shared(units: float, sharing: float) -> float:
     return float((1000 / units) ** sharing)
 
 
-def fit(points: Sequence[Point]) -> Fit:
+def fit(points: Sequence[Point]) -> CostModel:
     """Sherpa's cost of a request and of an event by non-negative least squares on relative errors."""
     loads = tuple(_units(point.rate_rps, point.events) for point in points)
     known = len({round(math.log(load), 1) for load in loads}) >= 3
@@ -334,7 +334,7 @@ def fit(points: Sequence[Point]) -> Fit:
     return min((_fit_at(points, loads, float(s), known) for s in tried), key=lambda found: found.residual)
 
 
-def _fit_at(points: Sequence[Point], loads: tuple[float, ...], sharing: float, known: bool) -> Fit:
+def _fit_at(points: Sequence[Point], loads: tuple[float, ...], sharing: float, known: bool) -> CostModel:
     factor = np.array([_shared(load, sharing) for load in loads])
     y = np.array([point.cpu_us_per_request for point in points]) / factor
     events = np.array([point.events for point in points])
@@ -342,7 +342,7 @@ def _fit_at(points: Sequence[Point], loads: tuple[float, ...], sharing: float, k
     design = np.column_stack(columns) / y[:, None]
     found = _not_negative(design)
     residual = float(np.abs(design @ found - 1).max())
-    return Fit(float(found[0]), float(found[1]) if found.size > 1 else 0.0, sharing, residual, loads, known)
+    return CostModel(float(found[0]), float(found[1]) if found.size > 1 else 0.0, sharing, residual, loads, known)
 
 
 def _not_negative(design: Floats) -> Floats:
@@ -357,7 +357,7 @@ def _not_negative(design: Floats) -> Floats:
     return found
 
 
-def _break_even(found: Fit, points: Sequence[Point], events: float) -> float | None:
+def _break_even(found: CostModel, points: Sequence[Point], events: float) -> float | None:
     """The lowest rate at which Olla saves NEGLIGIBLE_CORE of a core; None if it does nowhere below a million."""
 
     def short(rate: float) -> float:

@@ -18,16 +18,16 @@ import numpy as np
 
 from reports.compare import TOLERATED, Comparison
 from reports.rules import (
+    Bound,
     ClaimWord,
     Evidence,
     Finding,
     Judge,
     Limit,
-    Part,
+    Measured,
     Place,
     Reader,
     Rule,
-    Span,
     Untestable,
     change_of,
     extra_of,
@@ -39,7 +39,7 @@ from reports.rules import (
     span_of,
     strictest,
 )  # fmt: skip
-from reports.schema import Scenario
+from reports.schema import ScenarioRecord
 from reports.stats import enough, estimate
 from reports.store import Campaign
 from reports.summarise import Facts, resilience
@@ -99,13 +99,13 @@ def _tagged(tag: str) -> Callable[[Evidence], Sequence[str]]:
 
 def _one(
     engine: str, read: Reader, limit: Limit
-) -> Callable[[Evidence, str], tuple[Sequence[Part], Sequence[Place]] | None]:
+) -> Callable[[Evidence, str], tuple[Sequence[Bound], Sequence[Place]] | None]:
     """One figure of an engine against one limit."""
 
-    def measure(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+    def measure(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
         target = evidence.engine(engine)
         span = evidence.span(name, target, read)
-        return None if span is None else ([Part(span, limit)], [(name, target)])
+        return None if span is None else ([Bound(span, limit)], [(name, target)])
 
     return measure
 
@@ -113,7 +113,7 @@ def _one(
 _CLOCKS: Final = "needs two rounds or more of a scenario at a fixed rate with mock and client clocks"
 
 
-def _share_words(what: str) -> Callable[[str, Sequence[Part]], str]:
+def _share_words(what: str) -> Callable[[str, Sequence[Bound]], str]:
     return lambda name, parts: f"{name}: {share(parts[0].span.mean)} {what}"
 
 
@@ -152,7 +152,7 @@ def _rate(engine: str, floor: float) -> Rule:
     """The rate at saturation in the engine's best scenario: one that reaches it proves the claim. What a core could
     have done is bounded by the rate divided by its busy share."""
 
-    def measure(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+    def measure(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
         target = evidence.engine(engine)
         bounds = [
             (rate, rate / min(busy, 1.0))
@@ -161,10 +161,10 @@ def _rate(engine: str, floor: float) -> Rule:
         ]
         if len(bounds) < 2:
             return None
-        span = Span(estimate([low for low, _ in bounds]), estimate([high for _, high in bounds]))
-        return [Part(span, Limit(floor, above=True))], [(name, target)]
+        span = Measured(estimate([low for low, _ in bounds]), estimate([high for _, high in bounds]))
+        return [Bound(span, Limit(floor, above=True))], [(name, target)]
 
-    def say(name: str, parts: Sequence[Part]) -> str:
+    def say(name: str, parts: Sequence[Bound]) -> str:
         span = parts[0].span
         return f"{name}: {span.lower.mean:,.0f} req/s (95 % CI of the capacity {span.low:,.0f}..{span.high:,.0f})"
 
@@ -172,13 +172,13 @@ def _rate(engine: str, floor: float) -> Rule:
     return Rule(_tagged("saturation"), measure, say, needs, "best")
 
 
-def _higher_and_stable(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+def _higher_and_stable(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
     olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
     idle = evidence.ratio(name, olla, sherpa, metric_of("rss_idle_mib"))
     growth = evidence.span(name, olla, extra_of("rss_growth"))
     if idle is None or growth is None:
         return None
-    return [Part(idle, Limit(1, above=True)), Part(growth, Limit(0.10))], [(name, olla), (name, sherpa)]
+    return [Bound(idle, Limit(1, above=True)), Bound(growth, Limit(0.10))], [(name, olla), (name, sherpa)]
 
 
 _OLLA_MEMORY: Final = Rule(
@@ -196,7 +196,7 @@ _HEALTHY: Final = "healthy_ttft_p99_ms"
 _FIRST_SECOND: Final = "first_second_p99_ms"
 
 
-def _healthy_p99(scenario: Scenario) -> Reader:
+def _healthy_p99(scenario: ScenarioRecord) -> Reader:
     """p99 of time to first byte at the endpoints that the fault scenario leaves healthy."""
     faulty = {one.endpoint for one in scenario.faults}
 
@@ -210,10 +210,10 @@ def _healthy_p99(scenario: Scenario) -> Reader:
     return read
 
 
-def _isolation(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+def _isolation(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
     olla, twin = evidence.engine("olla"), evidence.scenario(name).healthy
     span = ratio_of(evidence.pairs((name, olla), (twin, olla), _healthy_p99(evidence.scenario(name)))) if twin else None
-    return None if span is None else ([Part(span, Limit(1.10))], [(name, olla), (twin, olla)])
+    return None if span is None else ([Bound(span, Limit(1.10))], [(name, olla), (twin, olla)])
 
 
 _ISOLATION: Final = Rule(
@@ -230,10 +230,10 @@ def _mib_per_second(facts: Facts) -> float | None:
     return None if not cpu else 1e6 / cpu
 
 
-def _buffer_sizes(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+def _buffer_sizes(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
     usual, other = evidence.buffers(evidence.engine("olla"), 8192) or ("", "")
     span = evidence.ratio(name, usual, other, _mib_per_second)
-    return None if span is None else ([Part(span, Limit(1.03, above=True))], [(name, usual), (name, other)])
+    return None if span is None else ([Bound(span, Limit(1.03, above=True))], [(name, usual), (name, other)])
 
 
 _BUFFERS: Final = Rule(
@@ -251,14 +251,14 @@ def _variant(evidence: Evidence, switch: str, value: str = "") -> str:
     return next((t.name for t in found if not value or value in map(str, t.switches.values())), "")
 
 
-def _flushes(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+def _flushes(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
     olla, other = evidence.engine("olla"), _variant(evidence, "flush.policy", "every-read")
     later = evidence.difference(name, olla, other, metric_of("transit_event_p99_us"))
     writes = evidence.ratio(name, olla, other, extra_of("writes_per_mib"))
     writes = writes or evidence.ratio(name, olla, other, extra_of("reads_per_mib"))
     if later is None or writes is None:
         return None
-    return [Part(later, Limit(1000)), Part(writes, Limit(0.99))], [(name, olla), (name, other)]
+    return [Bound(later, Limit(1000)), Bound(writes, Limit(0.99))], [(name, olla), (name, other)]
 
 
 _FLUSHING: Final = Rule(
@@ -273,11 +273,11 @@ _FLUSHING: Final = Rule(
 )
 
 
-def _buffer_holds_back(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+def _buffer_holds_back(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
     olla = evidence.engine("olla")
     buffered = evidence.with_pools(olla)
     span = None if buffered == olla else evidence.span(name, buffered, metric_of("added_p50_us"))
-    return None if span is None else ([Part(span, Limit(75_000, above=True))], [(name, buffered)])
+    return None if span is None else ([Bound(span, Limit(75_000, above=True))], [(name, buffered)])
 
 
 _FIRST_TOKEN: Final = Rule(
@@ -417,7 +417,7 @@ def _gc_share(facts: Facts) -> float | None:
     return None if total is None or not facts.window_s else total / 1000 / facts.window_s
 
 
-def _breaker_timeout(scenario: Scenario) -> float:
+def _breaker_timeout(scenario: ScenarioRecord) -> float:
     """Seconds an open breaker stays open in this scenario."""
     text = str(scenario.settings.get("proxy.circuit_breaker.timeout", "30s"))
     number = re.fullmatch(r"([\d.]+)(ms|s|m)?", text)
@@ -528,7 +528,7 @@ def extras_of(campaign: Campaign, facts: Sequence[Facts]) -> dict[str, dict[str,
     }
 
 
-def _by_endpoints(evidence: Evidence) -> tuple[list[tuple[int, Span]], list[Place]]:
+def _by_endpoints(evidence: Evidence) -> tuple[list[tuple[int, Measured]], list[Place]]:
     olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
     found, used = [], []
     for name in evidence.tagged("sweep-endpoints"):
@@ -561,7 +561,7 @@ def _ten_endpoints_before(evidence: Evidence) -> Finding:
 _PUBLISHED_RATES: Final = {"sherpa": 1000.0, "olla": 10_000.0}
 
 
-def _rates(evidence: Evidence) -> tuple[str, dict[str, Span], list[Place]]:
+def _rates(evidence: Evidence) -> tuple[str, dict[str, Measured], list[Place]]:
     """The first scenario at saturation with both engines, their rates there, and the places."""
     for name in evidence.tagged("saturation"):
         places = {engine: (name, evidence.engine(engine)) for engine in _PUBLISHED_RATES}
@@ -590,16 +590,16 @@ def _ten_times_before(evidence: Evidence) -> Finding:
     )
 
 
-def _cost_ratio(evidence: Evidence, name: str) -> tuple[Sequence[Part], Sequence[Place]] | None:
+def _cost_ratio(evidence: Evidence, name: str) -> tuple[Sequence[Bound], Sequence[Place]] | None:
     olla, sherpa = evidence.engine("olla"), evidence.engine("sherpa")
     span = evidence.ratio(name, olla, sherpa, metric_of("cpu_us_per_request"))
     if span is None or evidence.scenario(name).kind != "request":
         return None
-    near = [Part(span, Limit(0.85 * 0.9, above=True)), Part(span, Limit(0.85 * 1.1))]
+    near = [Bound(span, Limit(0.85 * 0.9, above=True)), Bound(span, Limit(0.85 * 1.1))]
     return near, [(name, sherpa), (name, olla)]
 
 
-def _cost_words(name: str, parts: Sequence[Part]) -> str:
+def _cost_words(name: str, parts: Sequence[Bound]) -> str:
     span = parts[0].span
     return f"{name}: CPU per request, olla / sherpa, {span.mean:.2f} (95 % CI {span.low:.2f}..{span.high:.2f})"
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from reports.store import ReportError
+from reports.store import RUNS, ReportError
 
 OUTSIDE: Final = 3
 USAGE: Final = 64
@@ -23,7 +23,6 @@ MISSING: Final = 69
 INTERNAL: Final = 70
 INTERRUPTED: Final = 130
 
-RUNS: Final = Path("reports/runs")
 LATEST: Final = RUNS / "latest"
 PUBLISHED: Final = Path(__file__).with_name("published")
 

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reports import stats
-from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, Basis, Check, Family, Metric, Scenario
+from reports.schema import AA_SUFFIX, FLOOR_TARGETS, METRICS, Basis, Check, Family, Metric, ScenarioRecord
 from reports.stats import LEVEL, Estimate, Interval, Tail
 from reports.store import Campaign, ReportError
 from reports.summarise import Facts
@@ -67,7 +67,7 @@ TOLERATED: Final = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class SideValue:
     """One target's value of a metric over the rounds: geometric mean for a ratio, mean for a difference, the pooled
     percentile for a tail. `ci`: its 95 % interval."""
 
@@ -117,8 +117,8 @@ class Row:
 
     scenario: str
     metric: str
-    baseline: Side
-    candidate: Side
+    baseline: SideValue
+    candidate: SideValue
     basis: Basis
     verdict: Word
     reason: str
@@ -385,7 +385,7 @@ class _Found:
     low: Estimate
     high: Estimate
     """The estimates of the lower and the upper bound; the same one, but for capacities."""
-    sides: tuple[Side, Side]
+    sides: tuple[SideValue, SideValue]
     rounds: int
     pooled: bool = False
     """Whether all rounds' requests are one sample."""
@@ -449,13 +449,13 @@ def _pooled(pair: _Pair, metric: str, percent: float) -> _Found | str | None:
     return _Found(found.mean, found, found, sides, len(known), pooled=True)
 
 
-def _pooled_side(target: str, rounds: Sequence[Tail], percent: float) -> Side:
+def _pooled_side(target: str, rounds: Sequence[Tail], percent: float) -> SideValue:
     found = stats.pooled_tail(rounds, None, percent)
     ends = found.interval()
-    return Side(target, math.exp(found.mean), None if ends is None else _ends(ends.exp()))
+    return SideValue(target, math.exp(found.mean), None if ends is None else _ends(ends.exp()))
 
 
-def _side(target: str, values: Floats, basis: Basis) -> Side:
+def _side(target: str, values: Floats, basis: Basis) -> SideValue:
     """`values`: by round, the lower and the upper bound."""
     scaled = np.log(values) if basis == "ratio" else values
     low, high = stats.estimate(scaled[:, 0]), stats.estimate(scaled[:, 1])
@@ -463,7 +463,7 @@ def _side(target: str, values: Floats, basis: Basis) -> Side:
     whole = None if ends[0] is None or ends[1] is None else Interval(ends[0].low, ends[1].high, LEVEL)
     if basis == "ratio":
         mean, whole = math.exp(mean), None if whole is None else whole.exp()
-    return Side(target, mean, None if whole is None else _ends(whole))
+    return SideValue(target, mean, None if whole is None else _ends(whole))
 
 
 def _ends(interval: Interval) -> tuple[float, float]:
@@ -489,7 +489,7 @@ class _Open:
     found: _Found | None
 
 
-def _row(scenario: Scenario, pair: _Pair, metric: Metric) -> _Open:
+def _row(scenario: ScenarioRecord, pair: _Pair, metric: Metric) -> _Open:
     primary = metric.id in scenario.primaries()
     word: Word | None = None
     reason = ""
@@ -499,8 +499,8 @@ def _row(scenario: Scenario, pair: _Pair, metric: Metric) -> _Open:
     row = Row(
         scenario=pair.scenario,
         metric=metric.id,
-        baseline=Side(pair.baseline, None, None),
-        candidate=Side(pair.candidate, None, None),
+        baseline=SideValue(pair.baseline, None, None),
+        candidate=SideValue(pair.candidate, None, None),
         basis=metric.basis,
         verdict="not-measured",
         reason="",

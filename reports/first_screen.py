@@ -14,7 +14,7 @@ from typing import Final
 from reports import stats
 from reports.compare import Row
 from reports.decide import NEGLIGIBLE_CORE
-from reports.schema import AA_SUFFIX, ENGINES, FLOOR_TARGETS, Scenario
+from reports.schema import AA_SUFFIX, ENGINES, FLOOR_TARGETS, ScenarioRecord
 from reports.study import Study
 from reports.summarise import Facts
 from reports.words import number, share, title
@@ -31,7 +31,7 @@ def _digits(value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class ShownValue:
     """A number with its 95 % interval, in the line's unit; `factor`: as a multiple of the baseline's, with interval."""
 
     value: float
@@ -69,7 +69,7 @@ class Entry:
     about: str
     scenario: str
     metric: str
-    values: dict[str, Value]
+    values: dict[str, ShownValue]
     """By target."""
 
 
@@ -118,7 +118,7 @@ def _streaming(study: Study) -> str | None:
     return next((name for name, one in cases if one.kind == "stream" and _ordinary(one) and one.rate_rps), None)
 
 
-def _ordinary(scenario: Scenario) -> bool:
+def _ordinary(scenario: ScenarioRecord) -> bool:
     return not scenario.faults and not {"cold-start", "saturation", "sweep-connections"}.intersection(scenario.tags)
 
 
@@ -158,7 +158,7 @@ def _from_rows(study: Study, asked: _Asked, targets: Sequence[str]) -> Entry | N
     scenario = asked.find(study)
     if scenario is None or study.baseline is None:
         return None
-    values: dict[str, Value] = {}
+    values: dict[str, ShownValue] = {}
     for target in targets:
         row = study.comparison.row(scenario, asked.metric, target)
         if row is None and target == study.baseline and study.main is not None:
@@ -173,12 +173,12 @@ def _from_rows(study: Study, asked: _Asked, targets: Sequence[str]) -> Entry | N
     return Entry(asked.label, asked.about, scenario, asked.metric, values)
 
 
-def _value(value: float, ci: tuple[float, float] | None, scale: float, row: Row | None = None) -> Value:
+def _value(value: float, ci: tuple[float, float] | None, scale: float, row: Row | None = None) -> ShownValue:
     low, high = (None, None) if ci is None else (ci[0] * scale, ci[1] * scale)
     factor = None
     if row is not None and row.basis == "ratio" and row.ratio is not None and row.candidate.target not in FLOOR_TARGETS:
         factor = (row.ratio, row.ci_low, row.ci_high)
-    return Value(value * scale, low, high, factor, "" if row is None else row.verdict)
+    return ShownValue(value * scale, low, high, factor, "" if row is None else row.verdict)
 
 
 def lost_share(facts: Facts) -> float | None:
@@ -200,7 +200,7 @@ def _lost(study: Study, targets: Sequence[str]) -> Entry | None:
                 found = stats.estimate([share * 1000 for share in shares])
                 ends = found.interval()
                 low, high = (None, None) if ends is None else (max(ends.low, 0.0), min(ends.high, 1000.0))
-                values[target] = Value(found.mean, low, high)
+                values[target] = ShownValue(found.mean, low, high)
         if values:
             return Entry("Lost of 1,000 requests in a fault", study.called[scenario], scenario, "goodput_rps", values)
     return None

@@ -30,7 +30,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reports.compare import Blame, Comparison, Row, visible_text
-from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord, RunRecord
+from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord, RunRecord, Strict
 from reports.store import ReportError, dump_json, read_json, write_atomically
 
 BASE: Final = "base"
@@ -54,11 +54,7 @@ _GRAVEST_FIRST: Final = (VOID, REGRESSION, COULD_NOT_MEASURE)
 
 
 # -------------------------------------------------------------------------------------------------------- the policy
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CountLimit(_Part):
+class CountLimit(Strict):
     """How much more head may count than base: a share, and a number in the unit; both must be exceeded."""
 
     limit: Annotated[float, Field(gt=0, lt=1)]
@@ -66,7 +62,7 @@ class CountLimit(_Part):
     why: Annotated[str, Field(min_length=10)]
 
 
-class TimeLimit(_Part):
+class TimeLimit(Strict):
     """How much worse head may be, and the smallest effect that must have been visible; shares of base."""
 
     margin: Annotated[float, Field(gt=0, lt=1)]
@@ -74,7 +70,7 @@ class TimeLimit(_Part):
     why: Annotated[str, Field(min_length=10)]
 
 
-class Span(_Part):
+class LoadTime(Strict):
     """How long the gate loads each side with a scenario where nothing is planned, and what of it is judged."""
 
     duration_s: Annotated[float, Field(gt=0)]
@@ -82,7 +78,7 @@ class Span(_Part):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class Times(_Part):
+class Times(Strict):
     """The interleaved level."""
 
     rounds: Annotated[int, Field(ge=2, le=100)]
@@ -90,7 +86,7 @@ class Times(_Part):
     half_width: Annotated[float, Field(gt=0, lt=1)]
     idle_s: Annotated[float, Field(ge=0.2)]
     budget_s: Annotated[float, Field(gt=0)]
-    scenarios: dict[str, Span]
+    scenarios: dict[str, LoadTime]
     metrics: dict[str, TimeLimit]
 
     @model_validator(mode="after")
@@ -102,7 +98,7 @@ class Times(_Part):
         return self
 
 
-class Policy(_Part):
+class Policy(Strict):
     """gate.yaml."""
 
     counts: dict[str, CountLimit]

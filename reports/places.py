@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from reports import ladder
-from reports.schema import Scenario
+from reports.schema import ScenarioRecord
 from reports.store import Campaign
 
 
-def called(scenario: Scenario) -> str:
+def called(scenario: ScenarioRecord) -> str:
     """A scenario in people's words, from its load: `small answers, 1,000 req/s`. Empty where nothing is known."""
     tags = set(scenario.tags)
     rate = f"{scenario.rate_rps:,.0f} req/s" if scenario.rate_rps else ""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reports.compare import Comparison
-from reports.schema import METRICS, Scenario, Target
+from reports.schema import METRICS, ScenarioRecord, TargetRecord
 from reports.stats import LEVEL, Estimate, estimate
 from reports.store import Campaign
 from reports.summarise import Facts
@@ -48,7 +48,7 @@ _OBJECT_POOLS: Final = {"pools.buffers", "pools.contexts", "pools.errors"}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Measured:
     """What rounds say of a figure: a mean with its interval, or one between two bounds (see `Facts.bounds`)."""
 
     lower: Estimate
@@ -94,12 +94,12 @@ class Evidence:
                 return target.name
         raise Untestable(f"{name} is not among the targets of this campaign")
 
-    def variants(self, engine: str, switch: str) -> list[Target]:
+    def variants(self, engine: str, switch: str) -> list[TargetRecord]:
         """Targets that are this engine with `switch` changed, and nothing else."""
         found = (t for t in self.campaign.header.targets if t.kind == "variant" and t.variant_of == engine)
         return [t for t in found if len(t.switches) == 1 and next(iter(t.switches)).endswith(switch)]
 
-    def without_pools(self, engine: str) -> Target | None:
+    def without_pools(self, engine: str) -> TargetRecord | None:
         """The target that is this engine without object pools (most of them switched off), and nothing else changed."""
         found = [
             t
@@ -140,7 +140,7 @@ class Evidence:
             and self.runs(name, target)
         ]  # fmt: skip
 
-    def scenario(self, name: str) -> Scenario:
+    def scenario(self, name: str) -> ScenarioRecord:
         """The scenario called `name`."""
         return self.campaign.scenario(name)
 
@@ -154,7 +154,7 @@ class Evidence:
         found = (read(facts) for facts in self.runs(scenario, target))
         return np.array([value for value in found if value is not None], dtype=np.float64)
 
-    def span(self, scenario: str, target: str, read: Reader) -> Span | None:
+    def span(self, scenario: str, target: str, read: Reader) -> Measured | None:
         """Mean over rounds and its interval; None with fewer than two rounds."""
         return span_of(self.values(scenario, target, read))
 
@@ -165,11 +165,11 @@ class Evidence:
         both = [(top[n], bottom[n]) for n in sorted(top.keys() & bottom.keys())]
         return [(a, b) for a, b in both if a is not None and b is not None]
 
-    def ratio(self, scenario: str, over: str, under: str, read: Reader) -> Span | None:
+    def ratio(self, scenario: str, over: str, under: str, read: Reader) -> Measured | None:
         """Geometric mean over rounds of target `over` / `under`; None where it cannot be had."""
         return ratio_of(self.pairs((scenario, over), (scenario, under), read))
 
-    def difference(self, scenario: str, target: str, minus: str, read: Reader) -> Span | None:
+    def difference(self, scenario: str, target: str, minus: str, read: Reader) -> Measured | None:
         """Mean over rounds of `target` - `minus`; None where it cannot be had."""
         return span_of([a - b for a, b in self.pairs((scenario, target), (scenario, minus), read)])
 
@@ -178,15 +178,15 @@ class Evidence:
         return tuple(name for scenario, target in pairs for name in shortened(self.runs(scenario, target)))
 
 
-def span_of(values: Sequence[float] | Floats) -> Span | None:
+def span_of(values: Sequence[float] | Floats) -> Measured | None:
     """None with fewer than two rounds."""
     if len(values) < 2:
         return None
     found = estimate(values)
-    return Span(found, found)
+    return Measured(found, found)
 
 
-def ratio_of(pairs: Sequence[tuple[float, float]]) -> Span | None:
+def ratio_of(pairs: Sequence[tuple[float, float]]) -> Measured | None:
     """Of the first / the second of each pair; None where one is not above 0, or with fewer than two rounds."""
     if any(a <= 0 or b <= 0 for a, b in pairs):
         return None
@@ -248,7 +248,7 @@ class Limit:
     at: float
     above: bool = False
 
-    def word(self, span: Span, level: float = LEVEL) -> ClaimWord:
+    def word(self, span: Measured, level: float = LEVEL) -> ClaimWord:
         """Met where all of the 95 % interval is on the right side, missed where all of that at `level` is not."""
         low, high = span.at(LEVEL)
         if (low >= self.at) if self.above else (high <= self.at):
@@ -257,17 +257,17 @@ class Limit:
         missed = high < self.at if self.above else low > self.at
         return "does-not-hold" if missed else "not-testable"
 
-    def gap(self, span: Span) -> float:
+    def gap(self, span: Measured) -> float:
         """How far the middle lies on the wrong side, as a multiple of the limit."""
         off = (self.at - span.mean) if self.above else (span.mean - self.at)
         return off / abs(self.at) if self.at else off
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Bound:
     """One figure of one scenario against its limit."""
 
-    span: Span
+    span: Measured
     limit: Limit
 
 
@@ -276,9 +276,9 @@ class Rule:
     """A threshold or several in each of some scenarios."""
 
     scenarios: Callable[[Evidence], Sequence[str]]
-    measure: Callable[[Evidence, str], tuple[Sequence[Part], Sequence[Place]] | None]
+    measure: Callable[[Evidence, str], tuple[Sequence[Bound], Sequence[Place]] | None]
     """The parts of one scenario and the runs they come from; None where it cannot be had."""
-    say: Callable[[str, Sequence[Part]], str]
+    say: Callable[[str, Sequence[Bound]], str]
     needs: str
     across: Literal["every", "most", "best"] = "every"
 
@@ -337,6 +337,6 @@ def finding(words: str, verdict: ClaimWord, runs: tuple[str, ...]) -> Finding:
     return Finding(words, verdict, runs)
 
 
-def change_of(span: Span) -> str:
+def change_of(span: Measured) -> str:
     """A ratio as change, with its interval."""
     return f"{percent(span.mean - 1)} (95 % CI {interval(span.low - 1, span.high - 1)})"

@@ -146,6 +146,12 @@ Name = Annotated[str, Field(min_length=1, max_length=120)]
 """Scenario and target names: any text (shown as text everywhere); folders use `safe_name` of it."""
 
 
+class Strict(BaseModel):
+    """A part of a file that people write, or that only we read: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 class _Record(BaseModel):
     """Fields we do not know yet are kept, so that a newer producer's additions survive a round trip."""
 
@@ -229,7 +235,7 @@ SCENARIO_TAGS: Final[dict[str, str]] = {
 }
 
 
-class Scenario(_Record):
+class ScenarioRecord(_Record):
     """One workload of the campaign and the question it answers. Scenarios of the same `group` form one figure."""
 
     question: str = ""
@@ -294,7 +300,7 @@ class Scenario(_Record):
         return (*declared, "transit_event_p99_us" if self.kind == "stream" else "e2e_p99_ms")
 
 
-class Target(_Record):
+class TargetRecord(_Record):
     """Something load was pointed at."""
 
     name: Name
@@ -340,9 +346,9 @@ class CampaignHeader(_Record):
     """Package or program -> version; `proxy-engines` and its git revision belong here."""
     baseline: str = ""
     """Empty: `default_baseline` chooses."""
-    targets: list[Annotated[Target, BeforeValidator(_as_target)]] = Field(default_factory=list)
+    targets: list[Annotated[TargetRecord, BeforeValidator(_as_target)]] = Field(default_factory=list)
     """Without the A/A arm. Bare names are accepted."""
-    scenarios: dict[Name, Scenario] = Field(default_factory=dict)
+    scenarios: dict[Name, ScenarioRecord] = Field(default_factory=dict)
     rounds_planned: int = Field(default=1, ge=1)
     config_hashes: dict[str, str] = Field(default_factory=dict)
     """`target` or `scenario/target` -> config hash that every run of it must carry. Ports and paths that change from
@@ -361,7 +367,7 @@ class CampaignHeader(_Record):
             raise ValueError("targets: a name appears twice")
         return self
 
-    def target(self, name: str) -> Target | None:
+    def target(self, name: str) -> TargetRecord | None:
         """The target called `name`; the A/A arm is its baseline's."""
         plain = name.removesuffix(AA_SUFFIX)
         return next((target for target in self.targets if target.name == plain), None)
@@ -497,7 +503,7 @@ class Metric:
         """The percentile, where it is pooled over all rounds: p99 and p99.9."""
         return {"p99": 99.0, "p999": 99.9}.get(self.id.split("_")[-2]) if self.id in POOLED else None
 
-    def applies(self, scenario: Scenario) -> bool:
+    def applies(self, scenario: ScenarioRecord) -> bool:
         """Whether a scenario can have this metric at all."""
         if self.id in _OF_STREAMS:
             return scenario.kind == "stream"

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from reports import archive
-from reports.first_screen import Value
+from reports.first_screen import ShownValue
 from reports.stats import estimate
 from reports.store import ReportError, read_json, write_atomically
 from reports.words import title
@@ -117,7 +117,7 @@ def _table(folder: Path, targets: Sequence[str], wanted: Sequence[_Wanted], wher
     return "\n".join(lines)
 
 
-def _cell(value: Value) -> str:
+def _cell(value: ShownValue) -> str:
     interval = f" ({value.range})" if value.range else ""
     return f"**{value.text}**{interval}" + (f"<br>{value.times}" if value.times else "")
 
@@ -135,14 +135,14 @@ def _runs(folder: Path) -> _Runs:
     return found
 
 
-def _value(runs: _Runs, wanted: _Wanted, target: str, base: str) -> Value | None:
+def _value(runs: _Runs, wanted: _Wanted, target: str, base: str) -> ShownValue | None:
     mine, theirs = (_numbers(runs, wanted, name) for name in (target, base))
     if not mine:
         return None
     mean, low, high = _geometric([value * wanted.scale for value in mine.values()])
     both = sorted(mine.keys() & theirs.keys())
     factor = None if target == base or not both else _geometric([mine[n] / theirs[n] for n in both])
-    return Value(mean, low, high, factor)
+    return ShownValue(mean, low, high, factor)
 
 
 def _numbers(runs: _Runs, wanted: _Wanted, target: str) -> dict[int, float]:

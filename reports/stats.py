@@ -343,7 +343,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplePlan:
     """How many starts, how long each, and what is to be expected of it."""
 
     starts: int
@@ -364,7 +364,7 @@ def plan(
     budget_s: float = math.inf,
     bounds: Bounds | None = None,
     level: float = LEVEL,
-) -> Plan:
+) -> SamplePlan:
     """The cheapest plan under which every row is expected to reach `half_width`; within `budget_s` the one that comes
     nearest. Fixed before the first counted run: nothing here looks at a result.
 
@@ -385,7 +385,7 @@ def plan(
         if width > half_width * (1 + 1e-9):
             alone = _cheapest({name: rows[name]}, costs, half_width, limits, level)
             short[name] = None if alone is None else costs.seconds(*alone)
-    return Plan(starts, length, costs.seconds(starts, length), widths, short)
+    return SamplePlan(starts, length, costs.seconds(starts, length), widths, short)
 
 
 def _counts(limits: Bounds) -> range:
@@ -425,7 +425,7 @@ def _nearest(
 
 # ------------------------------------------------------------------------------------------------------------ slope
 @dataclass(frozen=True, slots=True)
-class Line:
+class StraightLine:
     """A straight line through samples over time, with the interval of its slope."""
 
     slope: float
@@ -434,7 +434,7 @@ class Line:
     """Its value at the first sample."""
 
 
-def slope(x: Floats, y: Floats, blocks: int, level: float = LEVEL) -> Line | None:
+def slope(x: Floats, y: Floats, blocks: int, level: float = LEVEL) -> StraightLine | None:
     """The slope of `y` over `x`; None with fewer than four samples a block.
 
     Neighbouring samples say the same, so a line through all of them would be far too sure of itself. Means of `blocks`
@@ -457,7 +457,7 @@ def slope(x: Floats, y: Floats, blocks: int, level: float = LEVEL) -> Line | Non
     # With `blocks` independent ones the divisor would be blocks - 2.
     error = math.sqrt(spread / (independent - 2) / float(away @ away))
     reach = _quantile(1 - level / 2, independent - 2) * error
-    return Line(
+    return StraightLine(
         found,
         Interval(found - reach, found + reach, level),
         float(means.mean()) + found * (float(x[0]) - float(at.mean())),

@@ -39,7 +39,7 @@ from reports.schema import (
     CampaignHeader,
     Check,
     RunRecord,
-    Scenario,
+    ScenarioRecord,
     outcome_of,
     safe_name,
     table_kind,
@@ -48,6 +48,8 @@ from reports.schema import (
 
 Table: TypeAlias = "pd.DataFrame | pa.Table"
 
+RUNS: Final = Path("reports/runs")
+"""Where a command puts its folder when none is named."""
 MAX_JSON_BYTES: Final = 16 << 20
 MAX_ROWS: Final = 50_000_000
 """Per table of one run. Above it something other than a measurement was written; reading it would exhaust memory."""
@@ -361,9 +363,9 @@ class Campaign:
         _write_record(path / "campaign.json", header)
         return cls(path, header)
 
-    def scenario(self, name: str) -> Scenario:
+    def scenario(self, name: str) -> ScenarioRecord:
         """The scenario called `name`; an empty one if the header does not describe it."""
-        return self.header.scenarios.get(name) or Scenario()
+        return self.header.scenarios.get(name) or ScenarioRecord()
 
 
 def load_campaign(path: Path) -> Campaign:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reports import store
-from reports.schema import METRICS, ROLES, RunRecord, Scenario
+from reports.schema import METRICS, ROLES, RunRecord, ScenarioRecord
 from reports.stats import Tail, enough
 from reports.store import Run
 
@@ -219,7 +219,7 @@ _COLUMNS: Final = {
 }  # fmt: skip
 
 
-def measure_run(run: Run, scenario: Scenario) -> Facts:
+def measure_run(run: Run, scenario: ScenarioRecord) -> Facts:
     """The facts of a run on disk. ReportError if one of its tables cannot be read."""
     tables = {kind: run.table(kind, columns) for kind, columns in _COLUMNS.items()}
     return measure(run.record, scenario, tables)
@@ -241,7 +241,7 @@ class Resilience:
     """From the fault's end to the first right reply from its endpoint."""
 
 
-def resilience(facts: Facts, scenario: Scenario, pause_s: float) -> Resilience | None:
+def resilience(facts: Facts, scenario: ScenarioRecord, pause_s: float) -> Resilience | None:
     """The run seen from its scenario's first fault; `pause_s` without a loss is a pause. None without rows or fault."""
     if facts.outcomes is None or not scenario.faults:
         return None
@@ -261,7 +261,7 @@ def resilience(facts: Facts, scenario: Scenario, pause_s: float) -> Resilience |
     return Resilience(int(wrong.size), before, paused, stopped, recovered)
 
 
-def run_metrics(record: RunRecord, scenario: Scenario, tables: Tables) -> dict[str, Any]:
+def run_metrics(record: RunRecord, scenario: ScenarioRecord, tables: Tables) -> dict[str, Any]:
     """What belongs into run.json's `summary`: the metrics by id (null where not measured) and the extras.
 
     `tables` may hold any frames that `store.write_run` would accept. Where the tables are on disk already, use
@@ -277,7 +277,7 @@ def summary_of(facts: Facts) -> dict[str, Any]:
     return {**metrics, **facts.extras}
 
 
-def measure(record: RunRecord, scenario: Scenario, tables: Tables) -> Facts:
+def measure(record: RunRecord, scenario: ScenarioRecord, tables: Tables) -> Facts:
     """The facts of one run from its tables (see schema.TABLES; each may be absent)."""
     rows = tables.get("requests")
     stored = {name: value for name, value in record.summary.items() if name not in METRICS}
@@ -349,7 +349,7 @@ class _Measurement:
     def __init__(
         self,
         record: RunRecord,
-        scenario: Scenario,
+        scenario: ScenarioRecord,
         tables: Tables,
         rows: pd.DataFrame,
         window: tuple[int, int],

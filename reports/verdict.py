@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, Final
 
 from reports import counted, endurance, ladder
-from reports.compare import Row, Side
+from reports.compare import Row, SideValue
 from reports.rules import patterns
-from reports.schema import VERDICT_SCHEMA_VERSION, Scenario
+from reports.schema import VERDICT_SCHEMA_VERSION, ScenarioRecord
 from reports.study import Study
 
 
@@ -111,13 +111,13 @@ _LOAD: Final = {"kind", "loop", "rate_rps", "duration_s", "events_per_request", 
                 "endpoints", "ballast", "faults"}  # fmt: skip
 
 
-def _scenario_json(scenario: Scenario) -> dict[str, Any]:
+def _scenario_json(scenario: ScenarioRecord) -> dict[str, Any]:
     """The load of a scenario: what `choose` has to know of it."""
     return scenario.model_dump(mode="json", include=_LOAD, exclude_none=True, exclude_defaults=False)
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    def side(one: Side) -> dict[str, Any]:
+    def side(one: SideValue) -> dict[str, Any]:
         return {
             "target": one.target,
             "value": _finite(one.value),

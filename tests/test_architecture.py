@@ -45,6 +45,17 @@ def test_no_module_is_in_a_circle_of_imports() -> None:
         pytest.fail(" > ".join(exc.args[1]))
 
 
+def test_no_class_name_stands_for_two_things_in_loadgen_and_reports() -> None:
+    found: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        if name.partition(".")[0] in ("loadgen", "reports"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append(name)
+    assert len(found) > 150  # it sees classes at all
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def rooms_drawn() -> dict[str, set[str]]:
     """Package -> the folders that the map in ARCHITECTURE.md names under it."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ _WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Received:
     """What came back: status, digest of the body with clock digits zeroed, events, and what the mock said of it."""
 
     status: int
@@ -25,7 +25,9 @@ class Reply:
     stated_events: int | None
 
 
-def ask_once(url: str, template: Template, prompt_bytes: int = 64, max_tokens: int = 8, ca: str | None = None) -> Reply:
+def ask_once(
+    url: str, template: Template, prompt_bytes: int = 64, max_tokens: int = 8, ca: str | None = None
+) -> Received:
     """Sends one request of this template. Raises OSError or http.client.HTTPException when no reply comes.
 
     `ca`: for https, a file of certificates to trust instead of the system's.
@@ -47,7 +49,7 @@ def ask_once(url: str, template: Template, prompt_bytes: int = 64, max_tokens: i
         scanner = BodyScanner()
         scanner.feed(answer.read(), time.monotonic_ns(), 0)
         stated_events = answer.headers.get("X-Mock-Events")
-        return Reply(
+        return Received(
             status=answer.status,
             digest=scanner.digest().decode(),
             events=scanner.events,
@@ -58,7 +60,7 @@ def ask_once(url: str, template: Template, prompt_bytes: int = 64, max_tokens: i
         connection.close()
 
 
-def what_is_wrong(reply: Reply, template: Template, *, from_mock: bool) -> str | None:
+def what_is_wrong(reply: Received, template: Template, *, from_mock: bool) -> str | None:
     """Pure: the sentence about the first difference from what was expected, None if there is none.
 
     `from_mock`: the reply must carry the mock's own statements; false for targets that re-make replies.

@@ -32,7 +32,7 @@ from reports import store
 from reports.schema import AA_SUFFIX, CampaignHeader, RunRecord, run_name
 
 
-class Campaign:
+class LiveCampaign:
     """One campaign on disk, being run. Owns its folder; the only writer of it while it runs."""
 
     def __init__(self, planned: Planned, folder: Path, voice: Voice) -> None:
@@ -197,7 +197,8 @@ class Campaign:
         """Counts a run that is on disk. Raises BadInput if it measured another program than the runs before it."""
         self._same_program(record)
         self._records.append(record)
-        self._voice.advance(len(self._records), self._total)
+        what = f"round {record.round} · {record.target} · {record.scenario}"
+        self._voice.advance(len(self._records), self._total, what)
         if record.ended != "ok":
             where = f"round {record.round}, {record.target}, {record.scenario}"
             self._voice.say(f"{record.ended.capitalize()}: {record.why} ({where})")

@@ -15,8 +15,7 @@ from loadgen.campaign import tally, validity
 from loadgen.workload.plan import Plan
 from loadgen.workload.scenario import Scenario
 from reports import store, summarise
-from reports.schema import Check, RunRecord, outcome_of
-from reports.schema import Scenario as Described
+from reports.schema import Check, RunRecord, ScenarioRecord, outcome_of
 
 USAGE_COLUMNS: Final = ("t_ns", "pid", "role", "cpu_ns", "rss_bytes", "ctx_voluntary", "ctx_involuntary", "fds")
 RUNTIME_COLUMNS: Final = ("pid", "kind", "start_ns", "end_ns", "generation", "collected", "cause")
@@ -27,7 +26,7 @@ _KEPT_MOCK_FIGURES: Final = (
 
 
 @dataclass(slots=True)
-class Evidence:
+class Observation:
     """What was seen of one run. The run writes it while it lasts; it is read here afterwards."""
 
     wall_s: float = 0.0
@@ -63,7 +62,7 @@ class Conditions:
     """What the run was made under."""
 
     scenario: Scenario
-    described: Described
+    described: ScenarioRecord
     ceiling: Ceiling
     bench_cores: int
     target_cores: int
@@ -139,7 +138,7 @@ def cpu_share(usage: pd.DataFrame | None, role: watch.Role, window: tuple[int, i
 
 
 def judge(
-    record: RunRecord, seen: Evidence, conditions: Conditions, rows: pd.DataFrame | None, events: pd.DataFrame | None
+    record: RunRecord, seen: Observation, conditions: Conditions, rows: pd.DataFrame | None, events: pd.DataFrame | None
 ) -> RunRecord:
     """The record with window, checks, summary, how it ended and, if a check failed, why."""
     scenario = conditions.scenario
@@ -176,7 +175,7 @@ def judge(
     return _judged(record, seen, checks, summary)
 
 
-def _writes(seen: Evidence) -> dict[str, float]:
+def _writes(seen: Observation) -> dict[str, float]:
     """`writes_per_mib`: the target's calls of write in the whole run, to both sides, for a MiB that the driver read."""
     mib = float(seen.driver.get("bytes_in") or 0) / 2**20
     if seen.writes is None or seen.writes <= 0 or mib <= 0:  # a worker ended, and took its count with it
@@ -184,7 +183,7 @@ def _writes(seen: Evidence) -> dict[str, float]:
     return {"writes_per_mib": seen.writes / mib}
 
 
-def _tallied(record: RunRecord, seen: Evidence, conditions: Conditions) -> RunRecord:
+def _tallied(record: RunRecord, seen: Observation, conditions: Conditions) -> RunRecord:
     """The same for a run without rows."""
     scenario, idle = conditions.scenario, conditions.idle
     update: dict[str, Any] = {
@@ -218,7 +217,7 @@ def _tallied(record: RunRecord, seen: Evidence, conditions: Conditions) -> RunRe
     return _judged(record.model_copy(update=update), seen, checks, summary)
 
 
-def _judged(record: RunRecord, seen: Evidence, checks: list[Check], summary: Mapping[str, Any]) -> RunRecord:
+def _judged(record: RunRecord, seen: Observation, checks: list[Check], summary: Mapping[str, Any]) -> RunRecord:
     mocks = [{key: one.get(key) for key in _KEPT_MOCK_FIGURES} for one in seen.mocks.get("backends", ())]
     extras = {"mocks": mocks, "driver": dict(seen.driver), "steal": seen.steal}
     if seen.left:
@@ -237,7 +236,7 @@ def _judged(record: RunRecord, seen: Evidence, checks: list[Check], summary: Map
 
 
 def _checks(
-    seen: Evidence,
+    seen: Observation,
     conditions: Conditions,
     facts: summarise.Facts,
     rows: pd.DataFrame,
@@ -290,7 +289,7 @@ def _checks(
     return validity.excused(checks)
 
 
-def _other_load(seen: Evidence, conditions: Conditions) -> float | None:
+def _other_load(seen: Observation, conditions: Conditions) -> float | None:
     """Share of the cores in use that was spent on none of our process trees."""
     if not seen.samples or seen.wall_s <= 0:
         return None

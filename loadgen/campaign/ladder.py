@@ -9,29 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from loadgen.workload import load
 from loadgen.workload.load import BENCH_SHARE, Loads
 from loadgen.workload.scenario import Open, Scenario, catalogue
 from reports.ladder import GROUP
+from reports.schema import Strict
 
 _REQUESTS: Final = "chat-small"  # whose requests are sent
 _LEAST: Final = 400  # in a rung: p95 needs 200
 
 
-class Ladder(BaseModel):
+class LadderPlan(Strict):
     """`ladder` of a profile in campaigns.yaml. `shares`: of each target's own capacity; `seconds`: of a rung, more
     where these hold less than 400 requests."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shares: tuple[Annotated[float, Field(gt=0, le=1.5)], ...]
     rounds: Annotated[int, Field(ge=1)]
     seconds: Annotated[float, Field(gt=0)]
 
 
-def rungs(ladder: Ladder, targets: Sequence[str], loads: Loads) -> tuple[list[Scenario], list[str]]:
+def rungs(ladder: LadderPlan, targets: Sequence[str], loads: Loads) -> tuple[list[Scenario], list[str]]:
     """The scenarios, and a sentence for each ladder that ends early. Targets nobody calibrated have none."""
     like = catalogue()[_REQUESTS]
     most = BENCH_SHARE * loads.bench.get("requests", 0.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from loadgen.campaign import precision, schedule
-from loadgen.campaign.campaign import Campaign
+from loadgen.campaign.campaign import LiveCampaign
 from loadgen.campaign.plan import Planned
 from loadgen.campaign.voice import Voice
 from reports import store
@@ -39,7 +39,7 @@ def decide(
     if not rows.keys() >= {one.id for one in planned.scenarios}:
         source = "pilot"
         voice.say(f"Pilot: {rounds} rounds, not counted, to see what varies")
-        pilot = Campaign(replace(planned, rounds=rounds, limit_s=1.0), folder / FOLDER, voice)
+        pilot = LiveCampaign(replace(planned, rounds=rounds, limit_s=1.0), folder / FOLDER, voice)
         pilot.create("pilot of the campaign in the folder above")
         pilot.run()
         made_rounds = max(record.round for record in pilot.records)

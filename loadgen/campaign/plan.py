@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from loadgen.bench import canned, machine, wrk
 from loadgen.campaign import real as real_servers
 from loadgen.campaign import schedule
-from loadgen.campaign.ladder import Ladder
+from loadgen.campaign.ladder import LadderPlan
 from loadgen.campaign.schedule import Arm, Slot, arms_of, in_turns
 from loadgen.errors import Missing, UsageRefusal
 from loadgen.targets import catalogue, keys
@@ -26,13 +26,11 @@ from loadgen.targets.target import Passes, Target
 from loadgen.workload import scenario, timetable
 from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
-from reports.schema import Scenario as Described
+from reports.schema import ScenarioRecord, Strict
 
 
-class Profile(BaseModel):
+class Profile(Strict):
     """One entry of campaigns.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: Annotated[int, Field(ge=1, le=1000)]
     targets: tuple[str, ...]
@@ -42,7 +40,7 @@ class Profile(BaseModel):
     aa: bool = True
     """The baseline runs twice a round; false where targets are held against a limit and not against each other."""
     budget_s: Annotated[float, Field(gt=0)]
-    ladder: Ladder | None = None
+    ladder: LadderPlan | None = None
     counted: bool = False
     """Work is counted after the timed runs, as by `--counted`."""
 
@@ -54,10 +52,8 @@ def profiles() -> Mapping[str, Profile]:
     return {name: Profile.model_validate(entry) for name, entry in data.items()}
 
 
-class Asked(BaseModel):
+class Asked(Strict):
     """What was typed: all that a campaign follows from. Kept in campaign.json, so that `--resume` needs no more."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: str = "quick"
     targets: tuple[str, ...] | None = None
@@ -104,7 +100,7 @@ class Planned:
     alone: schedule.Alone = field(default_factory=dict)
     loads: Loads = field(default_factory=Loads)
     """What was calibrated and chosen (`calibrate.fit`)."""
-    ladder: Ladder | None = None
+    ladder: LadderPlan | None = None
     """Its rungs become scenarios once targets are calibrated (`calibrate.fit`)."""
     counted: bool = False
     """Whether work is counted after the timed runs."""
@@ -151,7 +147,7 @@ class Planned:
         """How many runs one round of `scenarios` makes."""
         return sum(len(self.arms_for(one)) for one in scenarios)
 
-    def described(self) -> dict[str, Described]:
+    def described(self) -> dict[str, ScenarioRecord]:
         """The scenarios as campaign.json holds them."""
         found = {}
         for one in self.scenarios:
@@ -176,7 +172,7 @@ def planned(
     limit_s: float = 0.0,
     left_out: Mapping[str, str] | None = None,
     dropped: Mapping[str, Any] | None = None,
-    ladder: Ladder | None = None,
+    ladder: LadderPlan | None = None,
     counted: bool = False,
 ) -> Planned:
     """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets."""

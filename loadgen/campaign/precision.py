@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from loadgen.bench import machine
 from loadgen.campaign.plan import Planned
 from loadgen.workload.scenario import Scenario
 from reports import stats, store, summarise
-from reports.schema import FLOOR_TARGETS, METRICS, RunRecord
+from reports.schema import FLOOR_TARGETS, METRICS, RunRecord, Strict
 from reports.stats import Bounds, Components, Costs
 from reports.store import ReportError
 
@@ -38,11 +38,9 @@ Row = str
 """`METRIC TARGET`: the target against the baseline."""
 
 
-class Chosen(BaseModel):
+class Chosen(Strict):
     """What one scenario gets. `forecast`: half widths to be expected, as shares; `short`: of rows that miss what was
     wanted, the seconds their scenario would need, None where no number of starts up to 40 would do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     starts: int
     length_s: float
@@ -50,10 +48,8 @@ class Chosen(BaseModel):
     short: Mapping[Row, float | None] = {}
 
 
-class Precision(BaseModel):
+class Precision(Strict):
     """The plan of a campaign, as campaign.json keeps it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     wanted: float | None = None
     """Half width as a share."""
@@ -197,7 +193,7 @@ def decide(
     width that all can have within it. `lengths`: of scenarios whose length cannot be planned.
     """
     hope = wanted or _HOPELESS
-    plans = {name: _Rows(mine, prices[name], _bounds(mine, lengths[name]), hope) for name, mine in rows.items()}
+    plans = {name: _ScenarioRows(mine, prices[name], _bounds(mine, lengths[name]), hope) for name, mine in rows.items()}
     made = {name: one.at(wanted or _FINEST) for name, one in plans.items()}
     low, high = wanted or _FINEST, _WIDEST
     if not _fits(made, prices, budget_s):
@@ -224,7 +220,7 @@ def _bounds(rows: Mapping[Row, Components], length_s: float) -> Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _ScenarioRows:
     """The rows of one scenario and what a round of it takes. What does not reach `hope` with 40 starts is left out of
     the planning: it would make the others dear and gain nothing."""
 
@@ -233,7 +229,7 @@ class _Rows:
     bounds: Bounds
     hope: float
 
-    def alone(self, row: Row, width: float) -> stats.Plan:
+    def alone(self, row: Row, width: float) -> stats.SamplePlan:
         """The plan for this row only."""
         return stats.plan({row: self.rows[row]}, self.price, math.log1p(width), bounds=self.bounds)
 

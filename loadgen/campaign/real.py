@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from loadgen.workload.job import MAX_TOKENS_MARK, PROMPT_MARK
 from loadgen.workload.scenario import Open, Request, Scenario
 from loadgen.workload.trace import BYTES_PER_TOKEN
+from reports.schema import Strict
 
 PRIMARY: Final = ("ttft_p50_ms", "tpot_p50_ms", "goodput_rps")
 
 
-class Real(BaseModel):
+class Real(Strict):
     """What was typed about it. A token of a prompt is 4 bytes: nobody here knows a server's tokenizer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     rate_rps: float = 1.0

@@ -23,7 +23,7 @@ from loadgen.bench.child import Child, ChildError
 from loadgen.bench.mocks import Backends, Ceiling, ask
 from loadgen.bench.reply import ask_once, what_is_wrong
 from loadgen.campaign import leftovers, validity
-from loadgen.campaign.judge import Conditions, Evidence, judge, recorded_pauses, runtime_table, usage_table
+from loadgen.campaign.judge import Conditions, Observation, judge, recorded_pauses, runtime_table, usage_table
 from loadgen.campaign.schedule import SETTLE_S, Slot, idle_key, lead_s
 from loadgen.campaign.tally import Reading
 from loadgen.targets.direct import Direct
@@ -35,8 +35,7 @@ from loadgen.workload.plan import Plan, load_plan
 from loadgen.workload.scenario import Scenario
 from loadgen.workload.timetable import ALONE, Turn
 from reports import store
-from reports.schema import Check, RunRecord, run_name
-from reports.schema import Scenario as Described
+from reports.schema import Check, RunRecord, ScenarioRecord, run_name
 
 _POLL_S = 0.05
 _DRIVER_START_S = 30.0
@@ -53,7 +52,7 @@ class Setting:
     cores: machine.Cores
     idle_s: float
     recorders: bool
-    described: Mapping[str, Described]
+    described: Mapping[str, ScenarioRecord]
     ceiling: Ceiling
     plan_of: Callable[[Scenario, int, Turn], Path | None]
     """(scenario, round, turn) -> its plan file, None in closed loop."""
@@ -67,7 +66,7 @@ class Setting:
 
 def measure(slot: Slot, backends: Backends, setting: Setting) -> Iterator[RunRecord]:
     """Makes the runs of a slot on running mocks; yields each once it is on disk."""
-    runs = [Run(slot, place, backends, setting) for place in range(len(slot.arms))]
+    runs = [LiveRun(slot, place, backends, setting) for place in range(len(slot.arms))]
     with contextlib.ExitStack() as processes:
         refused = _behave(slot, backends)
         for run in runs:
@@ -93,7 +92,7 @@ def measure(slot: Slot, backends: Backends, setting: Setting) -> Iterator[RunRec
         yield run.judged()
 
 
-def _up(runs: Sequence[Run]) -> list[Run]:
+def _up(runs: Sequence[LiveRun]) -> list[LiveRun]:
     """Those that nothing has gone wrong with. The others keep their turns, so nothing changes for these."""
     return [run for run in runs if run.seen.broken is None]
 
@@ -116,7 +115,7 @@ def _begin(slot: Slot, backends: Backends) -> int:
     return begin_ns
 
 
-def _watch_idle(runs: Sequence[Run]) -> None:
+def _watch_idle(runs: Sequence[LiveRun]) -> None:
     """Notes what the process trees of these targets cost while nothing is asked of any of them."""
     watched = [(run, run.running.pid) for run in runs if run.running.pid is not None]
     if any(run.idle_key not in run.setting.idle_ns_per_s for run, _ in watched):
@@ -131,7 +130,7 @@ def _watch_idle(runs: Sequence[Run]) -> None:
                 run.setting.idle_ns_per_s[run.idle_key] = max(used / passed, 0.0)
 
 
-class Run:
+class LiveRun:
     """One scenario on one start of a target. `seen` is what was seen of it; `seen.broken` says why it goes no further.
 
     Owns the target's process, the driver and the watch over the processes. `stop` may be called at any time, also
@@ -139,7 +138,7 @@ class Run:
     """
 
     def __init__(self, slot: Slot, place: int, backends: Backends, setting: Setting) -> None:
-        self.seen = Evidence()
+        self.seen = Observation()
         self.setting = setting
         self.running = Running(url="")
         self.idle_key = idle_key(slot, slot.arms[place])

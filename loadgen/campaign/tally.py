@@ -13,8 +13,7 @@ from typing import Any
 
 from loadgen.bench.watch import Sample
 from loadgen.campaign import validity
-from reports.schema import Check
-from reports.schema import Scenario as Described
+from reports.schema import Check, ScenarioRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def resident(samples: Iterable[Sample]) -> list[int]:
 
 
 def metrics(
-    done: Tally, described: Described, idle: tuple[float, int] | None, rss_bytes: Sequence[int], target_cores: int
+    done: Tally, described: ScenarioRecord, idle: tuple[float, int] | None, rss_bytes: Sequence[int], target_cores: int
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
     """The metrics of the window by id, and the extras. `rss_bytes`: the target's resident memory through the run."""
     said, seconds = done.said, done.seconds

@@ -11,63 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench import machine
 from loadgen.campaign import calibrate, pilot, precision
-from loadgen.campaign.campaign import Campaign, asked_before, planned_before
+from loadgen.campaign.campaign import LiveCampaign, asked_before, planned_before
 from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.campaign.trial import try_out
-from loadgen.campaign.voice import Voice
+from loadgen.campaign.voice import Terminal, Voice
 from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
 from loadgen.targets.target import Target
 from reports import counted, first_screen, store
 from reports.first_screen import FirstScreen
 from reports.ladder import ladders
-
-RUNS = Path("reports/runs")
-
-
-class Terminal:
-    """A Voice with a progress bar where there is a terminal, and a line per run where there is none."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.completed:>4.0f}/{task.total:.0f} runs"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=1)
-        self._last = ""
-
-    def __enter__(self) -> Terminal:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
-
-    def step(self, text: str) -> None:
-        """The text right of the bar."""
-        self._last = text
-        self._progress.update(self._task, description=text)
-
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        self._progress.console.print(Text(text), soft_wrap=True)
-
-    def advance(self, runs: int, of: int) -> None:
-        """Moves the bar; without a terminal a line in a log."""
-        self._progress.update(self._task, completed=runs, total=of)
-        if not self._console.is_terminal:
-            self._console.print(Text(f"{runs}/{of} {self._last}"), soft_wrap=True)
 
 
 def compare(
@@ -103,7 +60,7 @@ def compare(
             planned = calibrate.calibrated(planned, folder, voice)
         if resume is None and not folder.joinpath("campaign.json").exists():
             planned = prepare(planned, folder, voice, begun)
-        campaign = Campaign(planned, folder, voice)
+        campaign = LiveCampaign(planned, folder, voice)
         if resume is not None:
             campaign.adopt()
         else:
@@ -191,7 +148,7 @@ def _minutes(seconds: float) -> str:
 def default_folder(asked: Asked) -> Path:
     """`reports/runs/<UTC>-<profile or trace>`."""
     what = asked.profile if asked.trace is None else "trace"
-    return RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{what}"
+    return store.RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{what}"
 
 
 def point_latest(folder: Path) -> None:
@@ -226,7 +183,7 @@ def show(console: Console, screen: FirstScreen) -> None:
                 console.print(Text(f"  {line}"))
 
 
-def _conclude(console: Console, folder: Path, campaign: Campaign) -> int:
+def _conclude(console: Console, folder: Path, campaign: LiveCampaign) -> int:
     from reports.render import build_report  # matplotlib and all: half a second that --dry-run does not need
 
     report = build_report(folder)

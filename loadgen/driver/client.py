@@ -60,7 +60,7 @@ _KEPT: Final = 16384  # bytes of them that go to the file
 _NOTHING_SAID: Final = MockHead(None, NEVER, NEVER, NEVER, None)
 
 
-class Request(NamedTuple):
+class ToSend(NamedTuple):
     """One request to be sent. `intended_ns` is NEVER in closed loop; `cancel_after` (events) NEVER: to the end."""
 
     number: int
@@ -114,7 +114,7 @@ class Client:
         """Requests taken up and not yet ended."""
         return len(self._running)
 
-    def exchange(self, request: Request) -> int:
+    def exchange(self, request: ToSend) -> int:
         """Sends `request`, reads the reply, adds one row and returns its outcome (a number of `rows.OUTCOMES`).
 
         Runs in a greenlet; raises only GreenletExit, when that is killed, and adds the row all the same.
@@ -196,7 +196,7 @@ class _Exchange:
         "status",
     )
 
-    def __init__(self, client: Client, request: Request) -> None:
+    def __init__(self, client: Client, request: ToSend) -> None:
         self.dispatched_ns = monotonic_ns()
         self.client = client
         self.request = request

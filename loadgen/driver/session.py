@@ -19,7 +19,7 @@ import gevent
 import numpy as np
 from gevent.event import Event
 
-from loadgen.driver.client import Client, Request
+from loadgen.driver.client import Client, ToSend
 from loadgen.driver.timer import Timer
 from loadgen.driver.walker import PlanWalker
 from loadgen.wire.rows import (
@@ -152,7 +152,7 @@ class Session:
             self._interrupted = why
             self._wake.set()
 
-    def _closed_request(self, number: int, turn: int, warmup: bool) -> Request:
+    def _closed_request(self, number: int, turn: int, warmup: bool) -> ToSend:
         job = self.job
         assert job.closed is not None
         template = turn % len(job.requests)
@@ -161,7 +161,7 @@ class Session:
         cancel = job.cancel is not None and chosen(job.seed, number, job.cancel.share)
         slow = job.slow_read is not None and chosen(job.seed + 1, number, job.slow_read.share)
         after = job.cancel.after_events if cancel and job.cancel else NEVER
-        return Request(number, template, data, size, NEVER, warmup, after, slow)
+        return ToSend(number, template, data, size, NEVER, warmup, after, slow)
 
     # --- running ---
 

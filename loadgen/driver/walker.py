@@ -14,7 +14,7 @@ import gevent
 from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
-from loadgen.driver.client import Client, Request
+from loadgen.driver.client import Client, ToSend
 from loadgen.driver.timer import Timer
 from loadgen.wire.stream import NEVER
 from loadgen.workload.payload import Payloads
@@ -50,7 +50,7 @@ class PlanWalker:
         self._next = None
         self.finished.set()
 
-    def _made(self, plan: Plan, share: Ints64, payloads: Payloads, t0_ns: int) -> Iterator[Request]:
+    def _made(self, plan: Plan, share: Ints64, payloads: Payloads, t0_ns: int) -> Iterator[ToSend]:
         job = self._client.job
         cancel_share, cancel_after = (job.cancel.share, job.cancel.after_events) if job.cancel else (0.0, NEVER)
         slow_share = job.slow_read.share if job.slow_read else 0.0
@@ -62,7 +62,7 @@ class PlanWalker:
                 data, body_size = payloads.build(number, template, prompt, tokens, seed)
                 after = cancel_after if cancel_share and chosen(job.seed, number, cancel_share) else NEVER
                 slow = slow_share > 0 and chosen(job.seed + 1, number, slow_share)
-                yield Request(number, template, data, body_size, t0_ns + offset, warmup, after, slow)
+                yield ToSend(number, template, data, body_size, t0_ns + offset, warmup, after, slow)
 
     def _due(self) -> None:
         now = monotonic_ns()
@@ -83,11 +83,11 @@ class PlanWalker:
                 self.finished.set()
         self._timer.at(now, self._due)
 
-    def _dispatch(self, request: Request) -> None:
+    def _dispatch(self, request: ToSend) -> None:
         worker = self._free.pop() if self._free else greenlet(self._work, self._hub)
         worker.switch(request)  # comes back when the request waits for its reply
 
-    def _work(self, request: Request) -> None:
+    def _work(self, request: ToSend) -> None:
         me = getcurrent()
         while True:
             self._client.exchange(request)

@@ -12,7 +12,7 @@ from typing import NoReturn
 from loadgen.bench.child import terminable
 from loadgen.errors import INTERRUPTED, USAGE
 from loadgen.gate.repeats import repeat
-from loadgen.gate.run import LEVELS, Asked, run
+from loadgen.gate.run import LEVELS, GateOptions, run
 from loadgen.gate.selftest import self_test
 from loadgen.gate.trend import show as show_trend
 from loadgen.targets.given import shown
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as exc:  # argparse ends the process by itself, also for --help
         return exc.code if isinstance(exc.code, int) else USAGE
     command = shlex.join(["proxy-engines", "gate", *map(shown, arguments)])
-    asked = Asked(
+    asked = GateOptions(
         base=args.base,
         head=args.head,
         targets=None if args.target_base is None else (args.target_base, args.target_head),

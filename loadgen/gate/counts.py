@@ -38,7 +38,7 @@ _PATIENCE_S = 60.0  # callgrind makes a request fifty times as long
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CountingJob:
     """What a tool counts: one revision's proxy with one config."""
 
     servers: Servers

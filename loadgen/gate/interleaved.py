@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.campaign import calibrate, pilot
-from loadgen.campaign.campaign import Campaign
+from loadgen.campaign.campaign import LiveCampaign
 from loadgen.campaign.compared import compared
 from loadgen.campaign.plan import Asked, Planned, planned
 from loadgen.campaign.precision import Precision, duration
@@ -82,7 +82,7 @@ def time_pair(pair: Pair, times: Times, folder: Path, command: str, voice: Voice
         if wrong := gate.judge_before(pair.subject, _records(folder / pilot.FOLDER)):
             return wrong
     made = replace(made, limit_s=max(times.budget_s - (time.monotonic() - begun), 1.0))
-    campaign = Campaign(made, folder, voice)
+    campaign = LiveCampaign(made, folder, voice)
     campaign.create(command)
     campaign.run()
     return gate.judge_times(pair.subject, compared(folder), times, would_take(made))

@@ -103,7 +103,7 @@ def _attempt(on: Bench, engine: str, promise: promising.Promise, name: str, chec
 
 # ------------------------------------------------------------------------------------------------------------------ L1
 @dataclass(slots=True)
-class Counted:
+class CountedWork:
     """What L1 found: rows, and head's medians for the history."""
 
     rows: list[GateRow] = field(default_factory=list)
@@ -114,7 +114,7 @@ _Key = tuple[str, str, str]
 """(engine, tool, side)."""
 
 
-def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
+def count_work(on: Bench, policy: Policy, voice: Voice) -> CountedWork:
     """A row for each metric of each engine.
 
     A count that looks like a regression, or does not hold still, or that only one side could not have, is taken once
@@ -146,7 +146,7 @@ def count_work(on: Bench, policy: Policy, voice: Voice) -> Counted:
     for row in rows:
         if row.head is not None:
             medians[row.subject][row.metric] = row.head
-    return Counted(rows, {engine: metrics for engine, metrics in medians.items() if metrics})
+    return CountedWork(rows, {engine: metrics for engine, metrics in medians.items() if metrics})
 
 
 def _count(
@@ -170,7 +170,7 @@ def _count(
 def _job(on: Bench, engine: str, tool: counting.Tool, name: str) -> Callable[[], counting.Counts | Exception]:
     def work() -> counting.Counts | Exception:
         folder = _folder(on, f"l1-{engine}-{tool.name}-{name}")
-        job = counting.Job(on.servers, on.checkouts[name], on.configs[engine], on.whole, on.stream, folder)
+        job = counting.CountingJob(on.servers, on.checkouts[name], on.configs[engine], on.whole, on.stream, folder)
         try:
             return tool.count(job)
         except (counting.NoCount, WrongAnswer) as exc:

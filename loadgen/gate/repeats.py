@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench.child import ChildError, terminable
+from loadgen.campaign.voice import Terminal
 from loadgen.errors import INTERRUPTED, Refusal
 from loadgen.gate import checkouts, revisions
-from loadgen.gate.run import RUNS, Asked, Terminal, in_force, make_folder, measure_levels, screen
+from loadgen.gate.run import GateOptions, in_force, make_folder, measure_levels, screen
 from loadgen.gate.selftest import ALLOWED
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow, Policy
@@ -111,10 +112,10 @@ def verdict(repeats: Sequence[Rows], policy: Policy, wanted: int) -> tuple[int, 
     return gate.PASSED, f"Steady: {said}"
 
 
-def repeat(asked: Asked, times: int, out: Path | None) -> int:
+def repeat(asked: GateOptions, times: int, out: Path | None) -> int:
     """Measure `asked.head` against itself so many times, print the table. Returns the exit code."""
     console = screen()
-    folder = (out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-gate-repeats").absolute()
+    folder = (out or store.RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-gate-repeats").absolute()
     repeats: list[Rows] = []
     about = f"`{asked.command}` on {checkouts.machine_class()}"
     with Terminal(console) as voice, terminable():

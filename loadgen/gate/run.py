@@ -6,18 +6,17 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench import machine
 from loadgen.bench.child import ChildError, terminable
-from loadgen.campaign.voice import Voice
+from loadgen.campaign.voice import Terminal, Voice
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
@@ -25,12 +24,11 @@ from loadgen.gate.given import command_of, pair_of, revisions_of
 from reports import gate, store, trend
 from reports.gate import BASE, HEAD, GateRow, GateRun, Side
 
-RUNS = Path("reports/runs")
 LEVELS = ("L0", "L1", "L2")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GateOptions:
     """What was typed."""
 
     base: str = "HEAD^"
@@ -53,45 +51,11 @@ def screen() -> Console:
     return Console(highlight=False, width=None if os.isatty(1) else 160)
 
 
-@dataclass(slots=True)
-class Terminal:
-    """Progress: a spinner where there is a terminal, lines where there is none. Keeps what was said."""
-
-    console: Console
-    notes: list[str] = field(default_factory=list)
-    _status: Status | None = None
-
-    def __enter__(self) -> Terminal:
-        if self.console.is_terminal:
-            self._status = self.console.status("")
-            self._status.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def step(self, text: str) -> None:
-        """What is being done now."""
-        if self._status is not None:
-            self._status.update(Text(text))
-
-    def say(self, text: str) -> None:
-        """A sentence that stays, also in the summary."""
-        self.notes.append(text)
-        self.console.print(Text(text))
-
-    def advance(self, runs: int, of: int) -> None:
-        """So many runs of a campaign are on disk."""
-        if self._status is None:
-            self.console.print(Text(f"L2 · {runs}/{of} runs"))
-
-
-def run(asked: Asked, out: Path | None) -> int:
+def run(asked: GateOptions, out: Path | None) -> int:
     """Measure, judge, write, print. Returns the exit code."""
     console = screen()
     started = datetime.now(UTC)
-    folder = (out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate").absolute()
+    folder = (out or store.RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate").absolute()
     begun = time.monotonic()
     found = GateRun(
         id=folder.name,
@@ -140,7 +104,7 @@ def tell_ci(found: GateRun, variables: Mapping[str, str]) -> None:
         print(f"::warning title=Performance gate::{said}", flush=True)
 
 
-def _final(code: int, asked: Asked) -> int:
+def _final(code: int, asked: GateOptions) -> int:
     """What the command ends in: with --require-measured a gate that could not measure has failed."""
     return gate.REGRESSION if code == gate.COULD_NOT_MEASURE and asked.all_measured else code
 
@@ -155,7 +119,7 @@ def make_folder(folder: Path) -> None:
         raise BadInput(f"--out {folder}: cannot be made: {exc.strerror}") from exc
 
 
-def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> GateRun:
+def _measure(asked: GateOptions, folder: Path, found: GateRun, voice: Terminal) -> GateRun:
     policy = in_force(asked, voice)
     if asked.targets is not None:
         pair = pair_of(*asked.targets)
@@ -179,7 +143,7 @@ def _measure(asked: Asked, folder: Path, found: GateRun, voice: Terminal) -> Gat
     return found.model_copy(update={"counts": counts}).judged(rows, all_measured=asked.all_measured)
 
 
-def in_force(asked: Asked, voice: Terminal) -> gate.Policy:
+def in_force(asked: GateOptions, voice: Terminal) -> gate.Policy:
     """The limits, with the user's own; what differs is said."""
     if asked.limits is None:
         return gate.policy()
@@ -190,7 +154,7 @@ def in_force(asked: Asked, voice: Terminal) -> gate.Policy:
 
 
 def measure_levels(
-    asked: Asked,
+    asked: GateOptions,
     policy: gate.Policy,
     trees: dict[str, Checkout],
     folder: Path,

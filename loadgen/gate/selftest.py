@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench.child import ChildError, terminable
-from loadgen.campaign.voice import Silent
+from loadgen.campaign.voice import Silent, Terminal
 from loadgen.errors import INTERRUPTED, BadInput, Refusal
 from loadgen.gate import checkouts, interleaved, levels, revisions
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.revisions import CannotMeasure
-from loadgen.gate.run import RUNS, Terminal, make_folder, screen
+from loadgen.gate.run import make_folder, screen
 from reports import gate, store
 from reports.gate import BASE, HEAD, GateRow
+from reports.schema import Strict
 
 ENGINE = "olla"
 STATE = "selftest.json"
@@ -45,11 +46,7 @@ ALLOWED: Mapping[Level, int] = {"L0": 0, "L1": 0, "L2": 1}
 _SCENARIO = "chat-small"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Edit(_Part):
+class Edit(Strict):
     """One replacement in one file of the checkout."""
 
     file: str
@@ -57,7 +54,7 @@ class Edit(_Part):
     replace: str
 
 
-class Seed(_Part):
+class Seed(Strict):
     """A slow-down or a fault. `level`: the cheapest that must catch it, None for the no-op; `ends`: by rows of which
     word, where that matters."""
 
@@ -72,7 +69,7 @@ class Seed(_Part):
         return tuple(level for level in TRIES if level in {"L0", self.level, *self.also})
 
 
-class Try(_Part):
+class Try(Strict):
     """What one try found. `words`: how many rows ended in each word; `caught`: the red rows."""
 
     seed: str
@@ -90,7 +87,7 @@ class Try(_Part):
         return bool(self.caught) or not (self.why or self.words.get("could-not-measure"))
 
 
-class State(_Part):
+class State(Strict):
     """selftest.json."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -101,7 +98,7 @@ class State(_Part):
     machine_class: str
     tries: tuple[Try, ...] = ()
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
 _SEEDS = Path(__file__).with_name("seeds.yaml")
@@ -127,7 +124,7 @@ def apply(seed: Seed, root: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PendingTry:
     """One try that is still to be made."""
 
     seed: str
@@ -135,14 +132,14 @@ class Step:
     number: int
 
 
-def steps(done: Sequence[Try]) -> Iterator[Step]:
+def steps(done: Sequence[Try]) -> Iterator[PendingTry]:
     """What is left, the cheap levels first and each seed in turn, so that an early end leaves something of each."""
     made = {(one.seed, one.level, one.number) for one in done}
     for level, tries in TRIES.items():
         for number in range(1, tries + 1):
             for name, seed in seeds().items():
                 if level in seed.tried_at() and (name, level, number) not in made:
-                    yield Step(name, level, number)
+                    yield PendingTry(name, level, number)
 
 
 def self_test(
@@ -154,7 +151,7 @@ def self_test(
     """
     console = screen()
     started = datetime.now(UTC)
-    folder = (resume or out or RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate-selftest").absolute()
+    folder = (resume or out or store.RUNS / f"{started:%Y%m%dT%H%M%SZ}-gate-selftest").absolute()
     with Terminal(console) as voice, terminable():
         try:
             root = revisions.repository(Path.cwd())
@@ -185,7 +182,7 @@ def self_test(
 
 
 def _tries(
-    root: Path, side: gate.Side, state: State, left: Sequence[Step], folder: Path, command: str, voice: Terminal
+    root: Path, side: gate.Side, state: State, left: Sequence[PendingTry], folder: Path, command: str, voice: Terminal
 ) -> State:
     for position, step in enumerate(left, 1):
         voice.step(f"{position}/{len(left)} · {step.seed} · {step.level} · try {step.number}")
@@ -200,7 +197,7 @@ def _tries(
     return state
 
 
-def _try(root: Path, side: gate.Side, step: Step, folder: Path, command: str, voice: Terminal) -> Try:
+def _try(root: Path, side: gate.Side, step: PendingTry, folder: Path, command: str, voice: Terminal) -> Try:
     """One measurement of HEAD against HEAD with the seed in it."""
     found = Try(seed=step.seed, level=step.level, number=step.number)
     place = folder / "tries" / f"{step.seed}-{step.level}-{step.number}"

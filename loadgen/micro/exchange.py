@@ -23,7 +23,7 @@ from proxy.net.dial import Dialer
 _LONGEST = 0.05  # seconds an exchange may take before the engine counts as silent; real ones take 0.002
 
 
-class WrongReply(Exception):
+class WorkNotDone(Exception):
     """The engine did not do its work: what was timed would mean nothing."""
 
 
@@ -65,7 +65,7 @@ class Rig:
         self._client.taken = self._answered
         try:
             self._check()
-        except WrongReply:
+        except WorkNotDone:
             self.close()
             raise
 
@@ -75,7 +75,7 @@ class Rig:
         self._turn(times)
         # Asked after the last byte, which an engine may count a pass later (and its last of the run before).
         if self._left or abs(self.stats.success - done - times) > 1:
-            raise WrongReply(f"{self.stats.success - done} of {times} exchanges succeeded")
+            raise WorkNotDone(f"{self.stats.success - done} of {times} exchanges succeeded")
 
     def close(self) -> None:
         """End the engine and the loop."""
@@ -97,7 +97,7 @@ class Rig:
         self._turn(1)
         reply, self._kept = b"".join(self._kept or ()), None
         if not reply.startswith(b"HTTP/1.1 200 ") or not reply.endswith(self._body):
-            raise WrongReply(f"the engine answered {reply[:200]!r}")
+            raise WorkNotDone(f"the engine answered {reply[:200]!r}")
 
     def _answered(self, data: bytes) -> None:
         if self._kept is not None:

@@ -40,7 +40,7 @@ Word = Literal["faster", "slower", "equivalent", "too-noisy"]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BenchmarkResult:
     """One benchmark. Times are nanoseconds for one iteration (one event of a stream)."""
 
     name: str
@@ -67,7 +67,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BenchmarkRatio:
     """Two benchmarks, or one in two suites. `ratio`: name / against, with its interval at 95 %."""
 
     name: str
@@ -98,27 +98,27 @@ def process_medians(bench: pyperf.Benchmark) -> tuple[float, ...]:
     return tuple(median(run.values) * 1e9 for run in bench.get_runs() if run.values)
 
 
-def compare(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Comparison:
+def compare(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> BenchmarkRatio:
     """Per-process medians of two benchmarks."""
     return _comparison(name, against, welch(np.log(ours), np.log(theirs)))
 
 
-def compare_paired(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> Comparison:
+def compare_paired(name: str, ours: Sequence[float], against: str, theirs: Sequence[float]) -> BenchmarkRatio:
     """Per-process medians of two benchmarks that took turns: the n-th of both ran in the same pass."""
     if len(ours) != len(theirs) or len(ours) < 2:
         return compare(name, ours, against, theirs)
     return _comparison(name, against, estimate(np.log(ours) - np.log(theirs)))
 
 
-def _comparison(name: str, against: str, found: Estimate) -> Comparison:
+def _comparison(name: str, against: str, found: Estimate) -> BenchmarkRatio:
     """`found`: of the logarithm of the ratio."""
     ends = found.interval()
     if ends is None:
-        return Comparison(name, against, math.exp(found.mean), None, None)
-    return Comparison(name, against, math.exp(found.mean), ends.exp().low, ends.exp().high)
+        return BenchmarkRatio(name, against, math.exp(found.mean), None, None)
+    return BenchmarkRatio(name, against, math.exp(found.mean), ends.exp().low, ends.exp().high)
 
 
-def compare_within(results: Iterable[Result], pairs: Mapping[str, str]) -> list[Comparison]:
+def compare_within(results: Iterable[BenchmarkResult], pairs: Mapping[str, str]) -> list[BenchmarkRatio]:
     """The benchmarks that have another to be compared with. `pairs`: name -> against."""
     found = {result.name: result for result in results}
     return [
@@ -128,7 +128,7 @@ def compare_within(results: Iterable[Result], pairs: Mapping[str, str]) -> list[
     ]
 
 
-def compare_suites(now: Iterable[Result], before: Iterable[Result]) -> list[Comparison]:
+def compare_suites(now: Iterable[BenchmarkResult], before: Iterable[BenchmarkResult]) -> list[BenchmarkRatio]:
     """Each benchmark that both suites have, now against before."""
     known = {result.name: result for result in before}
     return [
@@ -138,7 +138,7 @@ def compare_suites(now: Iterable[Result], before: Iterable[Result]) -> list[Comp
     ]
 
 
-def load(folder: Path) -> list[Result]:
+def load(folder: Path) -> list[BenchmarkResult]:
     """The results in a folder that `micro` made. Raises BadInput."""
     path = folder / FILE
     try:
@@ -151,7 +151,7 @@ def load(folder: Path) -> list[Result]:
         raise BadInput(f"{path}: written with another schema than {SCHEMA}")
     try:
         return [
-            Result(
+            BenchmarkResult(
                 name=row["name"],
                 does=row["does"],
                 file=row["file"],

@@ -31,7 +31,7 @@ import loadgen.micro
 from loadgen.bench import machine
 from loadgen.errors import INTERNAL, INTERRUPTED, BadInput, Refusal, UsageRefusal
 from loadgen.micro import result
-from loadgen.micro.result import Comparison, Result
+from loadgen.micro.result import BenchmarkRatio, BenchmarkResult
 from loadgen.micro.suite import Benchmark
 
 _LONGEST_S = 600
@@ -43,24 +43,24 @@ RIGOROUS = ("--processes", "8", "--values", "5", "--min-time", "0.1")
 QUICKEST = ("--debug-single-value",)
 
 
-class Broken(Refusal):
+class BenchmarkFailed(Refusal):
     """A benchmark did not come to its end."""
 
     exit_code = INTERNAL
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ScriptedBenchmark:
     """A benchmark and the script that has it."""
 
     module: str
     benchmark: Benchmark
 
 
-def suite(only: Sequence[str] = ()) -> list[Entry]:
+def suite(only: Sequence[str] = ()) -> list[ScriptedBenchmark]:
     """All benchmarks, or those whose names match one of the patterns. Raises UsageRefusal if none does."""
     entries = [
-        Entry(f"{loadgen.micro.__name__}.{module.name}", benchmark)
+        ScriptedBenchmark(f"{loadgen.micro.__name__}.{module.name}", benchmark)
         for module in sorted(pkgutil.iter_modules(loadgen.micro.__path__), key=lambda m: m.name)
         if module.name.startswith("bench_")
         for benchmark in importlib.import_module(f"{loadgen.micro.__name__}.{module.name}").BENCHMARKS
@@ -103,7 +103,7 @@ def _main(console: Console, out: Path | None, only: Sequence[str], against: Path
     (folder / "passes").mkdir(exist_ok=True)
     passes = 1 if set(QUICKEST) & set(options) else PASSES
     counted: dict[str, dict[str, Any]] = {}
-    results: list[Result] = []
+    results: list[BenchmarkResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress:
@@ -144,12 +144,12 @@ def _make(folder: Path) -> None:
         raise BadInput(f"{folder}: cannot be made: {exc.strerror}") from exc
 
 
-def _file(entry: Entry) -> str:
+def _file(entry: ScriptedBenchmark) -> str:
     """Relative to the run's folder: the passes of one benchmark."""
     return f"passes/{entry.benchmark.name}.json"
 
 
-def _time(entry: Entry, folder: Path, options: Sequence[str], *, first: bool) -> None:
+def _time(entry: ScriptedBenchmark, folder: Path, options: Sequence[str], *, first: bool) -> None:
     """One pass of one benchmark, added to pyperf's file; the first begins it anew."""
     file = folder / _file(entry)
     if first:
@@ -161,7 +161,7 @@ def _time(entry: Entry, folder: Path, options: Sequence[str], *, first: bool) ->
     _run(entry.benchmark.name, timing)
 
 
-def _count(entry: Entry) -> dict[str, Any]:
+def _count(entry: ScriptedBenchmark) -> dict[str, Any]:
     """Collections and peak memory, which no clock takes."""
     name = entry.benchmark.name
     words = _run(name, [sys.executable, "-m", entry.module, "--count", name])
@@ -169,9 +169,9 @@ def _count(entry: Entry) -> dict[str, Any]:
     return counted
 
 
-def _result(entry: Entry, folder: Path, counted: Mapping[str, Any]) -> Result:
+def _result(entry: ScriptedBenchmark, folder: Path, counted: Mapping[str, Any]) -> BenchmarkResult:
     """What pyperf's file holds of a benchmark by now, and its counts."""
-    return Result(
+    return BenchmarkResult(
         name=entry.benchmark.name,
         does=entry.benchmark.does,
         file=_file(entry),
@@ -181,7 +181,7 @@ def _result(entry: Entry, folder: Path, counted: Mapping[str, Any]) -> Result:
     )
 
 
-def _gather(folder: Path, results: Sequence[Result]) -> None:
+def _gather(folder: Path, results: Sequence[BenchmarkResult]) -> None:
     """One file of pyperf for all benchmarks, which its commands take."""
     together = [pyperf.Benchmark.load(str(folder / found.file)) for found in results]
     pyperf.BenchmarkSuite(together).dump(str(folder / result.PYPERF), replace=True)
@@ -195,18 +195,20 @@ def _run(name: str, command: Sequence[str]) -> str:
     try:
         out, err = process.communicate(timeout=_LONGEST_S)
     except subprocess.TimeoutExpired:
-        raise Broken(f"{name}: did not end within {_LONGEST_S} s") from None
+        raise BenchmarkFailed(f"{name}: did not end within {_LONGEST_S} s") from None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     if process.returncode != 0:
         words = " | ".join(line.strip() for line in (err or out).strip().splitlines()[-3:])
-        raise Broken(f"{name}: ended with exit code {process.returncode}: {words}")
+        raise BenchmarkFailed(f"{name}: ended with exit code {process.returncode}: {words}")
     return out
 
 
-def _write(folder: Path, started: datetime, results: Sequence[Result], comparisons: Sequence[Comparison]) -> None:
+def _write(
+    folder: Path, started: datetime, results: Sequence[BenchmarkResult], comparisons: Sequence[BenchmarkRatio]
+) -> None:
     cores = machine.Cores(None, None, None, "not pinned")
     data = {
         "schema": result.SCHEMA,
@@ -228,7 +230,7 @@ def show_ns(ns: float) -> str:
     return f"{ns:.3g} ns"
 
 
-def _table(results: Sequence[Result]) -> Table:
+def _table(results: Sequence[BenchmarkResult]) -> Table:
     table = Table(title="micro", title_justify="left", caption="GC: collections per 1,000 iterations at (700, 10, 10)")
     table.add_column("benchmark", no_wrap=True)
     for column in ("median", "95 % CI", "GC", "peak"):
@@ -241,7 +243,7 @@ def _table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _comparisons(title: str, comparisons: Sequence[Comparison]) -> Table:
+def _comparisons(title: str, comparisons: Sequence[BenchmarkRatio]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("benchmark", "against", "ratio", "95 % CI", ""):
         table.add_column(column, no_wrap=True)

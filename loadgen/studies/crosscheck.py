@@ -49,7 +49,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ToolLoad:
     """One closed loop, and how near the other tool must come. `tolerances`: field of Figures -> share."""
 
     name: str
@@ -63,7 +63,7 @@ class Load:
 
 
 LOADS: Final = (
-    Load(
+    ToolLoad(
         "small replies",
         "wrk",
         32,
@@ -73,7 +73,7 @@ LOADS: Final = (
         profile={"name": "even-20ms", "time_to_first_token": {"constant": "20ms"}, "token_gap": {"constant": "0ms"}},
         tolerances=(("throughput_rps", 0.03), ("e2e_p50_ms", 0.03)),
     ),
-    Load(
+    ToolLoad(
         "streams",
         "aiperf",
         8,
@@ -88,7 +88,7 @@ LOADS: Final = (
 
 
 # ---------------------------------------------------------------------------------------------------------------- ours
-def ours(load: Load, url: str, folder: Path, seconds: float) -> Figures:
+def ours(load: ToolLoad, url: str, folder: Path, seconds: float) -> Figures:
     """The load by our driver; what its rows say, the warm-up left out."""
     headers = {"Content-Type": "application/json", **dict(load.headers)}
     template = Template(_PATH, headers=headers, body=load.body, stream=load.stream)
@@ -112,7 +112,7 @@ def ours(load: Load, url: str, folder: Path, seconds: float) -> Figures:
 
 
 # ------------------------------------------------------------------------------------------------------------- theirs
-def by_wrk(load: Load, url: str, folder: Path, seconds: float) -> Figures:
+def by_wrk(load: ToolLoad, url: str, folder: Path, seconds: float) -> Figures:
     """The load by wrk."""
     script = folder / "request.lua"
     lines = ['wrk.method = "POST"', f"wrk.body = [[{load.body}]]"]
@@ -149,7 +149,7 @@ PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]").save_pretrain
 """
 
 
-def by_aiperf(load: Load, url: str, folder: Path, seconds: float) -> Figures:
+def by_aiperf(load: ToolLoad, url: str, folder: Path, seconds: float) -> Figures:
     """The load by aiperf."""
     binary = client("aiperf")
     tokenizer, prompts, out = folder / "tokenizer", folder / "prompts.jsonl", folder / "aiperf"
@@ -181,7 +181,7 @@ def parse_aiperf(data: dict[str, Any]) -> Figures:
         raise ChildError(f"aiperf's export has no {exc}") from exc
 
 
-THEIRS: Final[dict[str, Callable[[Load, str, Path, float], Figures]]] = {"wrk": by_wrk, "aiperf": by_aiperf}
+THEIRS: Final[dict[str, Callable[[ToolLoad, str, Path, float], Figures]]] = {"wrk": by_wrk, "aiperf": by_aiperf}
 
 
 def client(name: str) -> Path:
@@ -207,10 +207,10 @@ def _finished(command: Sequence[str], wait_s: float) -> str:
 
 # ------------------------------------------------------------------------------------------------------- the comparison
 @dataclass(frozen=True, slots=True)
-class Line:
+class FigurePair:
     """One figure of one load by both tools: medians over the turns."""
 
-    load: Load
+    load: ToolLoad
     figure: str
     ours: float
     theirs: float
@@ -227,12 +227,12 @@ class Line:
         return abs(self.off) <= self.tolerance
 
 
-def lines_of(load: Load, mine: Sequence[Figures], other: Sequence[Figures]) -> list[Line]:
+def lines_of(load: ToolLoad, mine: Sequence[Figures], other: Sequence[Figures]) -> list[FigurePair]:
     """The figures of one load that both measured."""
     found = []
     for figure, tolerance in load.tolerances:
         middle = [statistics.median(getattr(one, figure) for one in some) for some in (mine, other)]
-        found.append(Line(load, figure, middle[0], middle[1], tolerance))
+        found.append(FigurePair(load, figure, middle[0], middle[1], tolerance))
     return found
 
 
@@ -243,7 +243,7 @@ _UNITS: Final = {
 }
 
 
-def page(lines: Sequence[Line]) -> str:
+def page(lines: Sequence[FigurePair]) -> str:
     """The table in Markdown, for RESULTS.md."""
     text = ["| load | figure | ours | other tool | off by | tolerance | agrees |", "|---|---|---|---|---|---|---|"]
     for line in lines:
@@ -257,7 +257,7 @@ def page(lines: Sequence[Line]) -> str:
 
 
 @contextlib.contextmanager
-def _serving(target_name: str, load: Load, folder: Path) -> Iterator[str]:
+def _serving(target_name: str, load: ToolLoad, folder: Path) -> Iterator[str]:
     """Mocks and the target in front of them; gives its URL."""
     (target,) = choose([target_name], [])
     if (why := target.missing()) is not None:
@@ -280,7 +280,7 @@ def run(target: str, tools: Sequence[str] | None, seconds: float, turns: int) ->
     if unknown := [tool for tool in tools or () if tool not in known]:
         raise UsageRefusal(f"--tools: {unknown[0]!r} is not known; known are {', '.join(known)}")
     loads = [load for load in LOADS if tools is None or load.tool in tools]
-    lines: list[Line] = []
+    lines: list[FigurePair] = []
     for load in loads:
         client(load.tool)
     for load in loads:

@@ -46,7 +46,7 @@ _STREAM: Final = Template(
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class DriverLoad:
     """One load of the self-test: `rate_rps` requests a second, or `users` as fast as they can; `unit` is counted."""
 
     name: str
@@ -57,11 +57,11 @@ class Load:
 
 
 LOADS: Final = (
-    Load("lag at a low rate", _PLAIN, "requests", rate_rps=200),
-    Load("10,000 requests/s", _PLAIN, "requests", rate_rps=10_000),
-    Load("20,000 events/s", _STREAM, "events", rate_rps=20_000 / _EVENTS),
-    Load("requests, as many as go", _PLAIN, "requests", users=32),
-    Load("events, as many as go", _STREAM, "events", users=512),
+    DriverLoad("lag at a low rate", _PLAIN, "requests", rate_rps=200),
+    DriverLoad("10,000 requests/s", _PLAIN, "requests", rate_rps=10_000),
+    DriverLoad("20,000 events/s", _STREAM, "events", rate_rps=20_000 / _EVENTS),
+    DriverLoad("requests, as many as go", _PLAIN, "requests", users=32),
+    DriverLoad("events, as many as go", _STREAM, "events", users=512),
 )
 
 
@@ -107,7 +107,7 @@ def run(seconds: float, *, as_json: bool = False) -> int:
     return 0
 
 
-def measure(load: Load, url: str, mock_pid: int, folder: Path, seconds: float, core: int) -> Result:
+def measure(load: DriverLoad, url: str, mock_pid: int, folder: Path, seconds: float, core: int) -> Result:
     """Runs one load as a driver process on `core`."""
     out = folder / "out"
     job = Job("selftest", url, out, (load.template,), plan=folder / "plan.npz", timeout_s=10.0)
@@ -133,7 +133,7 @@ def measure(load: Load, url: str, mock_pid: int, folder: Path, seconds: float, c
     return _result(load, json.loads(output.splitlines()[-1]), mock_ns, seconds)
 
 
-def _result(load: Load, summary: dict[str, Any], mock_ns: int, seconds: float) -> Result:
+def _result(load: DriverLoad, summary: dict[str, Any], mock_ns: int, seconds: float) -> Result:
     taken_s = (summary["t1_ns"] - summary["t0_ns"]) / 1e9
     done = summary["done"] if load.unit == "requests" else summary["events"]
     wrong = summary["done"] - summary["outcomes"].get("ok", 0)

@@ -23,11 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.bench import machine
-from loadgen.campaign.campaign import Campaign
+from loadgen.campaign.campaign import LiveCampaign
 from loadgen.campaign.plan import Asked, Planned, planned
 from loadgen.campaign.schedule import default_baseline
-from loadgen.campaign.terminal import RUNS, Terminal
-from loadgen.campaign.voice import Silent, Voice
+from loadgen.campaign.voice import Silent, Terminal, Voice
 from loadgen.errors import INTERRUPTED, Missing, UsageRefusal
 from loadgen.targets.catalogue import choose
 from loadgen.targets.target import Target
@@ -44,7 +43,7 @@ _IDLE_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class TriedRate:
     """One rate and what became of it. `bench`: the bench could not carry it, which says nothing about the target."""
 
     rate: float
@@ -59,10 +58,10 @@ class Search:
     first: float
     most: float
     within: float
-    rungs: list[Rung] = field(default_factory=list)
+    rungs: list[TriedRate] = field(default_factory=list)
 
     @property
-    def lost(self) -> Rung | None:
+    def lost(self) -> TriedRate | None:
         """The lowest rate that was not kept, for whatever reason."""
         return min((rung for rung in self.rungs if rung.word != "kept"), key=lambda rung: rung.rate, default=None)
 
@@ -110,19 +109,19 @@ def at_rate(one: Scenario, rate: float, seconds: float | None) -> Scenario:
     return one.model_copy(update=changes)
 
 
-def judged(record: RunRecord) -> Rung:
+def judged(record: RunRecord) -> TriedRate:
     """What one run says about its rate."""
     offered = record.offered_rps or 0.0
     if record.ended != "ok":
-        return Rung(offered, "bench" if record.ended == "void" else "lost", record.why or "")
+        return TriedRate(offered, "bench" if record.ended == "void" else "lost", record.why or "")
     share = (record.summary.get("goodput_rps") or 0.0) / offered if offered else 0.0
     if share >= KEPT:
-        return Rung(offered, "kept")
-    return Rung(offered, "lost", f"{share:.1%} of the requests were answered inside the objective")
+        return TriedRate(offered, "kept")
+    return TriedRate(offered, "lost", f"{share:.1%} of the requests were answered inside the objective")
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class Searches:
     """All searches of one command, in one campaign folder."""
 
     base: Scenario
@@ -147,9 +146,9 @@ class Ladder:
         """Makes the campaign folder. Raises ReportError if there is one."""
         rung = self.planned(self.targets[0], at_rate(self.base, first, self.seconds), 1)
         everyone = replace(rung, targets=self.targets, baseline=default_baseline(self.targets))
-        Campaign(everyone, self.folder, Silent()).create(command)
+        LiveCampaign(everyone, self.folder, Silent()).create(command)
 
-    def climb(self, target: Target, rate: float, voice: Voice) -> Rung:
+    def climb(self, target: Target, rate: float, voice: Voice) -> TriedRate:
         """One rung, made once more if the bench spoilt it."""
         one = at_rate(self.base, rate, self.seconds)
         header = store.load_campaign(self.folder).header
@@ -158,7 +157,7 @@ class Ladder:
         described[one.id] = one.describe(note).model_dump(mode="json")
         store.update_header(self.folder, scenarios=described)
         for rounds in (1, 2):
-            campaign = Campaign(self.planned(target, one, rounds), self.folder, voice)
+            campaign = LiveCampaign(self.planned(target, one, rounds), self.folder, voice)
             campaign.adopt()
             campaign.run()
             mine = [r for r in campaign.records if (r.scenario, r.target) == (one.id, target.name)]
@@ -215,7 +214,7 @@ def run(wanted: Wanted, command: str) -> int:
     return 0
 
 
-def _ladder(wanted: Wanted) -> Ladder:
+def _ladder(wanted: Wanted) -> Searches:
     base, *more = scenario.choose([wanted.scenario])
     if more:
         raise UsageRefusal(f"--scenario {wanted.scenario}: a sweep; name a file of one scenario")
@@ -228,8 +227,8 @@ def _ladder(wanted: Wanted) -> Ladder:
     missing = [why for target in targets if (why := target.missing()) is not None]
     if missing:
         raise Missing("; ".join(missing))
-    folder = wanted.resume or wanted.out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-saturation"
-    return Ladder(base, targets, folder, wanted.duration_s)
+    folder = wanted.resume or wanted.out or store.RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-saturation"
+    return Searches(base, targets, folder, wanted.duration_s)
 
 
 def _objective(text: str) -> tuple[str, float]:
@@ -242,7 +241,7 @@ def _objective(text: str) -> tuple[str, float]:
     return name, float(value)
 
 
-def _search_all(console: Console, ladder: Ladder, wanted: Wanted) -> dict[str, Search]:
+def _search_all(console: Console, ladder: Searches, wanted: Wanted) -> dict[str, Search]:
     searches: dict[str, Search] = {}
     with Terminal(console) as voice:
         for target in ladder.targets:

@@ -22,10 +22,9 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.campaign.campaign import Campaign
+from loadgen.campaign.campaign import LiveCampaign
 from loadgen.campaign.compared import compared
 from loadgen.campaign.plan import Asked, Planned, planned
-from loadgen.campaign.terminal import RUNS
 from loadgen.campaign.voice import Silent
 from loadgen.errors import INTERRUPTED, BadInput, Missing
 from loadgen.targets.catalogue import choose
@@ -70,7 +69,7 @@ EFFECTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class CampaignOutcome:
     """What one campaign found. `void`: why it says nothing, or empty; `false`: A/A metrics that were called different;
     `words` and `sizes`: of each effect, in the order of `EFFECTS` (sizes as shares of the base)."""
 
@@ -111,7 +110,7 @@ def seconds(one: Planned) -> float:
     return one.rounds * one.round_s(one.scenarios)
 
 
-def judged(number: int, seen: Comparison) -> Tried:
+def judged(number: int, seen: Comparison) -> CampaignOutcome:
     """What the campaign `number` found: reads primary rows only."""
     again = _BASE + AA_SUFFIX
     mine = [row for row in seen.rows if row.primary and row.candidate.target in (again, *(e.target for e in EFFECTS))]
@@ -124,7 +123,7 @@ def judged(number: int, seen: Comparison) -> Tried:
         "" if mine else "no rows",
     )
     rows = [seen.row(_SCENARIO, effect.metric, effect.target) for effect in EFFECTS]
-    return Tried(
+    return CampaignOutcome(
         number,
         void=void,
         false=tuple(r.metric for r in mine if r.candidate.target == again and r.verdict in ("faster", "slower")),
@@ -150,7 +149,7 @@ def found_delay(seen: Comparison) -> Estimate | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Requirement:
     """One line of the table: what was asked, what came out, what is needed."""
 
     what: str
@@ -159,16 +158,16 @@ class Finding:
     holds: bool
 
 
-def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
+def findings(tries: Sequence[CampaignOutcome], found: Estimate | None) -> list[Requirement]:
     """The table. With fewer than twenty campaigns what is allowed shrinks in proportion."""
     n = len(tries)
     said = [one for one in tries if not one.void]
     void, false = n - len(said), sum(bool(one.false) for one in said)
     lines = [
-        Finding(
+        Requirement(
             "campaigns that are void", f"{void} of {n}", f"at most {int(VOID * n)}", n > 0 and void <= int(VOID * n)
         ),
-        Finding(
+        Requirement(
             "campaigns with a false alarm (A/A, primary rows)",
             f"{false} of {len(said)}",
             f"at most {int(FALSE_ALARMS * n)}",
@@ -180,7 +179,7 @@ def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
         sizes = [size for one in said if (size := one.sizes[place]) is not None]
         spread = f", found {min(sizes):+.1%} to {max(sizes):+.1%} of {effect.metric}" if sizes else ""
         lines.append(
-            Finding(
+            Requirement(
                 f"{effect.what} called slower",
                 f"{caught} of {len(said)}{spread}",
                 f"at least {POWER:.0%}",
@@ -188,7 +187,7 @@ def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
             )
         )
     if found is None:
-        lines.append(Finding("200 us at low load", "not measured", f"within {FOUND_WITHIN:.0%}", False))
+        lines.append(Requirement("200 us at low load", "not measured", f"within {FOUND_WITHIN:.0%}", False))
     else:
         off = found.mean / PUT_IN_US - 1
         interval = found.interval()
@@ -196,7 +195,7 @@ def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
             "" if interval is None else f" (95 % CI {interval.low:.0f}..{interval.high:.0f}), {found.samples} rounds"
         )
         lines.append(
-            Finding(
+            Requirement(
                 "200 us at low load",
                 f"{found.mean:.0f} us{shown}: off by {off:+.1%}",
                 f"within {FOUND_WITHIN:.0%}",
@@ -206,7 +205,7 @@ def findings(tries: Sequence[Tried], found: Estimate | None) -> list[Finding]:
     return lines
 
 
-def page(lines: Sequence[Finding], tries: Sequence[Tried], note: str) -> str:
+def page(lines: Sequence[Requirement], tries: Sequence[CampaignOutcome], note: str) -> str:
     """The table in Markdown, for RESULTS.md, and a line for each campaign."""
     text = ["| | seen | needed | holds |", "|---|---|---|---|"]
     text += [f"| {one.what} | {one.seen} | {one.needed} | {'yes' if one.holds else 'no'} |" for one in lines]
@@ -215,7 +214,7 @@ def page(lines: Sequence[Finding], tries: Sequence[Tried], note: str) -> str:
     return "\n".join([*text, ""])
 
 
-def describe(one: Tried) -> str:
+def describe(one: CampaignOutcome) -> str:
     """One line about a campaign."""
     if one.void:
         return f"campaign {one.number}: void: {one.void}"
@@ -238,13 +237,13 @@ class _Beside(Silent):
         """What it does now."""
         self._status.update(Text(f"{self.where} · {text}"))
 
-    def advance(self, runs: int, of: int) -> None:
+    def advance(self, runs: int, of: int, run: str) -> None:
         """So many of its runs are on disk."""
         self.where = f"{self.where.split(' (')[0]} ({runs}/{of} runs)"
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class StudySize:
     """What was typed the first time; kept in sensitivity.json, so that `--resume` goes on with the same."""
 
     campaigns: int
@@ -255,7 +254,7 @@ class Given:
         return seconds(delay(self.rounds)) + self.campaigns * seconds(busy(1, self.rounds))
 
 
-def run(given: Given, out: Path | None, resume: Path | None, *, dry_run: bool, command: str) -> int:
+def run(given: StudySize, out: Path | None, resume: Path | None, *, dry_run: bool, command: str) -> int:
     """Runs or resumes all campaigns, prints the table; returns the exit code. Raises Refusal, ReportError."""
     console = Console(highlight=False, soft_wrap=True)
     if resume is not None:
@@ -263,14 +262,14 @@ def run(given: Given, out: Path | None, resume: Path | None, *, dry_run: bool, c
     console.print(Text(f"{given.campaigns} campaigns of {given.rounds} rounds: {given.total_s() / 60:.0f} min"))
     if dry_run:
         return 0
-    folder = resume or out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-sensitivity"
+    folder = resume or out or store.RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-sensitivity"
     if resume is None:
         _begin(folder, given)
     return _run(console, folder, given, command)
 
 
-def _run(console: Console, folder: Path, given: Given, command: str) -> int:
-    tries: list[Tried] = []
+def _run(console: Console, folder: Path, given: StudySize, command: str) -> int:
+    tries: list[CampaignOutcome] = []
     begun = time.monotonic()
     try:
         with console.status("") as status:
@@ -297,7 +296,7 @@ def _run(console: Console, folder: Path, given: Given, command: str) -> int:
 
 def _campaign(one: Planned, folder: Path, command: str, voice: _Beside) -> Comparison:
     """Runs it as far as it is not on disk yet."""
-    campaign = Campaign(one, folder, voice)
+    campaign = LiveCampaign(one, folder, voice)
     if (folder / "campaign.json").exists():
         campaign.adopt()
     else:
@@ -307,7 +306,7 @@ def _campaign(one: Planned, folder: Path, command: str, voice: _Beside) -> Compa
     return compared(folder)
 
 
-def _begin(folder: Path, given: Given) -> None:
+def _begin(folder: Path, given: StudySize) -> None:
     if (folder / STATE).exists():
         raise BadInput(f"{folder}: there is one already; go on with --resume or choose another folder")
     try:
@@ -319,17 +318,17 @@ def _begin(folder: Path, given: Given) -> None:
     )
 
 
-def _given_before(folder: Path) -> Given:
+def _given_before(folder: Path) -> StudySize:
     if not folder.is_dir():
         raise Missing(f"--resume {folder}: no such folder")
     try:
         data = store.read_json(folder / STATE)
-        return Given(int(data["campaigns"]), int(data["rounds"]))
+        return StudySize(int(data["campaigns"]), int(data["rounds"]))
     except (KeyError, TypeError, ValueError) as exc:
         raise BadInput(f"{folder / STATE}: does not say what was asked") from exc
 
 
-def _print(console: Console, lines: Sequence[Finding]) -> None:
+def _print(console: Console, lines: Sequence[Requirement]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("", "seen", "needed", "holds"):
         table.add_column(column, overflow="fold")
@@ -338,6 +337,6 @@ def _print(console: Console, lines: Sequence[Finding]) -> None:
     console.print(table)
 
 
-def _cells(lines: Sequence[Finding]) -> Iterator[tuple[Text, ...]]:
+def _cells(lines: Sequence[Requirement]) -> Iterator[tuple[Text, ...]]:
     for one in lines:
         yield Text(one.what), Text(one.seen), Text(one.needed), Text("yes" if one.holds else "NO")

@@ -25,9 +25,9 @@ class Direct:
     is_engine: bool = False
     has_process: bool = False
 
-    def describe(self) -> schema.Target:
+    def describe(self) -> schema.TargetRecord:
         """Its entry in campaign.json."""
-        return schema.Target(name=self.name, kind="floor", label="no proxy")
+        return schema.TargetRecord(name=self.name, kind="floor", label="no proxy")
 
     def missing(self) -> str | None:
         """Always there."""
@@ -61,9 +61,9 @@ class Given:
         """If the user told its process id."""
         return self.pid is not None
 
-    def describe(self) -> schema.Target:
+    def describe(self) -> schema.TargetRecord:
         """Its entry in campaign.json."""
-        return schema.Target(name=self.name, kind="peer", label=f"{self.url}, {_NOT_OURS}")
+        return schema.TargetRecord(name=self.name, kind="peer", label=f"{self.url}, {_NOT_OURS}")
 
     def missing(self) -> str | None:
         """Whether something listens there now."""

@@ -86,9 +86,9 @@ class ProcessTarget:
         """Whether it is one of ours."""
         return self.engine is not None
 
-    def describe(self) -> schema.Target:
+    def describe(self) -> schema.TargetRecord:
         """Its entry in campaign.json."""
-        return schema.Target(
+        return schema.TargetRecord(
             name=self.name,
             kind="peer" if self.kind == "probe" else self.kind,
             label=self.label,

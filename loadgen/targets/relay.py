@@ -58,7 +58,7 @@ class Burden:
             self._spun_ns = max(now - own, self._spun_ns)
 
 
-class Side(asyncio.Protocol):
+class Half(asyncio.Protocol):
     """One of the two connections of a pair; hands what it reads to the other. Bytes are passed on in the same call.
 
     A half-closed connection is closed, and the other with it once it has what was sent: no HTTP client here goes on
@@ -67,7 +67,7 @@ class Side(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.peer: Side | None = None
+        self.peer: Half | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
@@ -107,7 +107,7 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-class ClientSide(Side):
+class ClientSide(Half):
     """The side that accepted: it opens its upstream and keeps what the client sends until that is there."""
 
     def __init__(self, next_backend: Callable[[], Address], burden: Burden | None) -> None:
@@ -123,7 +123,7 @@ class ClientSide(Side):
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
-        upstream = Side()
+        upstream = Half()
         host, port = self._next_backend()
         try:
             await asyncio.get_running_loop().create_connection(lambda: upstream, host, port)

@@ -102,7 +102,7 @@ class Target(Protocol):
     def gc_trace(self) -> bool:
         """Whether it is a Go program that writes its GC pauses to stderr (GODEBUG=gctrace=1)."""
 
-    def describe(self) -> schema.Target:
+    def describe(self) -> schema.TargetRecord:
         """Its entry in campaign.json."""
 
     def missing(self) -> str | None:

@@ -11,9 +11,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from loadgen.workload.scenario import Open, Request, Scenario
+from reports.schema import Strict
 
 Kind = Literal["requests", "events", "mib"]
 
@@ -29,11 +30,9 @@ _LEAST_RATE = 20.0  # a second, below which bodies shrink instead
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Load(BaseModel):
+class Load(Strict):
     """What was chosen for one scenario. `body_bytes`: of large replies, where they had to shrink; `stretch`: pauses in
     streams are so many times as long; `why`: one sentence for people."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate: Positive
     body_bytes: Annotated[int, Field(ge=1)] | None = None
@@ -41,10 +40,8 @@ class Load(BaseModel):
     why: str = ""
 
 
-class Loads(BaseModel):
+class Loads(Strict):
     """What was measured and chosen. Capacities are work a second, by target and kind: the least that each carries."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     capacities: Mapping[str, Mapping[Kind, Positive]] = {}
     bench: Mapping[Kind, Positive] = {}

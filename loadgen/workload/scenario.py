@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from loadgen.errors import BadInput, UsageRefusal
 from loadgen.workload import conversation
@@ -35,6 +35,7 @@ from loadgen.workload.job import (
     Template,
 )
 from reports import schema
+from reports.schema import Strict
 
 MESSAGES_MARK = "{{messages}}"
 
@@ -49,11 +50,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Mock(_Part):
+class Mock(Strict):
     """The backends, named mock-0, mock-1 ... Profiles and faults are those of `proxy-engines mock`."""
 
     profile: str | dict[str, Any] = "instant"
@@ -73,7 +70,7 @@ class Mock(_Part):
         return self
 
 
-class Reply(_Part):
+class Reply(Strict):
     """What must come back. `digest` is pinned for the mock's default seed; null where every request differs."""
 
     status: int = 200
@@ -81,7 +78,7 @@ class Reply(_Part):
     events: Annotated[int, Field(ge=0)] | None = None
 
 
-class Request(_Part):
+class Request(Strict):
     """One kind of request. `body` is sent as JSON; a text is sent as it stands and may hold the driver's marks.
 
     `copies` > 1 makes that many variants whose heads differ in names, values and lengths, as those of unrelated clients
@@ -119,7 +116,7 @@ class Request(_Part):
         return Template(self.path, self.method, headers, self.text(), self.stream, expect)
 
 
-class Open(_Part):
+class Open(Strict):
     """Requests are due at times computed beforehand, whatever the target does: the only load that shows a queue."""
 
     kind: Literal["constant", "poisson", "gamma", "steps", "ramp"]
@@ -160,7 +157,7 @@ class Open(_Part):
         return f"gamma({self.cv:g})" if self.kind == "gamma" else self.kind
 
 
-class Users(_Part):
+class Users(Strict):
     """Each user sends its next request after the last reply: the target sets the pace, and is at its limit."""
 
     kind: Literal["closed"]
@@ -177,7 +174,7 @@ class Users(_Part):
         return self
 
 
-class Fitted(_Part):
+class Fitted(Strict):
     """Arrivals and sizes drawn from figures of real traffic (`workload.fits.FITS`), at a rate of our choice."""
 
     kind: Literal["fitted"]
@@ -187,7 +184,7 @@ class Fitted(_Part):
     max_out: Annotated[int, Field(ge=1)] | None = None
 
 
-class Replay(_Part):
+class Replay(Strict):
     """Arrivals and sizes from a trace file; made by `--trace`, never written in a scenario file."""
 
     kind: Literal["trace"]
@@ -203,7 +200,7 @@ class Replay(_Part):
     bursts: Literal["auto", "keep", "spread"] = "auto"
 
 
-class Sessions(_Part):
+class Sessions(Strict):
     """Conversations of several turns, each user one after the other; sent when due, whatever the target does.
 
     Fills `{{messages}}`, the turn's prompt, which begins with the whole prompt before, and `{{seed}}`, the number of
@@ -222,7 +219,7 @@ class Sessions(_Part):
 Arrivals = Open | Users | Fitted | Replay | Sessions
 
 
-class InCampaign(_Part):
+class InCampaign(Strict):
     """What a campaign profile changes in a scenario."""
 
     duration_s: Positive | None = None
@@ -231,7 +228,7 @@ class InCampaign(_Part):
     """Engines with a switch changed that are measured in this scenario beside the profile's targets, and only there."""
 
 
-class Scenario(_Part):
+class Scenario(Strict):
     """One workload and the question it answers."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
@@ -427,11 +424,11 @@ class Scenario(_Part):
             Stage(self.warmup_s + (number + 1) * each, users) for number, users in enumerate(self.arrivals.stages)
         )
 
-    def describe(self, pinning: str) -> schema.Scenario:
+    def describe(self, pinning: str) -> schema.ScenarioRecord:
         """Its entry in campaign.json."""
         first = self.requests[0]
         stream_events = first.expect.events if first.stream else None
-        return schema.Scenario(
+        return schema.ScenarioRecord(
             question=self.question,
             answer=self.answer,
             hash=self.hash(),

@@ -10,7 +10,7 @@ from reports import ablation, micro
 from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, code, missing
 from reports.parts.trust import tally
 from reports.rules import patterns
-from reports.schema import METRICS, Scenario
+from reports.schema import METRICS, ScenarioRecord
 from reports.study import Study
 from reports.words import interval, number, percent, title
 
@@ -90,7 +90,7 @@ def _scenarios(study: Study) -> Block:
     return Table("scenarios", "What was asked of every target", columns, tuple(rows), folded=len(rows) > 24)
 
 
-def _load(scenario: Scenario) -> str:
+def _load(scenario: ScenarioRecord) -> str:
     parts = [scenario.kind, f"{scenario.loop} loop"]
     if scenario.rate_rps:
         parts.append(f"{number(scenario.rate_rps)} req/s")

@@ -16,7 +16,7 @@ from loadgen.gate.given import pair_of
 from loadgen.gate.selftest import seeds
 from loadgen.workload import scenario, timetable
 from reports import store
-from reports.gate import BASE, HEAD, GateRow, Side, Span, TimeLimit, Times, exit_code
+from reports.gate import BASE, HEAD, GateRow, LoadTime, Side, TimeLimit, Times, exit_code
 from tests.loadgen.campaign.test_campaign import Silent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def small(duration_s: float, warmup_s: float) -> Times:
         half_width=0.02,
         idle_s=0.2,
         budget_s=1,  # no repeats
-        scenarios={"chat-small": Span(duration_s=duration_s, warmup_s=warmup_s, metrics=(METRIC,))},
+        scenarios={"chat-small": LoadTime(duration_s=duration_s, warmup_s=warmup_s, metrics=(METRIC,))},
         metrics={METRIC: TimeLimit(margin=0.03, blind=0.3, why="for these tests")},
     )
 

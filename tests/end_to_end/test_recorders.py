@@ -26,7 +26,7 @@ from proxy.config import parse
 from proxy.control.recorders import PERIOD_NS
 from proxy.worker import Worker, new_instance
 from reports import store, summarise
-from reports.schema import REQUESTS, RunRecord, Scenario
+from reports.schema import REQUESTS, RunRecord, ScenarioRecord
 from tests.end_to_end.serving import PATIENCE, Backend, until
 
 MS = 1_000_000
@@ -130,7 +130,7 @@ def joined(spans: list[tuple[int, int]], rows: pd.DataFrame) -> summarise.Facts:
         run="r", scenario="s", target="olla", round=1, window_ns=(spans[0][0], max(end for _, end in spans) + 1)
     )
     tables = {"requests": store.as_read("requests", requests), "runtime": store.as_read("runtime", rows)}
-    return summarise.measure(record, Scenario(kind="request", loop="closed"), tables)
+    return summarise.measure(record, ScenarioRecord(kind="request", loop="closed"), tables)
 
 
 def block() -> tuple[int, int]:

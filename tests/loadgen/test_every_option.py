@@ -140,7 +140,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         micro_run, "_result", lambda entry, *_: Result(entry.benchmark.name, "", "x", (1.0, 2.0), (0.0, 0.0, 0.0), 1)
     )
     monkeypatch.setattr(studies_limit, "_search_all", lambda *_: {})
-    monkeypatch.setattr(studies_limit.Ladder, "begin", lambda *_: None)
+    monkeypatch.setattr(studies_limit.Searches, "begin", lambda *_: None)
     monkeypatch.setattr("reports.render.build_report", lambda folder: SimpleNamespace(html=folder))
     monkeypatch.setattr(studies_driver, "run", lambda *_, **__: 0)
     monkeypatch.setattr("loadgen.campaign.terminal.compare", lambda *_, **__: 0)

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from loadgen.bench.git import environment
+from loadgen.campaign.voice import Terminal
 from loadgen.errors import BadInput, Missing, UsageRefusal
 from loadgen.gate import checkouts, cli, counts, given, levels, lockstep, revisions, run
 from loadgen.gate.checkouts import Checkout
@@ -279,14 +280,14 @@ class FakeTool:
     def missing(self, checkout: Checkout) -> str | None:
         return self._missing
 
-    def count(self, job: counts.Job) -> counts.Counts:
+    def count(self, job: counts.CountingJob) -> counts.Counts:
         found = next(self._told[job.checkout.name])
         if not found:
             raise counts.NoCount("it broke")
         return {"instructions_per_request": found}
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: FakeTool) -> tuple[levels.Counted, Silent]:
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: FakeTool) -> tuple[levels.CountedWork, Silent]:
     monkeypatch.setattr(counts, "TOOLS", (tool,))
     trees = {name: Checkout(name, tmp_path, sys.executable, Side(name=name)) for name in ("base", "head")}
     empty = Recording(b"", (), (), b"")
@@ -295,7 +296,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: FakeTool) -> 
     return levels.count_work(on, gate.policy(), voice), voice
 
 
-def first(found: levels.Counted) -> gate.GateRow:
+def first(found: levels.CountedWork) -> gate.GateRow:
     return next(row for row in found.rows if row.metric == "instructions_per_request")
 
 
@@ -325,7 +326,7 @@ class Failing(FakeTool):
         self._failures = failures
 
     def count(self, job: counts.Work) -> counts.Counts:
-        assert isinstance(job, counts.Job)
+        assert isinstance(job, counts.CountingJob)
         if job.checkout.name in self._failures:
             raise self._failures[job.checkout.name]
         return super().count(job)
@@ -551,12 +552,12 @@ def test_a_machine_where_nothing_can_be_timed_ends_in_2_and_keeps_what_the_other
         raise CannotMeasure("the mocks do not start")
 
     seen = [gate.GateRow(level="L1", subject="olla", metric="x", word="regression")]
-    found = levels.Counted(rows=seen)
+    found = levels.CountedWork(rows=seen)
     monkeypatch.setattr(run, "levels", SimpleNamespace(bench=lambda *_: nullcontext(), count_work=lambda *_: found))
     monkeypatch.setattr(run, "interleaved", SimpleNamespace(engine_pair=lambda *_: None, time_pair=refuse))
     for wanted, code in ((("L2",), 2), (("L1", "L2"), 1)):
-        asked = run.Asked(levels=wanted, engines=("olla",))
-        rows, _ = run.measure_levels(asked, gate.policy(), {}, tmp_path, run.Terminal(Console(quiet=True)))
+        asked = run.GateOptions(levels=wanted, engines=("olla",))
+        rows, _ = run.measure_levels(asked, gate.policy(), {}, tmp_path, Terminal(Console(quiet=True)))
         assert gate.exit_code(rows) == code
         assert (rows[-1].word, rows[-1].reason) == ("could-not-measure", "the mocks do not start")
 

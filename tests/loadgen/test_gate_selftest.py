@@ -11,7 +11,7 @@ import pytest
 from loadgen.errors import BadInput
 from loadgen.gate import revisions, selftest
 from loadgen.gate.cli import main
-from loadgen.gate.selftest import NEEDED, TRIES, Level, Seed, State, Step, Try, page, score, seeds, steps, verdict
+from loadgen.gate.selftest import NEEDED, TRIES, Level, PendingTry, Seed, State, Try, page, score, seeds, steps, verdict
 from reports.gate import Side
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_cheap_levels_come_first_and_seeds_take_turns() -> None:
 def test_what_is_done_is_not_done_again() -> None:
     done = [Try(seed="no-op", level="L0", number=1), Try(seed="extra-copy", level="L1", number=3)]
     left = list(steps(done))
-    assert Step("no-op", "L0", 1) not in left and Step("extra-copy", "L1", 3) not in left
+    assert PendingTry("no-op", "L0", 1) not in left and PendingTry("extra-copy", "L1", 3) not in left
     assert len(left) == len(list(steps(()))) - 2
 
 
@@ -158,9 +158,9 @@ def test_a_folder_without_a_self_test_is_bad_input(
 def test_an_interrupted_self_test_keeps_its_tries_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made: list[Step] = []
+    made: list[PendingTry] = []
 
-    def attempt(root: Path, side: Side, step: Step, *rest: object) -> Try:
+    def attempt(root: Path, side: Side, step: PendingTry, *rest: object) -> Try:
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(step)
@@ -179,7 +179,7 @@ def test_an_interrupted_self_test_keeps_its_tries_and_says_how_to_go_on(
 def test_levels_can_be_tried_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def attempt(root: Path, side: Side, step: Step, *rest: object) -> Try:
+    def attempt(root: Path, side: Side, step: PendingTry, *rest: object) -> Try:
         caught = seeds()[step.seed].level == step.level
         return Try(seed=step.seed, level=step.level, number=step.number, caught=("x",) if caught else ())
 

@@ -17,11 +17,11 @@ import typer
 from loadgen import cli
 from loadgen.errors import BadInput, UsageRefusal
 from loadgen.micro import run, samples
-from loadgen.micro.exchange import Rig, WrongReply, exchanges
+from loadgen.micro.exchange import Rig, WorkNotDone, exchanges
 from loadgen.micro.memory_loop import MemoryTransport
 from loadgen.micro.result import (
-    Comparison,
-    Result,
+    BenchmarkRatio,
+    BenchmarkResult,
     compare,
     compare_paired,
     compare_suites,
@@ -34,12 +34,12 @@ from loadgen.micro.suite import Benchmark, counts_of, each
 ALL = run.suite()
 
 
-def result(name: str, medians: tuple[float, ...] = (10.0, 11.0, 10.5)) -> Result:
-    return Result(name, "something", f"{name}.json", medians, (0.0, 0.0, 0.0), 64)
+def result(name: str, medians: tuple[float, ...] = (10.0, 11.0, 10.5)) -> BenchmarkResult:
+    return BenchmarkResult(name, "something", f"{name}.json", medians, (0.0, 0.0, 0.0), 64)
 
 
 @pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.benchmark.name)
-def test_every_benchmark_does_what_it_says_it_times(entry: run.Entry) -> None:
+def test_every_benchmark_does_what_it_says_it_times(entry: run.ScriptedBenchmark) -> None:
     with entry.benchmark.make() as work:
         work(3)
 
@@ -67,7 +67,7 @@ def test_an_exchange_in_memory_is_a_whole_one(engine: str) -> None:
 @pytest.mark.parametrize("engine", ["olla", "sherpa"])
 def test_an_engine_that_answers_with_an_error_is_not_timed(engine: str) -> None:
     with (
-        pytest.raises(WrongReply, match="502"),
+        pytest.raises(WorkNotDone, match="502"),
         exchanges(engine, samples.REQUEST, (b"no HTTP\r\n\r\n",), samples.REPLY),
     ):
         pass
@@ -75,7 +75,7 @@ def test_an_engine_that_answers_with_an_error_is_not_timed(engine: str) -> None:
 
 def test_an_engine_that_changes_the_body_is_not_timed() -> None:
     altered = samples.REPLY[:-1] + b"?"
-    with pytest.raises(WrongReply, match="200"), exchanges("olla", samples.REQUEST, (samples.RESPONSE,), altered):
+    with pytest.raises(WorkNotDone, match="200"), exchanges("olla", samples.REQUEST, (samples.RESPONSE,), altered):
         pass
 
 
@@ -170,7 +170,7 @@ def test_a_benchmark_that_breaks_ends_the_command_with_its_last_words(
 
 
 def test_ctrl_c_keeps_what_had_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def time(entry: run.Entry, folder: Path, options: object, *, first: bool) -> None:
+    def time(entry: run.ScriptedBenchmark, folder: Path, options: object, *, first: bool) -> None:
         if entry.benchmark.name == "flush.burst":
             raise KeyboardInterrupt
 
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_compared_with_says_why(tmp_path: Path, text: st
 
 
 def test_json_never_holds_nan() -> None:
-    single = Comparison("a", "b", 1.0, None, None).as_json()
+    single = BenchmarkRatio("a", "b", 1.0, None, None).as_json()
     assert json.loads(json.dumps({**single, **result("x", (1.0,)).as_json()}, allow_nan=False))["ci_ns"] is None
 
 

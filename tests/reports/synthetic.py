@@ -17,7 +17,17 @@ import numpy as np
 import pandas as pd
 
 from reports import store, summarise
-from reports.schema import AA_SUFFIX, METRICS, CampaignHeader, Check, Fault, RunRecord, Scenario, Target, run_name
+from reports.schema import (
+    AA_SUFFIX,
+    METRICS,
+    CampaignHeader,
+    Check,
+    Fault,
+    RunRecord,
+    ScenarioRecord,
+    TargetRecord,
+    run_name,
+)
 from reports.summarise import Facts, Value
 
 START_NS = 1_000_000_000_000
@@ -62,7 +72,7 @@ TRUTHS: Mapping[str, Truth] = {
 }
 """Orders of magnitude of the real things."""
 
-CHAT = Scenario(
+CHAT = ScenarioRecord(
     question="What does the proxy add to a short chat completion?",
     kind="request",
     rate_rps=200,
@@ -74,7 +84,7 @@ CHAT = Scenario(
     response_bytes=1536,
     endpoints=2,
 )
-STREAM = Scenario(
+STREAM = ScenarioRecord(
     question="How promptly do tokens arrive through the proxy?",
     kind="stream",
     rate_rps=130,
@@ -94,7 +104,7 @@ class World:
     """Everything a synthetic campaign is made of."""
 
     targets: Sequence[str] = ("sherpa", "olla", "direct")
-    scenarios: Mapping[str, Scenario] = field(default_factory=lambda: {"chat": CHAT, "chat-stream": STREAM})
+    scenarios: Mapping[str, ScenarioRecord] = field(default_factory=lambda: {"chat": CHAT, "chat-stream": STREAM})
     rounds: int = 6
     seed: int = 1
     noise: Noise = Noise()
@@ -103,7 +113,7 @@ class World:
     raw: bool = True
     raw_rounds: int | None = None
     """Rounds that keep raw rows; None: all. The A/A arm keeps them only if all do."""
-    variants: Sequence[Target] = ()
+    variants: Sequence[TargetRecord] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     state: str = "complete"
 
@@ -145,9 +155,11 @@ class World:
 
 
 VARIANTS = (
-    Target(name="olla-no-buffers", kind="variant", variant_of="olla", switches={"pools.buffers": False}),
-    Target(name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}),
-    Target(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
+    TargetRecord(name="olla-no-buffers", kind="variant", variant_of="olla", switches={"pools.buffers": False}),
+    TargetRecord(
+        name="olla-every-read", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}
+    ),
+    TargetRecord(name="olla-8k", kind="variant", variant_of="olla", switches={"proxy.buffer_size": 8192}),
 )
 
 
@@ -191,7 +203,7 @@ def noisy(rng: np.random.Generator, shared: float, noise: Noise) -> float:
 def tables_of(
     truth: Truth,
     scenario_id: str,
-    scenario: Scenario,
+    scenario: ScenarioRecord,
     start: int,
     rng: np.random.Generator,
     factor: float,
@@ -463,8 +475,8 @@ def fact(
 
 
 def campaign_of(
-    targets: Sequence[str | Target],
-    scenarios: Sequence[str] | Mapping[str, Scenario],
+    targets: Sequence[str | TargetRecord],
+    scenarios: Sequence[str] | Mapping[str, ScenarioRecord],
     rounds: int,
     state: str = "complete",
     baseline: str = "",

@@ -11,7 +11,7 @@ from loadgen.targets.catalogue import choose
 from reports import ablation
 from reports.ablation import Step
 from reports.compare import Comparison, compare
-from reports.schema import CampaignHeader, RunRecord, Scenario, Target
+from reports.schema import CampaignHeader, RunRecord, ScenarioRecord, TargetRecord
 from reports.store import Campaign
 from reports.summarise import Facts, Value
 
@@ -19,7 +19,7 @@ DRIFT = (1.0, 1.4, 0.8, 1.1)
 """The machine, round by round: cancels in pairs."""
 
 
-def targets() -> list[Target]:
+def targets() -> list[TargetRecord]:
     return [target.describe() for target in choose(list(profiles()["ablation"].targets), [])]
 
 
@@ -27,7 +27,7 @@ def measured(us: Mapping[str, float], busy: float = 0.9, wobble: float = 0.0) ->
     """A campaign of these targets with their CPU per request; `wobble`: a share up and down from round to round."""
     header = CampaignHeader(
         id="c", started="2026-08-01T12:00:00Z", baseline="olla", targets=[t for t in targets() if t.name in us],
-        scenarios={"w1": Scenario(primary=["cpu_us_per_request"])}, rounds_planned=len(DRIFT),
+        scenarios={"w1": ScenarioRecord(primary=["cpu_us_per_request"])}, rounds_planned=len(DRIFT),
     )  # fmt: skip
     facts = [
         Facts(

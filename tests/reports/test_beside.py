@@ -6,16 +6,16 @@ import pytest
 
 from reports import beside
 from reports.compare import compare
-from reports.schema import Scenario, Target
+from reports.schema import ScenarioRecord, TargetRecord
 from tests.reports.synthetic import campaign_of, fact
 
-NGINX = Target(name="nginx", kind="peer")
-W1 = {"w1": Scenario(primary=["cpu_us_per_request"])}
+NGINX = TargetRecord(name="nginx", kind="peer")
+W1 = {"w1": ScenarioRecord(primary=["cpu_us_per_request"])}
 COSTS = {"sherpa": (140.0, 150.0, 130.0), "olla": (18.0, 20.0, 16.0), "nginx": (16.0, 40.0)}
 """By round; nginx has no third."""
 
 
-def lines() -> list[beside.Line]:
+def lines() -> list[beside.MetricLine]:
     facts = [
         fact("w1", number, target, {"cpu_us_per_request": cost, "throughput_rps": 1e6 / cost})
         for target, costs in COSTS.items()
@@ -31,7 +31,7 @@ def test_a_value_is_a_median_and_a_ratio_the_median_of_the_rounds_ratios() -> No
     assert cpu["sherpa"].times == pytest.approx(18 / 140)
     assert cpu["nginx"].times == pytest.approx((18 / 16 + 20 / 40) / 2), "not the ratio of the medians"
     assert cpu["olla"].times is None
-    assert cpu["relay"] == beside.Cell("relay")
+    assert cpu["relay"] == beside.TargetCell("relay")
 
 
 def test_where_the_rate_is_a_result_it_has_a_line_of_its_own() -> None:
@@ -39,7 +39,7 @@ def test_where_the_rate_is_a_result_it_has_a_line_of_its_own() -> None:
 
 
 def test_no_metric_has_two_lines() -> None:
-    cold = Scenario(rate_rps=100, primary=["added_p99_us", "added_p50_us"])
+    cold = ScenarioRecord(rate_rps=100, primary=["added_p99_us", "added_p50_us"])
     facts = [fact("cold", n, name, {"added_p50_us": 1.0, "added_p99_us": 2.0}) for n in (1, 2) for name in COSTS]
     campaign = campaign_of(["sherpa", "olla", NGINX], {"cold": cold}, 2)
     found = beside.lines(campaign, compare(campaign, facts), ["cold"], ["sherpa", "olla"])

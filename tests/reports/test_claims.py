@@ -12,7 +12,7 @@ import pytest
 from reports.claims import CLAIMS, Judged, ledger, shortened
 from reports.compare import compare
 from reports.rules import Limit, span_of
-from reports.schema import Fault, Scenario, Target
+from reports.schema import Fault, ScenarioRecord, TargetRecord
 from reports.summarise import Facts, Outcomes, Requests
 from tests.reports.synthetic import campaign_of, fact
 
@@ -24,10 +24,10 @@ Numbers = Mapping[str, float]
 
 def judged(
     claim: str,
-    scenarios: Mapping[str, Scenario],
+    scenarios: Mapping[str, ScenarioRecord],
     values: Mapping[tuple[str, str], Numbers],
     *,
-    variants: Sequence[Target] = (),
+    variants: Sequence[TargetRecord] = (),
     extras: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
     samples: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
     rounds: int = 4,
@@ -62,7 +62,7 @@ def both(metric: str, sherpa: float, olla: float, scenario: str = "chat") -> dic
     return {(scenario, "sherpa"): {metric: sherpa}, (scenario, "olla"): {metric: olla}}
 
 
-PLAIN = {"chat": Scenario(rate_rps=100)}
+PLAIN = {"chat": ScenarioRecord(rate_rps=100)}
 
 
 def test_the_ledger_has_the_fourteen_claims_and_the_published_figures_in_order() -> None:
@@ -92,7 +92,7 @@ def test_c1_added_time_of_sherpa_against_one_millisecond(added: float, word: str
 
 
 def test_one_scenario_that_fails_decides_against_a_claim_about_all() -> None:
-    scenarios = {"chat": Scenario(rate_rps=100), "big": Scenario(rate_rps=10)}
+    scenarios = {"chat": ScenarioRecord(rate_rps=100), "big": ScenarioRecord(rate_rps=10)}
     values = {(name, "sherpa"): {"cpu_us_per_request": cpu} for name, cpu in (("chat", 100.0), ("big", 900.0))}
     extras = {(name, "sherpa"): {"wall_mean_ms": 1.0} for name in scenarios}
     assert judged("C4", scenarios, values, extras=extras).finding.verdict == "does-not-hold"
@@ -102,7 +102,7 @@ def added(*sherpa: float, group: str = "") -> dict[str, dict[str, Any]]:
     """One scenario for each of these added times of sherpa, all of one sweep if it has a name."""
     names = [f"s{n}" for n in range(len(sherpa))]
     return {
-        "scenarios": {name: Scenario(rate_rps=100, group=group) for name in names},
+        "scenarios": {name: ScenarioRecord(rate_rps=100, group=group) for name in names},
         "values": {(name, "sherpa"): {"added_p50_us": value} for name, value in zip(names, sherpa, strict=True)},
     }
 
@@ -117,7 +117,7 @@ def test_typically_is_the_majority_of_use_cases_and_the_old_rule_is_shown() -> N
 
 def test_a_sweep_is_one_use_case() -> None:
     sweep, other = added(400.0, 410.0, 420.0, group="sweep"), added(4000.0, 5000.0)
-    scenarios = {**sweep["scenarios"], "a": Scenario(rate_rps=1), "b": Scenario(rate_rps=1)}
+    scenarios = {**sweep["scenarios"], "a": ScenarioRecord(rate_rps=1), "b": ScenarioRecord(rate_rps=1)}
     values = {**sweep["values"], ("a", "sherpa"): other["values"]["s0", "sherpa"],
               ("b", "sherpa"): other["values"]["s1", "sherpa"]}  # fmt: skip
     assert judged("C1", scenarios, values).finding.verdict == "does-not-hold"
@@ -143,9 +143,9 @@ def test_a_changed_rule_says_when_and_why() -> None:
 
 def test_scenarios_with_faults_and_at_saturation_do_not_count_as_typical() -> None:
     scenarios = {
-        "chat": Scenario(rate_rps=100),
-        "broken": Scenario(rate_rps=100, faults=[Fault(endpoint="mock-0", kind="slow")]),
-        "full": Scenario(loop="closed", tags=["saturation"]),
+        "chat": ScenarioRecord(rate_rps=100),
+        "broken": ScenarioRecord(rate_rps=100, faults=[Fault(endpoint="mock-0", kind="slow")]),
+        "full": ScenarioRecord(loop="closed", tags=["saturation"]),
     }
     values = {**both("added_p50_us", 400.0, 90.0)}
     values |= {(name, "sherpa"): {"added_p50_us": 9000.0} for name in ("broken", "full")}
@@ -158,7 +158,7 @@ def test_c5_share_of_ollas_requests_under_one_millisecond(share: float, word: st
     assert judged("C5", PLAIN, both("added_p50_us", 1.0, 1.0), extras=extras).finding.verdict == word
 
 
-FULL = {"full": Scenario(loop="closed", tags=["saturation"])}
+FULL = {"full": ScenarioRecord(loop="closed", tags=["saturation"])}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,9 @@ def test_c2_c6_and_p2_rates_at_saturation(sherpa: float, olla: float, c2: str, c
 @pytest.mark.parametrize(("bend", "word"), [(0.0, "holds"), (30.0, "does-not-hold")])
 def test_c3_memory_is_a_straight_line_in_connections(bend: float, word: str) -> None:
     counts = (100, 500, 2000)
-    scenarios = {f"streams-{n}": Scenario(kind="stream", connections=n, tags=["sweep-connections"]) for n in counts}
+    scenarios = {
+        f"streams-{n}": ScenarioRecord(kind="stream", connections=n, tags=["sweep-connections"]) for n in counts
+    }
     values = {(f"streams-{n}", "sherpa"): {"rss_peak_mib": 40 + n * 0.03 + bend * (n == 500)} for n in counts}
     found = judged("C3", scenarios, values).finding
     assert found.verdict == word
@@ -200,8 +202,10 @@ def test_c7_olla_starts_higher_and_stays(idle: float, growth: float, word: str) 
     assert judged("C7", PLAIN, both("rss_idle_mib", 46.0, idle), extras=extras).finding.verdict == word
 
 
-LOADED = {"gc": Scenario(rate_rps=500, tags=["gc-load"])}
-NO_POOLS = Target(name="olla-no-contexts", kind="variant", variant_of="olla", switches={"proxy.pools.contexts": False})
+LOADED = {"gc": ScenarioRecord(rate_rps=500, tags=["gc-load"])}
+NO_POOLS = TargetRecord(
+    name="olla-no-contexts", kind="variant", variant_of="olla", switches={"proxy.pools.contexts": False}
+)
 
 
 @pytest.mark.parametrize(("pooled", "word"), [(3.0, "holds"), (9.0, "does-not-hold"), (0.0, "holds")])
@@ -213,7 +217,7 @@ def test_c8_pools_on_against_off(pooled: float, word: str) -> None:
 
 
 def test_c8_takes_the_pools_that_are_off_by_default_as_pooling_too() -> None:
-    every = Target(name="olla-buffers", kind="variant", variant_of="olla", switches={"proxy.pools.buffers": True})
+    every = TargetRecord(name="olla-buffers", kind="variant", variant_of="olla", switches={"proxy.pools.buffers": True})
     values = {("gc", "olla-buffers"): {"gc_total_ms": 1.0}, ("gc", "olla-no-contexts"): {"gc_total_ms": 10.0}}
     found = judged("C8", LOADED, values, variants=[every, NO_POOLS]).finding
     assert found.verdict == "holds"
@@ -257,8 +261,8 @@ def test_c8_without_any_collection_is_not_testable() -> None:
 def test_c9_healthy_endpoints_beside_a_slow_one(healthy: float, word: str) -> None:
     fault = Fault(endpoint="mock-1", kind="slow")
     scenarios = {
-        "twin": Scenario(rate_rps=100),
-        "slow": Scenario(rate_rps=100, tags=["slow-endpoint"], healthy="twin", faults=[fault]),
+        "twin": ScenarioRecord(rate_rps=100),
+        "slow": ScenarioRecord(rate_rps=100, tags=["slow-endpoint"], healthy="twin", faults=[fault]),
     }
     values: dict[tuple[str, str], Numbers] = {("twin", "olla"): {}, ("slow", "olla"): {}}
     samples = {
@@ -281,7 +285,7 @@ def test_c9_healthy_endpoints_beside_a_slow_one(healthy: float, word: str) -> No
 def test_c10_losses_stop_after_five_failures_for_as_long_as_the_breaker_is_open(
     losses: list[float], timeout: str, word: str
 ) -> None:
-    scenario = Scenario(
+    scenario = ScenarioRecord(
         rate_rps=100,
         duration_s=10,
         tags=["failing-endpoint"],
@@ -300,9 +304,9 @@ def test_c10_losses_stop_after_five_failures_for_as_long_as_the_breaker_is_open(
 @pytest.mark.parametrize(("small", "word"), [(400.0, "holds"), (300.0, "does-not-hold")])
 def test_c11_buffers_of_64_against_8_kib(small: float, word: str) -> None:
     pooled = {"proxy.pools.buffers": True}
-    usual = Target(name="olla-pooled", kind="variant", variant_of="olla", switches=pooled)
-    eight = Target(name="olla-8k", kind="variant", variant_of="olla-pooled", switches={"proxy.buffer_size": 8192})
-    scenarios = {"large": Scenario(rate_rps=10, tags=["large-response"])}
+    usual = TargetRecord(name="olla-pooled", kind="variant", variant_of="olla", switches=pooled)
+    eight = TargetRecord(name="olla-8k", kind="variant", variant_of="olla-pooled", switches={"proxy.buffer_size": 8192})
+    scenarios = {"large": ScenarioRecord(rate_rps=10, tags=["large-response"])}
     values = {("large", "olla-pooled"): {"cpu_us_per_mib": 300.0}, ("large", "olla-8k"): {"cpu_us_per_mib": small}}
     assert judged("C11", scenarios, values, variants=[eight, usual]).finding.verdict == word
     assert judged("C11", scenarios, values, variants=[eight]).finding.verdict == "not-testable"
@@ -313,20 +317,22 @@ def test_c11_buffers_of_64_against_8_kib(small: float, word: str) -> None:
     [(100.0, 500.0, "holds"), (5000.0, 500.0, "does-not-hold"), (100.0, 1000.0, "does-not-hold")],
 )
 def test_c12_adaptive_flushing_is_prompt_and_writes_less(transit: float, reads: float, word: str) -> None:
-    every = Target(name="olla-every", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"})
+    every = TargetRecord(
+        name="olla-every", kind="variant", variant_of="olla", switches={"proxy.flush.policy": "every-read"}
+    )
     values = {
         ("chat", "olla"): {"transit_event_p99_us": transit},
         ("chat", "olla-every"): {"transit_event_p99_us": 100.0},
     }
     extras = {("chat", "olla"): {"reads_per_mib": reads}, ("chat", "olla-every"): {"reads_per_mib": 1000.0}}
-    scenarios = {"chat": Scenario(kind="stream", rate_rps=10)}
+    scenarios = {"chat": ScenarioRecord(kind="stream", rate_rps=10)}
     assert judged("C12", scenarios, values, variants=[every], extras=extras).finding.verdict == word
 
 
 @pytest.mark.parametrize(("warm", "word"), [(5.0, "holds"), (15.0, "does-not-hold")])
 def test_c13_first_second_with_and_without_prewarm(warm: float, word: str) -> None:
-    warmed = Target(name="olla-warm", kind="variant", variant_of="olla", switches={"proxy.pools.prewarm": 1000})
-    scenarios = {"cold": Scenario(rate_rps=100, tags=["cold-start"])}
+    warmed = TargetRecord(name="olla-warm", kind="variant", variant_of="olla", switches={"proxy.pools.prewarm": 1000})
+    scenarios = {"cold": ScenarioRecord(rate_rps=100, tags=["cold-start"])}
     values: dict[tuple[str, str], Numbers] = {("cold", "olla"): {}, ("cold", "olla-warm"): {}}
     samples = {("cold", "olla"): {"mock-0": 10.0}, ("cold", "olla-warm"): {"mock-0": warm}}
     assert judged("C13", scenarios, values, variants=[warmed], samples=samples).finding.verdict == word
@@ -336,7 +342,9 @@ def test_c13_first_second_with_and_without_prewarm(warm: float, word: str) -> No
     ("few", "many", "word"), [(100.0, 20.0, "holds"), (20.0, 20.0, "does-not-hold"), (100.0, 100.0, "does-not-hold")]
 )
 def test_c14_ten_endpoints_as_the_dividing_line(few: float, many: float, word: str) -> None:
-    scenarios = {f"endpoints-{n}": Scenario(rate_rps=100, endpoints=n, tags=["sweep-endpoints"]) for n in (2, 10, 50)}
+    scenarios = {
+        f"endpoints-{n}": ScenarioRecord(rate_rps=100, endpoints=n, tags=["sweep-endpoints"]) for n in (2, 10, 50)
+    }
     values: dict[tuple[str, str], Numbers] = {}
     for n, olla in ((2, few), (10, many), (50, many)):
         values |= both("cpu_us_per_request", 100.0, olla, f"endpoints-{n}")
@@ -345,14 +353,14 @@ def test_c14_ten_endpoints_as_the_dividing_line(few: float, many: float, word: s
 
 @pytest.mark.parametrize(("added_us", "word"), [(90.0, "does-not-hold"), (150_000.0, "holds")])
 def test_p1_first_token_with_a_64_kib_buffer(added_us: float, word: str) -> None:
-    pooled = Target(name="olla-pooled", kind="variant", variant_of="olla", switches={"proxy.pools.buffers": True})
+    pooled = TargetRecord(name="olla-pooled", kind="variant", variant_of="olla", switches={"proxy.pools.buffers": True})
     values = {("chat", "olla"): {"added_p50_us": 90.0}, ("chat", "olla-pooled"): {"added_p50_us": added_us}}
     assert judged("P1", PLAIN, values, variants=[pooled]).finding.verdict == word
     assert judged("P1", PLAIN, values).finding.verdict == "not-testable"  # olla itself has no such buffer
 
 
 def test_p3_takes_most_scenarios_of_plain_replies_and_not_the_first_by_name() -> None:
-    scenarios = {name: Scenario(rate_rps=100) for name in ("a", "b", "c")}
+    scenarios = {name: ScenarioRecord(rate_rps=100) for name in ("a", "b", "c")}
     values: dict[tuple[str, str], Numbers] = {}
     for name, olla in (("a", 22.0), ("b", 98.0), ("c", 99.0)):
         values |= both("cpu_us_per_request", 115.6, olla, name)

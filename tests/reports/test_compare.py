@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from reports import stats
 from reports.compare import Comparison, Row, compare, drift, visible_text
-from reports.schema import Check, Scenario
+from reports.schema import Check, ScenarioRecord
 from reports.store import ReportError
 from reports.summarise import Facts, Requests
 from tests.reports.calibrate import score
 from tests.reports.synthetic import campaign_of, fact
 
 QUIET = [0.99, 1.01, 1.0, 0.995, 1.005, 1.0]
-ONE = {"chat": Scenario(primary=["cpu_us_per_request", "added_p50_us", "goodput_rps"])}
+ONE = {"chat": ScenarioRecord(primary=["cpu_us_per_request", "added_p50_us", "goodput_rps"])}
 
 
-def alone(metric: str) -> dict[str, Scenario]:
+def alone(metric: str) -> dict[str, ScenarioRecord]:
     """A scenario whose only primary is this metric (and, of a latency, its tail, which these facts do not have)."""
-    return {"chat": Scenario(primary=[metric])}
+    return {"chat": ScenarioRecord(primary=[metric])}
 
 
 def compared(
@@ -32,7 +32,7 @@ def compared(
     *,
     state: str = "complete",
     planned: int | None = None,
-    scenarios: Mapping[str, Scenario] = ONE,
+    scenarios: Mapping[str, ScenarioRecord] = ONE,
     **extra: Any,
 ) -> Comparison:
     """`values[target][metric]` by round, in one scenario."""
@@ -275,7 +275,9 @@ def tails(per_round: int, slow: float, metric: str = "e2e_p99_ms", rounds: int =
         for n in range(1, rounds + 1)
         for target, factor in (("sherpa", 1.0), ("olla", slow))
     ]
-    found = compare(campaign_of(("sherpa", "olla"), {"chat": Scenario()}, rounds), facts).row("chat", metric, "olla")
+    found = compare(campaign_of(("sherpa", "olla"), {"chat": ScenarioRecord()}, rounds), facts).row(
+        "chat", metric, "olla"
+    )
     assert found is not None
     return found
 
@@ -303,14 +305,14 @@ def test_too_few_requests_in_all_carry_no_tail() -> None:
 @pytest.mark.parametrize(
     ("scenario", "primaries"),
     [
-        (Scenario(), ("added_p50_us", "cpu_us_per_request", "goodput_rps", "e2e_p99_ms")),
-        (Scenario(kind="stream"), ("added_p50_us", "cpu_us_per_event", "goodput_rps", "transit_event_p99_us")),
-        (Scenario(primary=["added_p99_us", "goodput_rps"]), ("added_p99_us", "goodput_rps")),
-        (Scenario(primary=["gc_count", "gc_total_ms"]), ("gc_count", "gc_total_ms")),
+        (ScenarioRecord(), ("added_p50_us", "cpu_us_per_request", "goodput_rps", "e2e_p99_ms")),
+        (ScenarioRecord(kind="stream"), ("added_p50_us", "cpu_us_per_event", "goodput_rps", "transit_event_p99_us")),
+        (ScenarioRecord(primary=["added_p99_us", "goodput_rps"]), ("added_p99_us", "goodput_rps")),
+        (ScenarioRecord(primary=["gc_count", "gc_total_ms"]), ("gc_count", "gc_total_ms")),
     ],
 )
 def test_a_scenario_about_latency_has_its_tail_among_the_primaries(
-    scenario: Scenario, primaries: tuple[str, ...]
+    scenario: ScenarioRecord, primaries: tuple[str, ...]
 ) -> None:
     assert scenario.primaries() == primaries
 
@@ -322,7 +324,7 @@ def test_a_capacity_lies_between_the_rate_measured_and_that_rate_over_the_busy_s
         # Sherpa is loaded fully; the generator could load Olla to 90 %, so its capacity is up to 1 / 0.9 of its rate.
         facts.append(fact("chat", n, "sherpa", {"capacity_rps_per_core": 5000 * wobble}, utilisation=1.0))
         facts.append(fact("chat", n, "olla", {"capacity_rps_per_core": 50_000.0}, utilisation=0.9))
-    campaign = campaign_of(("sherpa", "olla"), {"chat": Scenario(primary=["capacity_rps_per_core"])}, 6)
+    campaign = campaign_of(("sherpa", "olla"), {"chat": ScenarioRecord(primary=["capacity_rps_per_core"])}, 6)
     found = compare(campaign, facts).row("chat", "capacity_rps_per_core", "olla")
     assert found is not None
     assert found.verdict == "faster"
@@ -339,7 +341,7 @@ def test_capacities_whose_bounds_overlap_are_not_called_different() -> None:
     for n, wobble in enumerate(QUIET, 1):
         facts.append(fact("chat", n, "sherpa", {"capacity_rps_per_core": 50_500 * wobble}, utilisation=0.97))
         facts.append(fact("chat", n, "olla", {"capacity_rps_per_core": 53_000 * wobble}, utilisation=0.88))
-    campaign = campaign_of(("sherpa", "olla"), {"chat": Scenario(primary=["capacity_rps_per_core"])}, 6)
+    campaign = campaign_of(("sherpa", "olla"), {"chat": ScenarioRecord(primary=["capacity_rps_per_core"])}, 6)
     found = compare(campaign, facts).row("chat", "capacity_rps_per_core", "olla")
     assert found is not None
     assert found.verdict == "too-noisy"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from reports.compare import Comparison, compare
 from reports.decide import Recommendation, action, recommend
-from reports.schema import Check, Scenario
+from reports.schema import Check, ScenarioRecord
 from reports.store import Campaign
 from tests.reports.synthetic import campaign_of, fact
 
@@ -32,7 +32,7 @@ def compared(
             values = SAME | (dict(olla) if target == "olla" else {})
             wobbled = {m: v * (1 + (wobble - 1) * noise * (1 if target == "olla" else -1)) for m, v in values.items()}
             facts.append(fact("chat", n, target, {**wobbled, "goodput_rps": values["goodput_rps"]}))
-    campaign = campaign_of(targets, {"chat": Scenario(rate_rps=200)}, 6, baseline=baseline)
+    campaign = campaign_of(targets, {"chat": ScenarioRecord(rate_rps=200)}, 6, baseline=baseline)
     return campaign, compare(campaign, facts)
 
 
@@ -98,7 +98,7 @@ def over(
                     record = one.record.model_copy(update={"validity": [check], "void_reason": check.text})
                     object.__setattr__(one, "record", record)
                 facts.append(one)
-    campaign = campaign_of(("sherpa", "olla"), dict.fromkeys(changes, Scenario(rate_rps=200)), 8)
+    campaign = campaign_of(("sherpa", "olla"), dict.fromkeys(changes, ScenarioRecord(rate_rps=200)), 8)
     return recommend(campaign, compare(campaign, facts))
 
 
@@ -123,7 +123,7 @@ def test_secondary_rows_that_got_worse_are_listed_once_a_metric_and_decide_nothi
             for target, memory in (("sherpa", 40.0), ("olla", 60.0 if name == "one" else 80.0)):
                 values = SAME | {"rss_peak_mib": memory * wobble}
                 facts.append(fact(name, n, target, values | ({"cpu_us_per_request": 22.0} if target == "olla" else {})))
-    campaign = campaign_of(("sherpa", "olla"), dict.fromkeys(("one", "two"), Scenario(rate_rps=200)), 6)
+    campaign = campaign_of(("sherpa", "olla"), dict.fromkeys(("one", "two"), ScenarioRecord(rate_rps=200)), 6)
     found = recommend(campaign, compare(campaign, facts))
     assert found.engine == "olla"
     assert len(found.worse) == 1
@@ -169,7 +169,7 @@ def test_a_tail_that_too_few_requests_carry_hinders_no_tie() -> None:
         for n, wobble in enumerate(WOBBLE, 1)
         for target in ("sherpa", "olla")
     ]
-    campaign = campaign_of(("sherpa", "olla"), {"chat": Scenario(rate_rps=200)}, 6)
+    campaign = campaign_of(("sherpa", "olla"), {"chat": ScenarioRecord(rate_rps=200)}, 6)
     comparison = compare(campaign, facts)
     rows = [row for row in comparison.rows if row.candidate.target == "olla"]
     assert action(rows, comparison).say == "Use either; Sherpa is simpler"
@@ -189,7 +189,7 @@ def test_an_effect_by_which_the_baseline_differs_from_itself_recommends_nothing(
         facts.append(fact("chat", n, "sherpa", SAME))
         facts.append(fact("chat", n, "olla", SAME | {"cpu_us_per_request": 92.0 * wobble}))
         facts.append(fact("chat", n, "sherpa@aa", SAME | {"cpu_us_per_request": 100.0 * again[n - 1]}))
-    campaign = campaign_of(("sherpa", "olla"), {"chat": Scenario(rate_rps=200)}, 6)
+    campaign = campaign_of(("sherpa", "olla"), {"chat": ScenarioRecord(rate_rps=200)}, 6)
     comparison = compare(campaign, facts)
     row = comparison.row("chat", "cpu_us_per_request", "olla")
     assert row is not None
@@ -201,7 +201,9 @@ def test_a_campaign_whose_runs_are_all_void_says_that_and_not_that_it_is_noisy()
     facts = [
         fact("chat", n, target, SAME, void="steal 9 %, limit 5 %") for n in (1, 2) for target in ("sherpa", "olla")
     ]
-    found = recommend(campaign := campaign_of(("sherpa", "olla"), {"chat": Scenario()}, 2), compare(campaign, facts))
+    found = recommend(
+        campaign := campaign_of(("sherpa", "olla"), {"chat": ScenarioRecord()}, 2), compare(campaign, facts)
+    )
     assert found.engine is None
     assert found.because == ("too few runs are valid to compare the engines", "steal 9 %, limit 5 %")
 
@@ -220,7 +222,7 @@ def test_a_rung_of_a_ladder_beyond_capacity_decides_nothing() -> None:
     campaign, comparison = compared({"cpu_us_per_request": 50.0})
     facts = [one for runs in comparison.valid.values() for one in runs]
     late = [fact("ladder-olla-110", n, "olla", {}, void="too much", blame="target") for n in range(1, 7)]
-    scenarios = {"chat": Scenario(rate_rps=200), "ladder-olla-110": Scenario(rate_rps=900, group="ladder")}
+    scenarios = {"chat": ScenarioRecord(rate_rps=200), "ladder-olla-110": ScenarioRecord(rate_rps=900, group="ladder")}
     ladder = campaign_of(("sherpa", "olla"), scenarios, 6)
     assert (
         recommend(ladder, compare(ladder, [*facts, *late])).engine == recommend(campaign, comparison).engine == "olla"

@@ -14,7 +14,7 @@ from reports.page import Figure, Note
 from reports.parts import PARTS, figure, latency
 from reports.places import names, use_cases
 from reports.plots import Palette, panel, spread
-from reports.schema import Scenario
+from reports.schema import ScenarioRecord
 from reports.study import Study
 from reports.summarise import Requests
 from tests.reports.synthetic import campaign_of, fact
@@ -94,16 +94,16 @@ def test_points_of_a_sweep_and_controls_are_no_use_cases_of_their_own() -> None:
     rate = {"tags": ["sweep-rate", "instant"], "group": "rate"}
     streams = {"tags": ["sweep-connections"], "group": "streams"}
     scenarios = {
-        "chat-small-250": Scenario(rate_rps=250, **rate),
-        "chat-small-2000": Scenario(rate_rps=2000, **rate),
-        "chat-small": Scenario(rate_rps=1000, **rate),
-        "streams-100": Scenario(connections=100, **streams),
-        "streams-2000": Scenario(connections=2000, **streams),
-        "streams-500": Scenario(connections=500, **streams),
-        "w2-500": Scenario(),
-        "slow": Scenario(healthy="fine"),
-        "fine": Scenario(),
-        "gc-plain": Scenario(tags=["gc-load"]),
+        "chat-small-250": ScenarioRecord(rate_rps=250, **rate),
+        "chat-small-2000": ScenarioRecord(rate_rps=2000, **rate),
+        "chat-small": ScenarioRecord(rate_rps=1000, **rate),
+        "streams-100": ScenarioRecord(connections=100, **streams),
+        "streams-2000": ScenarioRecord(connections=2000, **streams),
+        "streams-500": ScenarioRecord(connections=500, **streams),
+        "w2-500": ScenarioRecord(),
+        "slow": ScenarioRecord(healthy="fine"),
+        "fine": ScenarioRecord(),
+        "gc-plain": ScenarioRecord(tags=["gc-load"]),
     }
     campaign = campaign_of(("sherpa",), scenarios, 1)
     assert use_cases(campaign, list(scenarios)) == ["chat-small", "streams-2000", "w2-500", "slow"]
@@ -114,7 +114,9 @@ def test_points_of_a_sweep_and_controls_are_no_use_cases_of_their_own() -> None:
 
 
 def test_a_target_that_kept_every_rate_has_no_known_limit() -> None:
-    scenarios = {f"load-{rate}": Scenario(rate_rps=rate, group="load", tags=["sweep-rate"]) for rate in (100.0, 1000.0)}
+    scenarios = {
+        f"load-{rate}": ScenarioRecord(rate_rps=rate, group="load", tags=["sweep-rate"]) for rate in (100.0, 1000.0)
+    }
     facts = tuple(
         fact(name, n, target, {"e2e_p50_ms": 1.0, "e2e_p99_ms": 2.0, "goodput_rps": min(scenario.rate_rps or 0, most)})
         for name, scenario in scenarios.items()
@@ -129,7 +131,9 @@ def test_a_target_that_kept_every_rate_has_no_known_limit() -> None:
 
 def test_a_ladder_is_drawn_with_its_knee_and_is_no_use_case() -> None:
     rungs = {10: (100.0, 1.0), 50: (500.0, 2.0), 100: (1000.0, 40.0)}
-    scenarios = {f"ladder-olla-{share}": Scenario(rate_rps=rate, group="ladder") for share, (rate, _) in rungs.items()}
+    scenarios = {
+        f"ladder-olla-{share}": ScenarioRecord(rate_rps=rate, group="ladder") for share, (rate, _) in rungs.items()
+    }
     facts = []
     for share, (rate, p95) in rungs.items():
         made = fact(f"ladder-olla-{share}", 1, "olla", {})

@@ -14,8 +14,8 @@ import pytest
 
 from reports import gate
 from reports.compare import Comparison, compare
-from reports.gate import CountLimit, GateRow, GateRun, Side, Span, TimeLimit, Times, Tried
-from reports.schema import METRICS, Check, Scenario
+from reports.gate import CountLimit, GateRow, GateRun, LoadTime, Side, TimeLimit, Times, Tried
+from reports.schema import METRICS, Check, ScenarioRecord
 from reports.store import ReportError
 from tests.reports.synthetic import campaign_of, fact
 
@@ -28,7 +28,7 @@ TIMES = Times(
     half_width=0.02,
     idle_s=0.5,
     budget_s=100,
-    scenarios={"chat": Span(duration_s=1, warmup_s=0, metrics=(CPU, ADDED, GOODPUT))},
+    scenarios={"chat": LoadTime(duration_s=1, warmup_s=0, metrics=(CPU, ADDED, GOODPUT))},
     metrics={
         CPU: TimeLimit(margin=0.03, blind=0.3, why="for these tests"),
         ADDED: TimeLimit(margin=0.05, blind=0.5, why="for these tests"),
@@ -56,7 +56,7 @@ def measured(
         for side, metrics in sides.items()
         for number in range(max(len(series) for series in metrics.values()))
     ]
-    return compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts)
+    return compare(campaign_of(["base", "head"], {"chat": ScenarioRecord()}, 6, baseline="base"), facts)
 
 
 def timed(head: Sequence[float], again: Sequence[float] = QUIET, metric: str = CPU, by: float = 100.0) -> GateRow:
@@ -186,7 +186,7 @@ def test_added_time_is_judged_as_a_share_however_small_it_is() -> None:
 
 
 def test_a_scenario_that_never_ran_could_not_be_measured() -> None:
-    nothing = compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), [])
+    nothing = compare(campaign_of(["base", "head"], {"chat": ScenarioRecord()}, 6, baseline="base"), [])
     assert {row.word for row in gate.judge_times("olla", nothing, TIMES)} == {"could-not-measure"}
 
 
@@ -210,7 +210,7 @@ def voided(side: str, check: Check) -> Comparison:
                 record = one.record.model_copy(update={"validity": [check], "void_reason": check.text})
                 one = replace(one, record=record)
             facts.append(one)
-    return compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts)
+    return compare(campaign_of(["base", "head"], {"chat": ScenarioRecord()}, 6, baseline="base"), facts)
 
 
 def words(comparison: Comparison) -> set[str]:
@@ -236,7 +236,7 @@ def spoilt(side: str, check: Check, rounds: Sequence[int]) -> set[str]:
                 record = one.record.model_copy(update={"validity": [check], "outcome": "failed", "fault": check.text})
                 one = replace(one, record=record)
             facts.append(one)
-    found = compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts)
+    found = compare(campaign_of(["base", "head"], {"chat": ScenarioRecord()}, 6, baseline="base"), facts)
     return {row.word for row in gate.judge_times("olla", found, TIMES) if row.metric in (CPU, ADDED)}
 
 
@@ -271,7 +271,7 @@ def checked(failed: Mapping[tuple[str, int], Sequence[Check]], outcome: str) -> 
                 record = one.record.model_copy(update={"validity": list(checks), "outcome": outcome, **said})
                 one = replace(one, record=record)
             facts.append(one)
-    return words(compare(campaign_of(["base", "head"], {"chat": Scenario()}, 6, baseline="base"), facts))
+    return words(compare(campaign_of(["base", "head"], {"chat": ScenarioRecord()}, 6, baseline="base"), facts))
 
 
 def test_falling_behind_in_one_round_may_be_the_machine_and_in_two_it_is_head() -> None:

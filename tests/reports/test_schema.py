@@ -15,7 +15,7 @@ from reports.schema import (
     CampaignHeader,
     Check,
     RunRecord,
-    Scenario,
+    ScenarioRecord,
     outcome_of,
     run_name,
     safe_name,
@@ -104,7 +104,7 @@ def test_the_baseline_is_the_stated_one_then_sherpa_then_the_first_that_is_no_fl
 
 
 def test_fields_that_are_not_known_yet_survive_a_round_trip() -> None:
-    scenario = Scenario.model_validate({"question": "q", "colour": "blue"})
+    scenario = ScenarioRecord.model_validate({"question": "q", "colour": "blue"})
     assert scenario.model_dump()["colour"] == "blue"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from reports import store, summarise
-from reports.schema import METRICS, REQUESTS, Fault, RunRecord, Scenario
+from reports.schema import METRICS, REQUESTS, Fault, RunRecord, ScenarioRecord
 from reports.summarise import Facts, Histogram
 
 T0 = 5_000_000_000
@@ -17,8 +17,8 @@ MS = 1_000_000
 US = 1_000
 WINDOW = (T0, T0 + 1_000 * MS)
 
-REQUEST = Scenario(kind="request")
-STREAM = Scenario(kind="stream")
+REQUEST = ScenarioRecord(kind="request")
+STREAM = ScenarioRecord(kind="stream")
 
 
 def requests(count: int = 1, **columns: Any) -> pd.DataFrame:
@@ -71,7 +71,9 @@ def runtime(*pauses: tuple[str, float, float, int | None]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"generation": "Int64", "cause": "object"})
 
 
-def measured(scenario: Scenario = REQUEST, *, record: dict[str, Any] | None = None, **tables: pd.DataFrame) -> Facts:
+def measured(
+    scenario: ScenarioRecord = REQUEST, *, record: dict[str, Any] | None = None, **tables: pd.DataFrame
+) -> Facts:
     values = {"run": "r", "scenario": "s", "target": "t", "round": 1, "window_ns": WINDOW, **(record or {})}
     typed = {kind: store.as_read(kind, table) for kind, table in tables.items()}
     return summarise.measure(RunRecord(**values), scenario, typed)
@@ -84,7 +86,7 @@ def test_added_time_is_what_both_directions_took_without_the_mock() -> None:
 
 def test_latency_runs_from_the_intended_time_in_open_loop_and_from_the_sent_time_in_closed_loop() -> None:
     assert measured(requests=requests(20)).value("e2e_p50_ms") == pytest.approx(1.0)
-    closed = Scenario(kind="request", loop="closed")
+    closed = ScenarioRecord(kind="request", loop="closed")
     assert measured(closed, requests=requests(20)).value("e2e_p50_ms") == pytest.approx(0.95)
 
 
@@ -140,7 +142,7 @@ def test_the_times_of_wrong_replies_never_count_and_they_are_errors(wrong: dict[
 def test_outcomes_that_are_part_of_the_plan_are_no_errors_and_no_goodput() -> None:
     rows = requests(10)
     rows.loc[:1, "outcome"] = "client_cancelled"
-    facts = measured(Scenario(expected_outcomes=["client_cancelled"]), requests=rows)
+    facts = measured(ScenarioRecord(expected_outcomes=["client_cancelled"]), requests=rows)
     assert facts.value("error_ratio") == 0
     assert facts.value("goodput_rps") == 8
 
@@ -156,7 +158,7 @@ def test_outcomes_that_are_part_of_the_plan_are_no_errors_and_no_goodput() -> No
     ],
 )
 def test_goodput_counts_only_replies_within_their_limits(slo: dict[str, float], good: int) -> None:
-    facts = measured(Scenario(kind="stream", slo=slo), requests=requests(10, events=4))
+    facts = measured(ScenarioRecord(kind="stream", slo=slo), requests=requests(10, events=4))
     assert facts.value("goodput_rps") == good
     assert facts.value("throughput_rps") == 10
 
@@ -271,7 +273,7 @@ def test_cpu_per_event_and_per_mib_divide_the_same_cpu() -> None:
 
 
 def test_capacity_is_measured_at_saturation_in_closed_loop_and_nowhere_else() -> None:
-    closed = Scenario(loop="closed")
+    closed = ScenarioRecord(loop="closed")
     busy, lazy = usage((0, 1, 0, 10), (1000, 1, 980, 10)), usage((0, 1, 0, 10), (1000, 1, 500, 10))
     assert measured(closed, requests=requests(490), usage=busy).value("capacity_rps_per_core") == pytest.approx(500)
     assert measured(closed, requests=requests(490), usage=lazy).value("capacity_rps_per_core") is None
@@ -366,7 +368,7 @@ def test_a_run_through_a_fault_tells_what_was_lost_when_it_stopped_and_when_the_
     rows["endpoint"] = "mock-0"
     rows.loc[(at < 300) | (at >= 730), "endpoint"] = "mock-1"
     rows.loc[at.isin([300, 310, 320, 520]), "outcome"] = "reset"
-    scenario = Scenario(
+    scenario = ScenarioRecord(
         faults=[Fault(endpoint="mock-1", kind="reset", from_s=0.29, to_s=0.7)], expected_outcomes=["reset"]
     )
     found = summarise.resilience(measured(scenario, requests=rows), scenario, pause_s=0.1)

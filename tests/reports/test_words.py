@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from reports.compare import Row, Side
+from reports.compare import Row, SideValue
 from reports.words import change, headline, interval, number, percent, sentence, share, title
 
 OLLA = Row(
     "chat",
     "cpu_us_per_request",
-    Side("sherpa", 100.0, (99.0, 101.0)),
-    Side("olla", 22.0, (21.0, 23.0)),
+    SideValue("sherpa", 100.0, (99.0, 101.0)),
+    SideValue("olla", 22.0, (21.0, 23.0)),
     "ratio",
     "faster",
     "interval excludes 1",

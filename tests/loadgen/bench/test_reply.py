@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
-from loadgen.bench.reply import Reply, what_is_wrong
+from loadgen.bench.reply import Received, what_is_wrong
 from loadgen.workload.job import Expect, Template
 
 DIGEST = "sha256=" + "a" * 64
 OTHER = "sha256=" + "b" * 64
-RIGHT = Reply(status=200, digest=DIGEST, events=3, stated_digest=DIGEST, stated_events=3)
+RIGHT = Received(status=200, digest=DIGEST, events=3, stated_digest=DIGEST, stated_events=3)
 TEMPLATE = Template(path="/v1/chat/completions", expect=Expect(200, DIGEST, 3))
 
 

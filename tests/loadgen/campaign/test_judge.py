@@ -12,7 +12,7 @@ import pytest
 from loadgen.bench import watch
 from loadgen.bench.mocks import Ceiling
 from loadgen.campaign import judge
-from loadgen.campaign.judge import Conditions, Evidence
+from loadgen.campaign.judge import Conditions, Observation
 from loadgen.workload.plan import make_plan
 from loadgen.workload.scenario import Scenario
 from reports import store
@@ -76,7 +76,7 @@ def samples(driver: float = 0.3, mock: float = 0.2, target: float = 0.5) -> list
     ]
 
 
-def judged(seen: Evidence, table: pd.DataFrame | None, **conditions: Any) -> RunRecord:
+def judged(seen: Observation, table: pd.DataFrame | None, **conditions: Any) -> RunRecord:
     given: dict[str, Any] = {
         "scenario": SCENARIO,
         "described": SCENARIO.describe("pinned"),
@@ -92,8 +92,8 @@ def judged(seen: Evidence, table: pd.DataFrame | None, **conditions: Any) -> Run
     return judge.judge(record, seen, Conditions(**given), table, None)
 
 
-def seen(**changes: Any) -> Evidence:
-    return Evidence(**{"samples": samples(), "driver": {"t0_ns": BEGUN}, "wall_s": 8.0, **changes})
+def seen(**changes: Any) -> Observation:
+    return Observation(**{"samples": samples(), "driver": {"t0_ns": BEGUN}, "wall_s": 8.0, **changes})
 
 
 def test_a_clean_run_is_valid_and_has_its_window_and_metrics() -> None:
@@ -269,10 +269,10 @@ def test_a_few_samples_of_what_is_on_and_off_are_no_mean() -> None:
 
 @pytest.mark.parametrize(("writes", "bytes_in", "expected"), [(640, 2**18, 2560.0), (None, 2**18, None), (9, 0, None)])
 def test_calls_of_write_are_told_for_each_mib(writes: int | None, bytes_in: int, expected: float | None) -> None:
-    seen = Evidence(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": bytes_in}, writes=writes)
+    seen = Observation(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": bytes_in}, writes=writes)
     assert judged(seen, rows()).summary.get("writes_per_mib") == expected
 
 
 def test_a_count_that_fell_because_a_worker_ended_is_none() -> None:
-    seen = Evidence(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": 2**20}, writes=-5)
+    seen = Observation(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": 2**20}, writes=-5)
     assert "writes_per_mib" not in judged(seen, rows()).summary

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
-from loadgen.driver.client import Client, Request
+from loadgen.driver.client import Client, ToSend
 from loadgen.driver.timer import Timer
 from loadgen.wire.rows import CLIENT_CANCELLED, EVENT_COLUMNS, OUTCOMES, REQUEST_COLUMNS, EventRows, RequestRows
 from loadgen.wire.stream import NEVER
@@ -57,7 +57,7 @@ class Bench:
 
     def spawn(self, number: int = 0, **fields: Any) -> gevent.Greenlet:
         data, size = self._payloads.build(number, 0)
-        return gevent.spawn(self.client.exchange, Request(number, 0, data, size, **fields))
+        return gevent.spawn(self.client.exchange, ToSend(number, 0, data, size, **fields))
 
     def send(self, *numbers: int, **fields: Any) -> list[Row]:
         """Sends requests one after the other; their rows."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadgen.studies import driver
-from loadgen.studies.driver import LOADS, Load, Result
+from loadgen.studies.driver import LOADS, DriverLoad, Result
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from loadgen.studies.driver import LOADS, Load, Result
     [replace(LOADS[1], rate_rps=100), replace(LOADS[2], rate_rps=10), replace(LOADS[4], users=2)],
     ids=["requests", "events", "closed"],
 )
-def test_a_load_is_measured_with_right_answers_only(tmp_path: Path, load: Load) -> None:
+def test_a_load_is_measured_with_right_answers_only(tmp_path: Path, load: DriverLoad) -> None:
     core = min(os.sched_getaffinity(0))
     with driver._mock("instant", core) as (url, pid):
         result = driver.measure(load, url, pid, tmp_path, 0.5, core)

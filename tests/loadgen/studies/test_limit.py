@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from loadgen.errors import UsageRefusal
-from loadgen.studies.limit import Rung, Search, _objective, at_rate, judged, limit_words
+from loadgen.studies.limit import Search, TriedRate, _objective, at_rate, judged, limit_words
 from loadgen.workload import scenario
 from reports.schema import Check, RunRecord
 
@@ -16,7 +16,7 @@ def climb(search: Search, says: Callable[[float], str]) -> Search:
     """Plays the search against a target of which `says` tells kept, lost or bench."""
     while (rate := search.next()) is not None:
         assert rate not in [rung.rate for rung in search.rungs], "a rate was tried twice"
-        search.rungs.append(Rung(rate, says(rate)))  # type: ignore[arg-type]  # one of the three words
+        search.rungs.append(TriedRate(rate, says(rate)))  # type: ignore[arg-type]  # one of the three words
         assert len(search.rungs) < 40
     return search
 
@@ -50,7 +50,7 @@ def test_where_the_bench_ends_it_is_not_called_the_targets_limit() -> None:
 
 
 def test_a_rate_that_is_kept_above_one_that_was_lost_does_not_count() -> None:
-    search = Search(500, 4000, 0.1, [Rung(1000, "kept"), Rung(1100, "lost"), Rung(2000, "kept")])
+    search = Search(500, 4000, 0.1, [TriedRate(1000, "kept"), TriedRate(1100, "lost"), TriedRate(2000, "kept")])
     assert search.kept == 1000
 
 
@@ -73,8 +73,8 @@ def test_a_run_keeps_its_rate_loses_it_or_says_nothing() -> None:
     assert judged(record(goodput=995.0)).word == "kept"
     lost = judged(record(goodput=900.0))
     assert (lost.word, lost.why) == ("lost", "90.0% of the requests were answered inside the objective")
-    assert judged(record("target")) == Rung(1000.0, "lost", "why")
-    assert judged(record("bench")) == Rung(1000.0, "bench", "why")
+    assert judged(record("target")) == TriedRate(1000.0, "lost", "why")
+    assert judged(record("bench")) == TriedRate(1000.0, "bench", "why")
 
 
 def test_a_rung_is_a_point_of_a_sweep_over_rates() -> None:

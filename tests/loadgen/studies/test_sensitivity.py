@@ -9,9 +9,9 @@ import pytest
 
 from loadgen.errors import BadInput, Missing
 from loadgen.studies import sensitivity
-from loadgen.studies.sensitivity import EFFECTS, Given, Tried, findings, found_delay, judged
+from loadgen.studies.sensitivity import EFFECTS, CampaignOutcome, StudySize, findings, found_delay, judged
 from reports.compare import Comparison, compare
-from reports.schema import Scenario
+from reports.schema import ScenarioRecord
 from reports.stats import Estimate, estimate
 from tests.reports.synthetic import campaign_of, fact
 
@@ -44,7 +44,7 @@ def comparison(
         for name, (added, cpu) in levels.items()
         for number, noise in enumerate(NOISE if name == baseline else AGAIN, 1)
     ]
-    primary = Scenario(primary=["added_p50_us", "cpu_us_per_request", "goodput_rps"])
+    primary = ScenarioRecord(primary=["added_p50_us", "cpu_us_per_request", "goodput_rps"])
     targets = [name for name in levels if not name.endswith("@aa")]
     return compare(campaign_of(targets, {scenario: primary}, 6, baseline=baseline), facts)
 
@@ -88,12 +88,12 @@ def test_the_delay_is_the_mean_difference_of_the_rounds() -> None:
     assert found_delay(comparison(LEVELS)) is None
 
 
-def campaigns(*, void: int = 0, false: int = 0, missed: int = 0) -> list[Tried]:
+def campaigns(*, void: int = 0, false: int = 0, missed: int = 0) -> list[CampaignOutcome]:
     tries = []
     for number in range(20):
         words = ("too-noisy" if number >= 20 - missed else "slower", "slower")
         tries.append(
-            Tried(
+            CampaignOutcome(
                 number + 1,
                 void="steal" if number < void else "",
                 false=("goodput_rps",) if void <= number < void + false else (),
@@ -121,7 +121,9 @@ EXACT = estimate([199.0, 201.0, 202.0, 198.0, 200.0, 203.0])
         ([], None, [False] * 5),
     ],
 )
-def test_silence_fails_as_false_alarms_do(tries: list[Tried], found: Estimate | None, holds: list[bool]) -> None:
+def test_silence_fails_as_false_alarms_do(
+    tries: list[CampaignOutcome], found: Estimate | None, holds: list[bool]
+) -> None:
     lines = findings(tries, found)
     assert [line.holds for line in lines] == holds
     text = sensitivity.page(lines, tries, "so long")
@@ -130,14 +132,14 @@ def test_silence_fails_as_false_alarms_do(tries: list[Tried], found: Estimate | 
 
 
 def test_the_whole_proof_fits_into_an_hour() -> None:
-    assert Given(sensitivity.CAMPAIGNS, sensitivity.ROUNDS).total_s() < 3600
+    assert StudySize(sensitivity.CAMPAIGNS, sensitivity.ROUNDS).total_s() < 3600
 
 
 def test_what_was_asked_first_is_asked_again_when_resumed(tmp_path: Path) -> None:
-    sensitivity._begin(tmp_path, Given(7, 4))
-    assert sensitivity._given_before(tmp_path) == Given(7, 4)
+    sensitivity._begin(tmp_path, StudySize(7, 4))
+    assert sensitivity._given_before(tmp_path) == StudySize(7, 4)
     with pytest.raises(BadInput, match="go on with --resume"):
-        sensitivity._begin(tmp_path, Given(7, 4))
+        sensitivity._begin(tmp_path, StudySize(7, 4))
     with pytest.raises(Missing, match="no such folder"):
         sensitivity._given_before(tmp_path / "nothing")
     (tmp_path / sensitivity.STATE).write_text('{"schema": 1}')
