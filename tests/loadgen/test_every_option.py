@@ -25,7 +25,7 @@ from loadgen.errors import Missing
 from loadgen.gate import cli as gate_cli
 from loadgen.gate import run as gate_run
 from loadgen.micro import run as micro_run
-from loadgen.micro.result import Result
+from loadgen.micro.result import BenchmarkResult
 from loadgen.studies import crosscheck as studies_crosscheck
 from loadgen.studies import driver as studies_driver
 from loadgen.studies import limit as studies_limit
@@ -137,7 +137,9 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(micro_run, "_count", lambda *_: {"x": 1})
     monkeypatch.setattr(micro_run, "_gather", lambda *_: None)
     monkeypatch.setattr(
-        micro_run, "_result", lambda entry, *_: Result(entry.benchmark.name, "", "x", (1.0, 2.0), (0.0, 0.0, 0.0), 1)
+        micro_run,
+        "_result",
+        lambda entry, *_: BenchmarkResult(entry.benchmark.name, "", "x", (1.0, 2.0), (0.0, 0.0, 0.0), 1),
     )
     monkeypatch.setattr(studies_limit, "_search_all", lambda *_: {})
     monkeypatch.setattr(studies_limit.Searches, "begin", lambda *_: None)
