@@ -42,20 +42,6 @@ class HealthState:
     checked one after the other from then on, not in a burst that requests would feel.
     """
 
-    __slots__ = (
-        "_checking",
-        "_healthy_after",
-        "_interval",
-        "_phase",
-        "_started_at",
-        "_unhealthy_after",
-        "due_at",
-        "failures",
-        "healthy",
-        "path",
-        "successes",
-    )
-
     def __init__(
         self, interval: float, unhealthy_after: int, healthy_after: int, now: float, phase: float = 1.0
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from proxy.control.access import AccessLog
 from proxy.core.balancing import LoadBalancer
@@ -17,6 +18,7 @@ from proxy.olla.route import Route
 from proxy.olla.settings import Settings
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class Engine:
     """Owned and changed by OllaProxy; exchanges read it.
 
@@ -25,12 +27,6 @@ class Engine:
     made once a tick: `head_horizon` until a response's head must be here, `idle_horizon` until its next bytes,
     `keep_alive_horizon` until the client's next request.
     """
-
-    __slots__ = (
-        "access_log", "balancer", "discovery", "head_horizon", "horizon", "idle_horizon", "keep_alive_horizon", "loop",
-        "now", "open_breakers", "probes", "rendered_error", "request_ids", "routes", "session_of", "settings", "stats",
-        "stopping", "via",
-    )  # fmt: skip
 
     access_log: AccessLog | None
     balancer: LoadBalancer
