@@ -17,6 +17,7 @@ FILE: Final = "counted.json"
 
 METRICS: Final[dict[str, str]] = {
     "instructions_per_request": "Instructions per request",
+    "instructions_per_request_heads_differ": "Instructions per request, each reply's head different",
     "instructions_per_event": "Instructions per event",
     "allocations_per_request": "Allocations per request",
     "allocations_per_event": "Allocations per event",

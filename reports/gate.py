@@ -268,6 +268,7 @@ def judge_promise(subject: str, promise: str, base: Tried, head: Tried, *, grave
 # ------------------------------------------------------------------------------------------------------------ L1
 UNITS: Final = {
     "instructions_per_request": "instructions",
+    "instructions_per_request_heads_differ": "instructions",
     "instructions_per_event": "instructions",
     "allocations_per_request": "allocations",
     "allocations_per_event": "allocations",

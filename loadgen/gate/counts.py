@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import ask
 from loadgen.gate.checkouts import Checkout
-from loadgen.gate.lockstep import Lockstep, Recording
+from loadgen.gate.lockstep import Lockstep, Recording, differing
 from loadgen.gate.serving import Served, Servers
 
 Counts = dict[str, list[float]]
@@ -106,7 +106,7 @@ class Callgrind:
     """Instructions, by valgrind. The start runs without instrumentation, or it would take minutes."""
 
     name = "valgrind"
-    metrics = ("instructions_per_request", "instructions_per_event")
+    metrics = ("instructions_per_request", "instructions_per_request_heads_differ", "instructions_per_event")
 
     _WARM = (400, 30)  # requests and streams after which CPython has specialised what it will
     _PHASES = 4
@@ -125,6 +125,7 @@ class Callgrind:
         out = job.folder / "callgrind"
         prefix = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
         requests: list[float] = []
+        unlike: list[float] = []
         events: list[float] = []
         with Lockstep(_PATIENCE_S) as ends, job.serve(job.config, ends.backend, prefix) as on:
             ends.connect(on.url, pid=on.pid)
@@ -141,13 +142,24 @@ class Callgrind:
                 ends.exchange(job.whole, self._EACH[0])
                 instructions, seconds = meter.read()
                 requests.append((instructions - per_second * seconds) / self._EACH[0])
+            # Equal heads are what a proxy can remember best, and what no real server sends for long.
+            others = [differing(job.whole, number) for number in range(self._EACH[0])]
+            for other in others[:20]:
+                ends.exchange(other)
+            meter.read()
+            for _ in range(self._PHASES):
+                for other in others:
+                    ends.exchange(other)
+                instructions, seconds = meter.read()
+                unlike.append((instructions - per_second * seconds) / len(others))
             ends.exchange(job.stream, self._EACH[1])  # the change of work costs 450,000 instructions once
             meter.read()
             for _ in range(self._PHASES):
                 ends.exchange(job.stream, self._EACH[1])
                 instructions, seconds = meter.read()
                 events.append((instructions - per_second * seconds) / (self._EACH[1] * job.stream.events))
-        return {"instructions_per_request": requests, "instructions_per_event": events}
+        counts = (requests, unlike, events)
+        return dict(zip(self.metrics, counts, strict=True))
 
 
 class _Meter:

@@ -11,6 +11,7 @@ place of its clocks; each reply is checked by its digest.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from loadgen.wire.stream import BodyScanner, ResponseReader, Truncated, WrongRep
 _READ = 1 << 18
 _SETTLE_S = 1.0
 _CLOCKS = re.compile(rb'(X-Mock-(?:Recv|Sent)-Ns: |"ns":")\d{20}')
+_ZEROS = re.compile(rb"(?<=-Ns: )0{20}")
 _DATE = re.compile(rb"\r\nDate: [^\r]*")
 _DIGEST = re.compile(rb"\r\nX-Mock-Digest: ([^\s]+)")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.I)
@@ -86,6 +88,15 @@ def record(url: str, path: str, body: Mapping[str, Any], headers: Mapping[str, s
         raise WrongAnswer(f"the mock answered {reply[:100]!r}")
     pieces, sizes = zip(*_pieces(reply), strict=True)
     return Recording(request, pieces, tuple(accumulate(sizes)), digest[1])
+
+
+def differing(recording: Recording, number: int) -> Recording:
+    """The same with another count and another id in the reply's head, in the place of its clocks: as servers do it."""
+    head, end, body = recording.pieces[0].partition(b"\r\n\r\n")
+    values = iter((b"%020d" % number, hashlib.sha256(b"%d" % number).hexdigest()[:20].encode()))
+    head, found = _ZEROS.subn(lambda _: next(values), head, count=2)
+    assert found == 2, head  # `record` leaves both
+    return replace(recording, pieces=(head + end + body, *recording.pieces[1:]))
 
 
 def make_request(path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:

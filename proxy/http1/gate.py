@@ -83,20 +83,22 @@ class RequestGate:
         """Judge the head at the start of `data` once it is whole; returns what follows it."""
         self._held = data
         data = skip_empty_lines(data)
-        head = self.reader.recall(data)
-        if head is None:
+        recalled = self.reader.recall(data)
+        if recalled is not None:
+            head, rest = recalled
+        else:
             end = data.find(HEAD_END)
             if end < 0:
                 check_partial_head(data, self.reader.limits)
                 return b""
-            head = self.reader.read(data[: end + 4])
+            head, rest = self.reader.read(data[: end + 4]), data[end + 4 :]
         self._held = b""
         self.head = head
         if head.length == CHUNKED:
             self._decoder = BodyReader()
         else:
             self._left = head.length
-        return data[head.size :]
+        return rest
 
     def _read_body(self, data: bytes) -> bytes:
         if self._decoder is None:
@@ -158,17 +160,19 @@ class ResponseGate:
         if self.head is not None:
             return data
         data = self._held + data
-        start, limit = 0, self._max_head
-        head = self._reader.recall(data, self._to_head)
-        if head is None:
-            head, start = self._reader.read_final(data, self._to_head, limit, self._interims)
-        elif 0 < limit < self._interims + head.size:
+        limit = self._max_head
+        recalled = self._reader.recall(data, self._to_head)
+        if recalled is None:
+            judged, start = self._reader.read_final(data, self._to_head, limit, self._interims)
+            if judged is None:
+                self._interims += start
+                self._held = data[start:]
+                return b""
+            recalled = judged, data[start + judged.size :]
+        elif 0 < limit < self._interims + recalled[0].size:
             raise ProxyError("upstream_invalid", "its heads are too large")
-        if head is None:
-            self._interims += start
-            self._held = data[start:]
-            return b""
+        head, rest = recalled
         self.head = head
         self._held = b""
         close = b"" if head.keep_alive else b"Connection: close\r\n"
-        return b"".join((head.line, close, head.fields, data[start + head.size :]))
+        return b"".join((head.line, close, head.fields, rest))

@@ -59,7 +59,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [\t\x20-\x7e\x80-\xff
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([/?][^#]*)?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_SANE_REQUEST_ID = re.compile(SANE_REQUEST_ID.pattern.encode())
+SANE_ID: Final = re.compile(SANE_REQUEST_ID.pattern.encode())
 
 
 def _field_finder(names: Iterable[str], prefix: str = "") -> re.Pattern[bytes]:
@@ -74,7 +74,7 @@ def _field_finder(names: Iterable[str], prefix: str = "") -> re.Pattern[bytes]:
 
 REQUEST_FIELDS: Final = _field_finder(HOP_BY_HOP | RESTATED | {"content-length"})
 REQUEST_FIELDS_AND_CREDENTIALS: Final = _field_finder(HOP_BY_HOP | RESTATED | CREDENTIALS | {"content-length"})
-_RESPONSE_FIELDS = _field_finder(HOP_BY_HOP | OWN_RESPONSE_NAMES | {"content-length"}, OWN_RESPONSE_PREFIX)
+RESPONSE_FIELDS: Final = _field_finder(HOP_BY_HOP | OWN_RESPONSE_NAMES | {"content-length"}, OWN_RESPONSE_PREFIX)
 
 # Options of `Connection` that name no field, and fields that it cannot make us drop.
 _NOT_NOMINATED = frozenset({b"", b"close", b"keep-alive", b"upgrade", *(name.encode() for name in NEVER_NOMINATED)})
@@ -228,7 +228,7 @@ def _request_fields(head: bytes, start: int, finder: re.Pattern[bytes]) -> Reque
         if name == b"content-length":
             length_at = match.span(2)
             continue
-        if name == b"x-request-id" and id_at is None and _SANE_REQUEST_ID.fullmatch(match[2]):
+        if name == b"x-request-id" and id_at is None and SANE_ID.fullmatch(match[2]):
             id_at = match.span(2)
             continue
         if match.start() > start:
@@ -316,7 +316,7 @@ def judge_response(head: bytes, to_head: bool) -> ResponseHead:
     codings: list[bytes] = []
     options: list[bytes] = []
     length_at = None
-    for match in _RESPONSE_FIELDS.finditer(head, start - 2):
+    for match in RESPONSE_FIELDS.finditer(head, start - 2):
         name = match[1].lower()
         if name == b"content-length":
             if length_at is not None:

@@ -133,8 +133,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         engine = self.engine
-        request = self.reader.recall(data)
-        if request is None:
+        recalled = self.reader.recall(data)
+        if recalled is not None:
+            request, rest = recalled
+        else:
             if data[0] in b"\r\n":
                 data = self._skip_empty_lines(data)
                 if not data:
@@ -148,11 +150,11 @@ class ClientConnection(asyncio.Protocol):
             except ProxyError as error:
                 self._refuse(error)
                 return
+            rest = data[end + 4 :]
         self.deadline = NEVER
         self.exchange = exchange = self.contexts.get()
         exchange.open(self, request)
         length = request.length
-        rest = data[request.size :]
         size = len(rest)
         if length > engine.settings.max_body:
             self.state = BODY

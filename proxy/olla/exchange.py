@@ -372,13 +372,10 @@ class Exchange:
         if self.phase == HEARD:
             data = self.partial + data
         traits, route = self.request.traits, self.attempt.route
-        response = route.heads.recall(data, traits.is_head)
-        if response is None:
-            judged = self._judge_head(data, route)
-            if judged is None:
-                return
-            response, data = judged
-        body = data[response.size :]
+        read = route.heads.recall(data, traits.is_head) or self._judge_head(data, route)
+        if read is None:
+            return
+        response, body = read
         self.response = response
         length = response.length
         if not traits.plain or length == UNTIL_CLOSE or self.upload is not None or self.engine.stopping:
@@ -401,7 +398,7 @@ class Exchange:
             self.succeed(reusable=missing == 0)
 
     def _judge_head(self, data: bytes, route: Route) -> tuple[Response, bytes] | None:
-        """A head unlike the endpoint's last, and `data` from there on; None while it is not whole, or never will be.
+        """A head of no known kind, and what follows it; None while it is not whole, or never will be.
 
         Interim responses (1xx) before it are dropped. They renew no deadline, and share the limit of heads with the
         final one: as many may come as fit in.
@@ -420,7 +417,7 @@ class Exchange:
             self.interims += start
             self.partial = data[start:]
             return None
-        return response, data[start:]
+        return response, data[start + response.size :]
 
     def _send_answer(self, response: Response, route: Route, body: bytes) -> None:
         """The cases in which the head must say more than the endpoint's: see `answer`."""

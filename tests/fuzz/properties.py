@@ -137,18 +137,22 @@ def _request_reader(limits: heads.Limits, choice: bytes) -> recall.RequestReader
 
 def _request(reader: recall.RequestReader, head: bytes) -> dict[str, Any] | str:
     try:
-        request = reader.recall(head + b"GET / HTTP/1.1\r\n") or reader.read(head)
+        behind = b"GET / HTTP/1.1\r\n"
+        request, rest = reader.recall(head + behind) or (reader.read(head), behind)
     except ProxyError as error:
         return error.kind.code
+    assert rest == behind, head
     values = {name: getattr(request, name) for name in recall.Request.__slots__ if name != "traits"}
     return values | {name: getattr(request.traits, name) for name in recall.Traits.__slots__}
 
 
 def _response(reader: recall.ResponseReader, head: bytes, to_head: bool) -> dict[str, Any] | str:
     try:
-        response = reader.recall(head + b"HTTP/1.1 200 OK\r\n", to_head) or reader.read(head, to_head)
+        behind = b"HTTP/1.1 200 OK\r\n"
+        response, rest = reader.recall(head + behind, to_head) or (reader.read(head, to_head), behind)
     except ProxyError as error:
         return error.kind.code
+    assert rest == behind, head
     return {name: getattr(response, name) for name in recall.Response.__slots__}
 
 
