@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-USAGE = 64
-BAD_INPUT = 65
-MISSING = 69
-INTERNAL = 70
-INTERRUPTED = 130
+import os
+import signal
+
+USAGE = os.EX_USAGE
+BAD_INPUT = os.EX_DATAERR
+MISSING = os.EX_UNAVAILABLE
+INTERNAL = os.EX_SOFTWARE
+INTERRUPTED = 128 + signal.SIGINT
 NO_VALID_RUN = 3
 
 

@@ -7,6 +7,8 @@ missing, 70 internal error, 130 interrupted. Words like `too-noisy` are in verdi
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,10 +20,6 @@ import typer
 from reports.store import RUNS, ReportError
 
 OUTSIDE: Final = 3
-USAGE: Final = 64
-MISSING: Final = 69
-INTERNAL: Final = 70
-INTERRUPTED: Final = 130
 
 LATEST: Final = RUNS / "latest"
 PUBLISHED: Final = Path(__file__).with_name("published")
@@ -196,19 +194,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReportError as exc:
         return _say(str(exc), exc.exit_code)
     except _Missing as exc:
-        return _say(str(exc), MISSING)
+        return _say(str(exc), os.EX_UNAVAILABLE)
     except OutsideRange as exc:
         return _say(str(exc), OUTSIDE)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return 128 + signal.SIGINT
     except Exception as exc:
         # What typer raises for bad arguments has no public type, but an exit code and a message.
-        if getattr(exc, "exit_code", None) in (2, USAGE) and hasattr(exc, "format_message"):
+        if getattr(exc, "exit_code", None) in (2, os.EX_USAGE) and hasattr(exc, "format_message"):
             text = str(exc.format_message())
-            return _say(f"{text.rstrip('.')}; see --help", USAGE)
+            return _say(f"{text.rstrip('.')}; see --help", os.EX_USAGE)
         if debug:
             traceback.print_exc()
-        return _say(f"internal error: {type(exc).__name__}: {exc}; run again with --debug for the traceback", INTERNAL)
+        return _say(
+            f"internal error: {type(exc).__name__}: {exc}; run again with --debug for the traceback", os.EX_SOFTWARE
+        )
     return code if isinstance(code, int) else 0
 
 

@@ -271,7 +271,7 @@ class ScenarioRecord(_Record):
     faults: list[Fault] = Field(default_factory=list)
     group: str = ""
     """Sweeps: scenarios of one group and tag are points of one curve. A member whose id ends in a number
-    (`chat-small-250`) is a point only; one that does not (`chat-small`) is a use case of its own as well."""
+    (`chat-small-10`) is a point only; one that does not (`chat-small`) is a use case of its own as well."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Config keys that the scenario sets in our own engines, dotted, e.g. {"proxy.circuit_breaker.timeout": "2s"}."""
     healthy: str = ""
@@ -327,6 +327,11 @@ def _as_target(value: object) -> object:
     return value
 
 
+def default_baseline(names: Sequence[str]) -> str | None:
+    """Sherpa if present, else the first target that is no floor."""
+    return "sherpa" if "sherpa" in names else next((name for name in names if name not in FLOOR_TARGETS), None)
+
+
 class CampaignHeader(_Record):
     """campaign.json."""
 
@@ -373,13 +378,8 @@ class CampaignHeader(_Record):
         return next((target for target in self.targets if target.name == plain), None)
 
     def default_baseline(self) -> str | None:
-        """`baseline` if stated, else sherpa if present, else the first target that is not a floor."""
-        if self.baseline:
-            return self.baseline
-        names = [target.name for target in self.targets]
-        if "sherpa" in names:
-            return "sherpa"
-        return next((name for name in names if name not in FLOOR_TARGETS), None)
+        """`baseline` if stated, else what `default_baseline` says of the targets."""
+        return self.baseline or default_baseline([target.name for target in self.targets])
 
 
 class RunRecord(_Record):

@@ -19,11 +19,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from loadgen.errors import BAD_INPUT, MISSING
 from loadgen.workload.job import Job, JobError, load_job
 from loadgen.workload.payload import Payloads
-
-BAD_INPUT: Final = 65
-MISSING: Final = 69
 
 HOW_TO_GET: Final = "wrk is not installed; it is Debian's package `wrk`"
 MARGIN_S: Final = 0.3  # of load before the first mark and after the second

@@ -26,7 +26,7 @@ from loadgen.targets.target import Passes, Target
 from loadgen.workload import scenario, timetable
 from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
-from reports.schema import ScenarioRecord, Strict
+from reports.schema import ScenarioRecord, Strict, default_baseline
 
 
 class Profile(Strict):
@@ -178,7 +178,7 @@ def planned(
     """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets."""
     missing = {target.name: why for target in targets if (why := target.missing()) is not None}
     there = [target for target in targets if target.name not in missing]
-    baseline = baseline or schedule.default_baseline(there)
+    baseline = baseline or default_baseline([target.name for target in there])
     arms = arms_of(there, baseline if aa else None)
     return Planned(
         asked=asked,

@@ -20,7 +20,7 @@ from loadgen.targets.direct import Given
 from loadgen.targets.target import Target
 from loadgen.workload.scenario import Scenario
 from loadgen.workload.timetable import Turn
-from reports.schema import AA_SUFFIX, FLOOR_TARGETS, RunRecord, run_name
+from reports.schema import AA_SUFFIX, RunRecord, run_name
 
 # Seconds, measured on the 2-core machine of METHODOLOGY.md; they only serve the announced duration.
 _MOCKS_START_S = 0.3
@@ -79,14 +79,6 @@ def arms_of(targets: Sequence[Target], baseline: str | None) -> list[Arm]:
         far = 0 if place > (len(arms) - 1) / 2 else len(arms)
         arms.insert(far, Arm(again.name + AA_SUFFIX, again))
     return arms
-
-
-def default_baseline(targets: Sequence[Target]) -> str | None:
-    """Sherpa if present, else the first target that is no floor."""
-    names = [target.name for target in targets]
-    if "sherpa" in names:
-        return "sherpa"
-    return next((name for name in names if name not in FLOOR_TARGETS), None)
 
 
 def arms_for(one: Scenario, arms: Sequence[Arm], scenarios: Sequence[Scenario]) -> list[Arm]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from loadgen.bench.watch import Sample
 from loadgen.campaign import validity
+from reports import summarise
 from reports.schema import Check, ScenarioRecord
 
 
@@ -116,7 +117,7 @@ def metrics(
         ):
             if work and net_us > 0:
                 found[name] = net_us / work
-        if done.utilisation >= validity.SATURATED * target_cores:
+        if done.utilisation >= summarise.SATURATED * target_cores:
             found["capacity_rps_per_core"] = rate * (1 - wrong) / done.utilisation
     return found, extras
 

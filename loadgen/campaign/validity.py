@@ -26,7 +26,6 @@ LAG_FLOOR_MS: Final = 1.0
 LAG_SHARE_OF_TTFT: Final = 0.05
 GENERATOR_CPU: Final = 0.70
 BENCH_CPU: Final = 0.85
-SATURATED: Final = summarise.SATURATED  # what a rate at this share of its cores says of a capacity: see there
 MOCK_HEADROOM: Final = 2.0
 STEAL_VOID: Final = 0.05
 STEAL_WARN: Final = 0.01
@@ -50,7 +49,7 @@ LIMITS: Final = {
     "generator-lag": f"p99 of dispatched - intended at most {LAG_FLOOR_MS:g} ms or {LAG_SHARE_OF_TTFT:.0%} of TTFT p50",
     "generator-cpu": f"open loop: driver at most {GENERATOR_CPU:.0%} of a core; a warning if a backlog explains more",
     "bench-cpu": f"open loop: driver and mocks at most {BENCH_CPU:.0%} of the core they share; as above",
-    "saturation": f"a warning where closed loop leaves the target under {SATURATED:.0%} of its core",
+    "saturation": f"a warning where closed loop leaves the target under {summarise.SATURATED:.0%} of its core",
     "mock-ceiling": f"mocks alone reach {MOCK_HEADROOM:g} x the offered rate",
     "steal": f"at most {STEAL_VOID:.0%} of CPU time stolen by the hypervisor; a warning above {STEAL_WARN:.0%}",
     "other-load": f"a warning when others use more than {OTHER_LOAD_WARN:.0%} of the cores",
@@ -136,10 +135,11 @@ def saturation(target: float | None, open_loop: bool, has_process: bool) -> Chec
     return Check(
         check="saturation",
         value=target,
-        limit=SATURATED,
-        warn=target < SATURATED,
+        limit=summarise.SATURATED,
+        warn=target < summarise.SATURATED,
         blame="target",
-        text=f"the target used {target:.0%} of its core, {SATURATED:.0%} wanted: this generator cannot saturate it",
+        text=f"the target used {target:.0%} of its core, {summarise.SATURATED:.0%} wanted: "
+        "this generator cannot saturate it",
     )
 
 

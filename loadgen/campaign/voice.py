@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Protocol
 
 from rich.console import Console
@@ -34,18 +33,6 @@ class Silent:
 
     def advance(self, runs: int, of: int, run: str) -> None:
         """Nothing."""
-
-
-class Lines(Silent):
-    """What stays, and each run, as a line on stderr, so that stdout holds the result alone."""
-
-    def say(self, text: str) -> None:
-        """A line."""
-        print(text, file=sys.stderr, flush=True)
-
-    def advance(self, runs: int, of: int, run: str) -> None:
-        """A line."""
-        print(f"{runs}/{of} {run}", file=sys.stderr, flush=True)
 
 
 class Terminal:

@@ -21,17 +21,14 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 # NumPy's linear algebra would start a spinning thread a core, on cores that are being measured. Read at its import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from loadgen.errors import BAD_INPUT, INTERNAL, MISSING, USAGE
 from loadgen.workload.job import Job, JobError, load_job, with_headers
 from loadgen.workload.plan import Plan, load_plan
-
-BAD_INPUT: Final = 65
-MISSING: Final = 69
-INTERNAL: Final = 70
 
 
 def main() -> int:
@@ -42,7 +39,7 @@ def main() -> int:
     try:
         options = parser.parse_args()
     except SystemExit as exc:
-        return 64 if exc.code else 0
+        return USAGE if exc.code else 0
     try:
         job = with_headers(load_job(options.job), os.environ.get("PROXY_ENGINES_HEADERS"))
         plan = None if job.plan is None else load_plan(job.plan, job)

@@ -23,11 +23,12 @@ from locust.exception import StopUser
 from locust.stats import RequestStats, StatsEntry, bucket_response_time
 
 from loadgen.driver.session import ClosedUser, Session
-from loadgen.wire.rows import OK, OUTCOMES, REQUEST_COLUMNS, Ints64
+from loadgen.wire.rows import OK, REQUEST_COLUMNS, Ints64
 from loadgen.wire.shards import clear
 from loadgen.wire.stream import NEVER
 from loadgen.workload.job import Job
 from loadgen.workload.plan import Plan
+from reports.schema import OUTCOMES
 
 _LEAD_S = 0.05
 _LEAD_A_USER_S = 0.0003  # Locust needs about 0.1 ms to start one

@@ -24,7 +24,6 @@ from loadgen.driver.timer import Timer
 from loadgen.driver.walker import PlanWalker
 from loadgen.wire.rows import (
     CLIENT_CANCELLED,
-    OUTCOMES,
     REFUSED,
     REQUEST_COLUMNS,
     RESET,
@@ -38,6 +37,7 @@ from loadgen.wire.stream import NEVER
 from loadgen.workload.job import Job
 from loadgen.workload.payload import Payloads
 from loadgen.workload.plan import Plan, chosen
+from reports.schema import OUTCOMES
 
 _TICK_S: Final = 0.1  # a tick at 10,000 requests/s takes 0.3 ms, in which nothing is sent: rather often and short
 _TICKS_A_PROGRESS_LINE: Final = 10

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.bench import machine
+from loadgen.bench import machine, watch
+from loadgen.errors import INTERNAL
 from loadgen.workload import arrivals
 from loadgen.workload.job import Closed, Job, Template, save_job
 from loadgen.workload.plan import make_plan, save_plan
@@ -125,9 +126,9 @@ def measure(load: DriverLoad, url: str, mock_pid: int, folder: Path, seconds: fl
     with suppress(OSError):  # as in a campaign, where it is permitted
         os.sched_setscheduler(driver.pid, os.SCHED_RR, os.sched_param(machine.DRIVER_PRIORITY))
     time.sleep(_SETTLE_S)
-    before = _cpu_ns(mock_pid)
+    before = watch.process_cpu_ns(mock_pid)
     output, _ = driver.communicate("go\n")
-    mock_ns = _cpu_ns(mock_pid) - before
+    mock_ns = watch.process_cpu_ns(mock_pid) - before
     if driver.returncode:
         sys.exit(driver.returncode)
     return _result(load, json.loads(output.splitlines()[-1]), mock_ns, seconds)
@@ -176,11 +177,6 @@ def _as_json(result: Result) -> dict[str, Any]:
     return {**{name: getattr(result, name) for name in Result.__slots__}, "ceiling_per_s": result.ceiling_per_s}
 
 
-def _cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process (the kernel's process clock, Linux)."""
-    return time.clock_gettime_ns((~pid << 3) | 2)
-
-
 @contextmanager
 def _mock(profile: str, core: int) -> Iterator[tuple[str, int]]:
     """A mock backend as a process of its own: (url, pid)."""
@@ -191,7 +187,7 @@ def _mock(profile: str, core: int) -> Iterator[tuple[str, int]]:
         assert mock.stdout is not None
         ready = json.loads(mock.stdout.readline() or "{}")
         if not ready.get("ready"):
-            sys.exit(70)
+            sys.exit(INTERNAL)
         yield ready["url"], mock.pid
     finally:
         mock.send_signal(signal.SIGTERM)

@@ -25,7 +25,6 @@ from rich.text import Text
 from loadgen.bench import machine
 from loadgen.campaign.campaign import LiveCampaign
 from loadgen.campaign.plan import Asked, Planned, planned
-from loadgen.campaign.schedule import default_baseline
 from loadgen.campaign.voice import Silent, Terminal, Voice
 from loadgen.errors import INTERRUPTED, Missing, UsageRefusal
 from loadgen.targets.catalogue import choose
@@ -33,7 +32,7 @@ from loadgen.targets.target import Target
 from loadgen.workload import scenario
 from loadgen.workload.scenario import Open, Scenario
 from reports import store
-from reports.schema import RunRecord
+from reports.schema import RunRecord, default_baseline
 
 Word = Literal["kept", "lost", "bench"]
 
@@ -145,7 +144,7 @@ class Searches:
     def begin(self, command: str, first: float) -> None:
         """Makes the campaign folder. Raises ReportError if there is one."""
         rung = self.planned(self.targets[0], at_rate(self.base, first, self.seconds), 1)
-        everyone = replace(rung, targets=self.targets, baseline=default_baseline(self.targets))
+        everyone = replace(rung, targets=self.targets, baseline=default_baseline([one.name for one in self.targets]))
         LiveCampaign(everyone, self.folder, Silent()).create(command)
 
     def climb(self, target: Target, rate: float, voice: Voice) -> TriedRate:

@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loadgen.wire.stream import NEVER
-from reports.schema import EVENTS, REQUESTS
+from reports.schema import EVENTS, OUTCOMES, REQUESTS
 
 Ints64 = npt.NDArray[np.int64]
 
-OUTCOMES: Final = ("ok", "refused", "timeout", "reset", "truncated", "wrong_reply", "client_cancelled")
 OK, REFUSED, TIMEOUT, RESET, TRUNCATED, WRONG_REPLY, CLIENT_CANCELLED = range(len(OUTCOMES))
 
 # One request, in this order. Codes are numbers into `Texts` tables or OUTCOMES; NEVER (-1) is null.

@@ -40,29 +40,9 @@ class Segment:
         return self.duration_s * (self.start_rps + self.end_rps) / 2
 
 
-def constant(rate_rps: float, duration_s: float) -> Ints64:
-    """One request every ``1/rate`` seconds, the first at 0."""
-    return arrivals([Segment(duration_s, rate_rps, rate_rps)], cv=0.0, seed=0)
-
-
 def poisson(rate_rps: float, duration_s: float, seed: int) -> Ints64:
     """Independent arrivals: exponential gaps."""
     return arrivals([Segment(duration_s, rate_rps, rate_rps)], cv=1.0, seed=seed)
-
-
-def gamma(rate_rps: float, duration_s: float, cv: float, seed: int) -> Ints64:
-    """Bursty arrivals: gamma gaps with coefficient of variation `cv`."""
-    return arrivals([Segment(duration_s, rate_rps, rate_rps)], cv=cv, seed=seed)
-
-
-def steps(rates: Sequence[tuple[float, float]], *, cv: float = 1.0, seed: int = 0) -> Ints64:
-    """Rates one after the other, each given as (requests per second, seconds)."""
-    return arrivals([Segment(duration, rate, rate) for rate, duration in rates], cv=cv, seed=seed)
-
-
-def ramp(start_rps: float, end_rps: float, duration_s: float, *, cv: float = 1.0, seed: int = 0) -> Ints64:
-    """A rate that goes in a straight line from `start_rps` to `end_rps`."""
-    return arrivals([Segment(duration_s, start_rps, end_rps)], cv=cv, seed=seed)
 
 
 def arrivals(segments: Sequence[Segment], *, cv: float, seed: int) -> Ints64:

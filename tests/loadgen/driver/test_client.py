@@ -15,10 +15,11 @@ import pytest
 
 from loadgen.driver.client import Client, ToSend
 from loadgen.driver.timer import Timer
-from loadgen.wire.rows import CLIENT_CANCELLED, EVENT_COLUMNS, OUTCOMES, REQUEST_COLUMNS, EventRows, RequestRows
+from loadgen.wire.rows import CLIENT_CANCELLED, EVENT_COLUMNS, REQUEST_COLUMNS, EventRows, RequestRows
 from loadgen.wire.stream import NEVER
 from loadgen.workload.job import Cancel, Expect, Job, SlowRead, Template
 from loadgen.workload.payload import Payloads
+from reports.schema import OUTCOMES
 from tests.loadgen.driver.wire import (
     ScriptedServer,
     chunk,

@@ -9,7 +9,6 @@ import pytest
 
 from loadgen.wire.rows import (
     EVENT_COLUMNS,
-    OUTCOMES,
     REQUEST_COLUMNS,
     REQUEST_ROW,
     EventRows,
@@ -24,10 +23,6 @@ from reports.store import merge_shards
 
 def request_row(**values: int) -> bytes:
     return REQUEST_ROW.pack(*[values.get(name, NEVER) for name in REQUEST_COLUMNS])
-
-
-def test_outcomes_are_those_of_the_result_format() -> None:
-    assert OUTCOMES == schema.OUTCOMES
 
 
 def test_a_shard_has_the_columns_of_the_result_format_and_nulls_where_nothing_was(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.workload.arrivals import Segment, arrivals, constant, gamma, poisson, ramp, scaled, steps
+from loadgen.workload.arrivals import Segment, arrivals, poisson, scaled
 
 rates = st.floats(0, 2000, allow_subnormal=False)
 segments = st.lists(st.builds(Segment, st.floats(0.01, 20), rates, rates), min_size=1, max_size=5)
@@ -48,12 +48,12 @@ def test_another_seed_is_another_schedule(seed: int) -> None:
 
 
 def test_a_constant_rate_is_evenly_spaced_from_zero() -> None:
-    assert constant(4, 1).tolist() == [0, 250_000_000, 500_000_000, 750_000_000]
+    assert arrivals([Segment(1, 4, 4)], cv=0, seed=0).tolist() == [0, 250_000_000, 500_000_000, 750_000_000]
 
 
 @pytest.mark.parametrize("cv", [0.5, 1.0, 2.0, 5.0])
 def test_gaps_have_the_rate_and_the_coefficient_of_variation_asked_for(cv: float) -> None:
-    offsets = gamma(500, 400, cv, seed=7)
+    offsets = arrivals([Segment(400, 500, 500)], cv=cv, seed=7)
     assert len(offsets) == pytest.approx(200_000, rel=0.03)
     assert gap_cv(offsets) == pytest.approx(cv, rel=0.05)
 
@@ -64,12 +64,12 @@ def test_poisson_counts_in_equal_windows_vary_as_poisson_counts_do() -> None:
 
 
 def test_steps_hold_their_rates_one_after_the_other() -> None:
-    offsets = steps([(10, 1.0), (0, 1.0), (100, 1.0)], cv=0)
+    offsets = arrivals([Segment(1, rate, rate) for rate in (10, 0, 100)], cv=0, seed=0)
     assert np.bincount(offsets // 1_000_000_000, minlength=3).tolist() == [10, 0, 100]
 
 
 def test_a_ramp_grows_in_a_straight_line() -> None:
-    offsets = ramp(0, 200, 10, cv=0)
+    offsets = arrivals([Segment(10, 0, 200)], cv=0, seed=0)
     assert np.bincount(offsets // 1_000_000_000).tolist() == pytest.approx(np.arange(10) * 20 + 10, abs=1)
 
 
@@ -91,6 +91,6 @@ def test_a_segment_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None
 
 def test_a_negative_burstiness_or_a_zero_time_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="cv"):
-        gamma(1, 1, -1, 0)
+        arrivals([Segment(1, 1, 1)], cv=-1, seed=0)
     with pytest.raises(ValueError, match="time scale"):
         scaled(np.zeros(1, dtype=np.int64), 0)
