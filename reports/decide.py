@@ -191,7 +191,7 @@ def _unless(campaign: Campaign, comparison: Comparison, engine: str) -> tuple[st
     if engine != "olla":
         return ()
     said = [load] if (load := _measured_load(campaign, comparison)) is not None else []
-    said.append("you value code that is read in an hour above what is measured here: Sherpa is the simpler engine")
+    said.append("simple code is worth more to you than what is measured here: Sherpa is the simpler engine")
     return tuple(said)
 
 
@@ -215,5 +215,5 @@ def _measured_load(campaign: Campaign, comparison: Comparison) -> str | None:
     return (
         f"your load stays near or under that of {name} ({number(rate)} req/s), where Sherpa uses "
         f"{ours * 100:.1f} % of one core and Olla {theirs * 100:.1f} %: "
-        f"{'a difference nobody is billed for' if small else 'one core carries either'}"
+        f"{'the difference is small' if small else 'one core carries either'}"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from reports import stats
-from reports.compare import Row
+from reports.compare import Row, visible_text
 from reports.decide import NEGLIGIBLE_CORE
 from reports.schema import AA_SUFFIX, ENGINES, FLOOR_TARGETS, ScenarioRecord
 from reports.study import Study
@@ -84,6 +84,8 @@ class FirstScreen:
     worse: tuple[str, ...]
     unknown: tuple[str, ...]
     headline: str
+    note: str = ""
+    """How to read the table."""
     wrong: tuple[str, ...] = ()
     """Replies that any target changed: a proxy that does that is no measure for others."""
 
@@ -221,8 +223,16 @@ def first_screen(study: Study) -> FirstScreen:
         worse=study.advice.worse[:6],
         unknown=_unknown(study),
         headline=_headline(study),
+        note=_note(study, found),
         wrong=tuple(f"{name}: {one.say}." for (name, _), one in study.comparison.blames.items() if one.wrong_replies),
     )
+
+
+def _note(study: Study, entries: Sequence[Entry]) -> str:
+    said = f"a..b is the 95 % interval; × is the factor to {title(study.baseline or '')}."
+    if any(entry.metric == "cpu_us_per_event" for entry in entries):
+        said += f" Assumed: a GPU makes {TOKENS_A_GPU:,} tokens/s and costs as much as {CORES_A_GPU} cores."
+    return said
 
 
 def _headline(study: Study) -> str:
@@ -259,16 +269,14 @@ def _pair(entries: dict[str, Entry], metric: str) -> tuple[float, float] | None:
 
 
 def _sherpa(entries: dict[str, Entry]) -> str:
-    simple = "you want the code that is easier to read and change, and"
+    simple = "you want code that is easier to read and change, and"
     capacity = _pair(entries, "capacity_rps_per_core")
     if capacity is not None:
-        return (
-            f"{simple} each of your cores gets less than half of the {_digits(capacity[0])} req/s that Sherpa carries."
-        )
+        return f"{simple} each core gets less than half of the {_digits(capacity[0])} req/s that Sherpa carries."
     cores = _pair(entries, "cpu_us_per_request")
     if cores is not None:
-        return f"{simple} {_digits(cores[0])} cores for each 1,000 req/s are no matter to you."
-    return f"{simple} the differences in the table are no matter to you."
+        return f"{simple} {_digits(cores[0])} cores for each 1,000 req/s are affordable."
+    return f"{simple} the differences above do not matter to you."
 
 
 def _olla(study: Study, entries: dict[str, Entry]) -> str:
@@ -276,10 +284,10 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
     said = []
     for metric, what in (
         ("capacity_rps_per_core", "you need more requests from a core ({})"),
-        ("cpu_us_per_request", "you pay for its cores ({} CPU per request)"),
-        ("added_p50_us", "tenths of a millisecond count ({} added time)"),
-        ("cpu_us_per_event", "you stream much ({} CPU per token)"),
-        ("rss_kib_per_stream", "you hold thousands of streams open ({} memory each)"),
+        ("cpu_us_per_request", "you pay for CPU ({} per request)"),
+        ("added_p50_us", "tenths of a millisecond count ({} added)"),
+        ("cpu_us_per_event", "you stream many tokens ({} CPU each)"),
+        ("rss_kib_per_stream", "you hold thousands of streams open ({} memory)"),
     ):
         entry = entries.get(metric)
         row = None if entry is None else study.comparison.row(entry.scenario, metric, study.main or "")
@@ -292,7 +300,7 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
             said.append(f"endpoints may fail ({theirs.text} instead of {ours.text} of 1,000 requests lost)")
     if not said:
         return "you need circuit breakers or pools for each endpoint: no figure here speaks for it."
-    return (", or ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]) + "."
+    return _either(said)
 
 
 def _neither(entries: dict[str, Entry]) -> str:
@@ -301,19 +309,24 @@ def _neither(entries: dict[str, Entry]) -> str:
     if cores is not None:
         bill = abs(cores[0] - cores[1]) / CORES_A_GPU
         said.append(
-            f"the GPUs are your bill: the engines differ by {_digits(abs(cores[0] - cores[1]))} cores beside a GPU, "
-            f"{share(_round(bill))} of its price if {CORES_A_GPU} cores cost as much as one"
+            f"GPUs are your bill (the engines differ by {_digits(abs(cores[0] - cores[1]))} cores a GPU, "
+            f"{share(_round(bill))} of its price)"
         )
     added = _pair(entries, "added_p50_us")
     if added is not None:
         said.append(
-            f"your models take 200 ms to the first token: the medians differ by {_digits(abs(added[0] - added[1]))} ms"
+            f"your models take 200 ms to a first token (the medians differ by {_digits(abs(added[0] - added[1]))} ms)"
         )
     per = _pair(entries, "cpu_us_per_request")
     if per is not None and per[0] != per[1]:
         rate = NEGLIGIBLE_CORE / abs(per[0] - per[1]) * 1000
-        said.append(f"you serve fewer than {_digits(_round(rate))} req/s: that is {share(NEGLIGIBLE_CORE)} of a core")
-    return "; or ".join(said) + "." if said else "your load is far below the loads of this campaign."
+        said.append(f"you serve fewer than {_digits(_round(rate))} req/s ({share(NEGLIGIBLE_CORE)} of a core)")
+    return _either(said) if said else "your load is far below the loads of this campaign."
+
+
+def _either(said: Sequence[str]) -> str:
+    """`a, b, or c.`"""
+    return (", or ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]) + "."
 
 
 def _round(value: float) -> float:
@@ -324,7 +337,7 @@ def _round(value: float) -> float:
 def _unknown(study: Study) -> tuple[str, ...]:
     """What the campaign could not tell, by scenario: primary metrics without a verdict."""
     words = {
-        "too-noisy": "too noisy to tell", "void": "the bench spoilt too many rounds", "not-measured": "not measured",
+        "too-noisy": "too noisy", "void": "the bench spoilt too many rounds", "not-measured": "not measured",
         "overloaded": "overloaded", "unreliable": "unreliable",
     }  # fmt: skip
     said = []
@@ -334,20 +347,14 @@ def _unknown(study: Study) -> tuple[str, ...]:
         for word in dict.fromkeys(row.verdict for row in rows):
             mine = [row for row in rows if row.verdict == word]
             labels = ", ".join(row.spec.label for row in mine)
-            why = f" ({mine[0].reason})" if mine[0].reason else ""
-            said.append(f"{study.called[scenario]}: {labels}: {words[word]}{why}")
+            noisy = word == "too-noisy" and mine[0].visible is not None
+            why = f"only {visible_text(mine[0])} would show" if noisy else mine[0].reason
+            said.append(f"{labels} of {study.called[scenario]}: {words[word]}" + (f" ({why})" if why else ""))
     return tuple(said)
 
 
 # ------------------------------------------------------------------------------------------------ as lines of text
-def cells(screen: FirstScreen, entry: Entry) -> list[str]:
-    """The cells of one line as text: value and interval, and the factor on a second line."""
-    said = []
-    for target in screen.targets:
-        value = entry.values.get(target)
-        if value is None:
-            said.append("–")
-            continue
-        whole = f"{value.text} ({value.range})" if value.range else value.text
-        said.append(f"{whole}\n{value.times}" if value.times else whole)
-    return said
+def cells(screen: FirstScreen, entry: Entry) -> list[tuple[str, str, str]]:
+    """The cells of one line as text: value, factor, interval; the last two may be empty."""
+    found = (entry.values.get(target) for target in screen.targets)
+    return [("–", "", "") if value is None else (value.text, value.times.split(" ")[0], value.range) for value in found]

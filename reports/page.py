@@ -204,7 +204,12 @@ def _md_piece(piece: str | Span) -> str:
     if piece.style == "code" and "`" not in piece.text:
         return f"`{' '.join(piece.text.split())}`".replace("|", "\\|")
     lead, end = (piece.text[:1].isspace() and " ") or "", (piece.text[-1:].isspace() and " ") or ""
-    return f"{lead}**{text}**{end}" if piece.style == "strong" and text else text
+    return f"{lead}**{text}**{end}" if piece.style == "strong" and text else f"{lead}{text}{end}"
+
+
+def _bare(text: str) -> str:
+    """Without the brackets around the whole of it."""
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
 
 def table_markdown(table: Table) -> list[str]:
@@ -212,7 +217,7 @@ def table_markdown(table: Table) -> list[str]:
     lines = ["| " + " | ".join(md(column.title) for column in table.columns) + " |"]
     lines.append("|" + "|".join("--:" if column.number else "---" for column in table.columns) + "|")
     for row in table.rows:
-        cells = [_md_line(cell.say) + (f" ({md(cell.more.strip('()'))})" if cell.more else "") for cell in row.cells]
+        cells = [_md_line(cell.say) + (f" ({md(_bare(cell.more))})" if cell.more else "") for cell in row.cells]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

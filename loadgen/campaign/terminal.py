@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ from loadgen.targets.target import Target
 from reports import counted, first_screen, store
 from reports.first_screen import FirstScreen
 from reports.ladder import ladders
+from reports.words import title
 
 
 def compare(
@@ -167,20 +169,35 @@ def show(console: Console, screen: FirstScreen) -> None:
     """The first screen of the report: its table, when to choose which engine, what got worse, what is unknown."""
     console.print(Text(screen.headline, style="bold"))
     if screen.entries:
-        table = Table(box=None, pad_edge=False, show_edge=False)
-        table.add_column("95 % intervals; × to the baseline", overflow="fold")
+        table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1))
+        table.add_column("")
         for target in screen.targets:
-            table.add_column("no proxy" if target == "direct" else target, justify="right", overflow="fold")
+            name = "No proxy" if target == "direct" else title(target)
+            table.add_column(Text(name), justify="right", no_wrap=True)
         for entry in screen.entries:
-            table.add_row(Text(entry.label), *map(Text, first_screen.cells(screen, entry)))
+            table.add_row(Text(entry.label), *map(_cell, first_screen.cells(screen, entry)))
         console.print(table)
+        console.print(Text(screen.note, style="dim"))
     for when, then in screen.choose:
+        console.print()
         console.print(Text.assemble((f"{when} ", "bold"), then))
-    for heading, lines in (("What gets worse", screen.worse), ("What we could not tell", screen.unknown)):
+    lists = (
+        ("Replies were changed", screen.wrong),
+        ("What gets worse", screen.worse),
+        ("What we could not tell", screen.unknown),
+    )
+    for heading, lines in lists:
         if lines:
+            console.print()
             console.print(Text(heading, style="bold"))
             for line in lines:
-                console.print(Text(f"  {line}"))
+                console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
+
+
+def _cell(parts: tuple[str, str, str]) -> Text:
+    """Value and factor, the interval below."""
+    value, factor, interval = parts
+    return Text.assemble((value, "bold"), f" {factor}" if factor else "", (f"\n{interval}", "dim") if interval else "")
 
 
 def _conclude(console: Console, folder: Path, campaign: LiveCampaign) -> int:
@@ -188,9 +205,11 @@ def _conclude(console: Console, folder: Path, campaign: LiveCampaign) -> int:
 
     report = build_report(folder)
     console.print()
-    for headline in report.headlines:
-        console.print(Text(headline))
     show(console, report.screen)
+    console.print()
+    console.print(Text("Each use case", style="bold"))
+    for headline in report.headlines:
+        console.print(Padding(Text(headline), (0, 0, 0, 2)))
     ended = Counter(record.ended for record in campaign.records)
     others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
     runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")

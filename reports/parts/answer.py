@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reports import decide
 from reports.compare import Row
-from reports.first_screen import CORES_A_GPU, Entry, FirstScreen, first_screen
+from reports.first_screen import Entry, FirstScreen, first_screen
 from reports.page import Block, Cell, Column, Figure, Note, Part, Span, Table, TableRow, missing, strong
 from reports.parts.rows import written
 from reports.plots import GRID, INK, MUTED, log_ticks, panel, short
@@ -52,10 +52,7 @@ def _table(study: Study, screen: FirstScreen) -> Table:
                 rows.append(TableRow((*again, *(_cell(same, target) for target in screen.targets))))
     names = {"direct": "No proxy"}
     columns = (Column("For your load"), *(Column(names.get(name, title(name)), True) for name in screen.targets))
-    note = f"Small print: 95 % intervals; × is the factor to {title(study.baseline or '')}, with its interval. "
-    if any(entry.metric == "cpu_us_per_event" for entry in screen.entries):
-        note += f"A GPU's rate is an assumption, as is its price of {CORES_A_GPU} cores; put in your own."
-    return Table("first", "What it costs, in your units", columns, tuple(rows), cards=True, note=note)
+    return Table("first", "What it costs, in your units", columns, tuple(rows), cards=True, note=screen.note)
 
 
 def _cell(entry: Entry, target: str) -> Cell:
