@@ -348,7 +348,7 @@ def _unknown(study: Study) -> tuple[str, ...]:
             mine = [row for row in rows if row.verdict == word]
             labels = ", ".join(row.spec.label for row in mine)
             noisy = word == "too-noisy" and mine[0].visible is not None
-            why = f"only {visible_text(mine[0])} would show" if noisy else mine[0].reason
+            why = f"only effects beyond {visible_text(mine[0])} would show" if noisy else mine[0].reason
             said.append(f"{labels} of {study.called[scenario]}: {words[word]}" + (f" ({why})" if why else ""))
     return tuple(said)
 
