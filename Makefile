@@ -39,7 +39,7 @@ clients: ## the benchmark client of `proxy-engines verify crosscheck` (aiperf) i
 test: $(READY) ## set up and run the tests: what may share the cores in parallel, then what needs them alone
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not alone"; code=$$?; $(BIN)/python -m pytest -m alone && exit $$code
 
-test-fast: $(READY) ## the tests of what decides: no sockets, no processes, under a minute
+test-fast: $(READY) ## the tests of pure code: no sockets, no processes, under a minute
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(FAST)
 
 test-matrix: $(READY) ## the contract suite on the plain loop, with each switch off once, with 2 workers

@@ -328,6 +328,6 @@ def came_words(found: Mapping[str, Mapping[Row, tuple[float, float]]]) -> str | 
     forecasts, widths = np.array(pairs).T
     near = int((np.abs(np.log(widths / forecasts)) <= math.log(1.5)).sum())
     return (
-        f"Half widths: forecast {np.median(forecasts):.1%}, came {np.median(widths):.1%} "
+        f"Half widths: forecast {np.median(forecasts):.1%}, measured {np.median(widths):.1%} "
         f"(medians of {len(pairs)} rows), {near} within a factor of 1.5"
     )

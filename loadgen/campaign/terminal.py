@@ -114,16 +114,16 @@ def _announce(console: Console, planned: Planned) -> None:
     console.print(Text(f"Cores: {planned.cores.note}"))
     if not planned.cores.pinned:
         console.print(
-            Text("With one core for all, times and capacities hold what the bench took of it; CPU is the target's own")
+            Text("Target and bench share one core: times and capacities include the bench's work, CPU does not")
         )
     if machine.congestion_control() == "bbr":
         console.print(
             Text(
-                "TCP here is paced by BBR, which holds up large answers on loopback: their tails are not the target's. "
+                "TCP here is paced by BBR, which delays large answers on loopback: their tails are not the target's. "
                 "To measure them: sysctl net.ipv4.tcp_congestion_control=cubic"
             )
         )
-    console.print(Text(f"Expected to take about {_minutes(planned.seconds())}, plus repeats of what the bench spoils"))
+    console.print(Text(f"Takes about {_minutes(planned.seconds())}, plus repeats of rounds that the bench spoils"))
 
 
 def _counts(found: counted.Counted) -> Table:

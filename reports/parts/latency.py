@@ -43,8 +43,8 @@ def _overhead(study: Study) -> Figure | None:
         return _pool(study.runs_of(scenario, target), "added_us")
 
     about = (
-        "Share of requests that spent at most so long inside the proxy, both directions, by the clocks of client "
-        "and mock"
+        "Share of requests that spent at most this time inside the proxy, both directions together, by the clocks of "
+        "client and mock"
     )
     return _shares(study, "overhead", "Time added to a request", samples, "added time, µs", about)
 
@@ -71,7 +71,7 @@ def _transit(study: Study) -> Figure | None:
         # One value per 1/2000 of the events: an ECDF again, at the histogram's resolution.
         return edges[np.searchsorted(cumulative, np.linspace(0, cumulative[-1], 2001)[1:])]
 
-    about = "Share of streamed events that took at most so long from the backend's write to the client's read"
+    about = "Share of streamed events that took at most this time from the backend's write to the client's read"
     return _shares(study, "transit", "Time added to a streamed token", samples, "transit, µs", about)
 
 
@@ -295,7 +295,7 @@ def _kept(target: str, points: Sequence[_Point]) -> str:
 def _makes_the_tail(study: Study) -> list[Block]:
     blocks: list[Block] = [
         Text(
-            "A garbage collection stops the process, a stall is a loop that comes late, and a queue shows as "
+            "A garbage collection stops the process, a stall is an event loop that runs late, and a queue shows as "
             "latency that "
             "rises with load. The first two are recorded inside the engines.",
             heading="What makes the tail",

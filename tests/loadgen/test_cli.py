@@ -112,7 +112,7 @@ def test_a_dry_run_prints_the_plan_and_its_duration_and_starts_nothing(tmp_path:
     assert done.returncode == 0, done.stderr
     assert "8 rounds of direct, relay" in done.stdout
     assert "chat-small" in done.stdout
-    assert "Expected to take about" in done.stdout
+    assert "Takes about" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -157,7 +157,9 @@ def test_a_forecast_is_held_against_what_came() -> None:
     row = {"scenario": "one", "metric": "cpu_us_per_request", "candidate": {"target": "olla"}, "basis": "ratio"}
     found = came(decided, [{**row, "ci_low": 0.9, "ci_high": 1.0}, {**row, "ci_low": None, "ci_high": None}])
     assert found["one"]["cpu_us_per_request olla"] == (0.05, pytest.approx(0.0541, abs=0.0001))
-    assert came_words(found) == "Half widths: forecast 5.0%, came 5.4% (medians of 1 rows), 1 within a factor of 1.5"
+    assert (
+        came_words(found) == "Half widths: forecast 5.0%, measured 5.4% (medians of 1 rows), 1 within a factor of 1.5"
+    )
     assert came_words({}) is None
 
 
