@@ -37,7 +37,7 @@ TimeScale = Annotated[float, typer.Option(callback=above_zero, help="Play the tr
 Rows = Annotated[int | None, typer.Option(callback=at_least(1), help="Only the first so many rows of the trace.")]
 MaxIn = Annotated[int | None, typer.Option(callback=at_least(1), help="Cut the trace's prompts to so many tokens.")]
 MaxOut = Annotated[int | None, typer.Option(callback=at_least(1), help="Cut the trace's outputs to so many tokens.")]
-Columns = Annotated[str | None, typer.Option(help="Of the trace: time=COLUMN,in=COLUMN,out=COLUMN.")]
+Columns = Annotated[str | None, typer.Option(help="Of the trace: time=A,in=B,out=C[,session=D].")]
 TimeUnit = Annotated[str | None, typer.Option(help="Of the trace's times: s, ms, us or ns; recognised without.")]
 Bursts = Annotated[str | None, typer.Option(help="Requests that share a time: keep them together or spread them.")]
 Duration = Annotated[

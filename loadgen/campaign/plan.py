@@ -23,7 +23,8 @@ from loadgen.targets import catalogue, keys
 from loadgen.targets import given as given_targets
 from loadgen.targets.direct import Given
 from loadgen.targets.target import Passes, Target
-from loadgen.workload import scenario, timetable
+from loadgen.workload import conversation, scenario, timetable
+from loadgen.workload.job import PROMPT_MARK
 from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
 from reports.schema import ScenarioRecord, Strict, default_baseline
@@ -309,7 +310,9 @@ def replay_scenario(replay: Replay, seed: int) -> Scenario:
     """The scenario of a trace file: its arrivals and sizes, streamed chats at an even pace."""
     read = timetable.replayed(replay)
     warmup = min(1.0, 0.05 * read.duration_s)
-    body = '{"model":"mock-model","messages":[{"role":"user","content":"{{prompt}}"}],'
+    several = read.conversation is not None
+    prompt = conversation.GROWING if several else PROMPT_MARK
+    body = '{"model":"mock-model","messages":[{"role":"user","content":"' + prompt + '"}],'
     body += '"max_tokens":{{max_tokens}},"seed":{{seed}},"stream":true}'
     return Scenario(
         id=_trace_id(replay.file),
@@ -318,7 +321,7 @@ def replay_scenario(replay: Replay, seed: int) -> Scenario:
         kind="stream",
         seed=seed,
         mock=scenario.Mock(profile={"name": "trace", "time_to_first_token": _span(20), "token_gap": _span(10)}),
-        requests=(Request(body=body, stream=True),),
+        requests=(Request(body=body, headers=conversation.HEADERS if several else {}, stream=True),),
         arrivals=replay,
         duration_s=max(read.duration_s - warmup, 0.001),
         warmup_s=warmup,

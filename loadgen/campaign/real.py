@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from loadgen.workload import conversation
 from loadgen.workload.job import MAX_TOKENS_MARK, PROMPT_MARK
 from loadgen.workload.scenario import Open, Request, Scenario
 from loadgen.workload.trace import BYTES_PER_TOKEN
@@ -44,14 +45,17 @@ def chats(real: Real, seed: int, duration_s: float | None) -> Scenario:
 
 def replayed(replay: Scenario, real: Real) -> Scenario:
     """A trace's scenario with requests that a real server understands."""
-    return replay.model_copy(update={"requests": (_request(real),), "primary": PRIMARY})
+    (request,) = replay.requests
+    prompt = conversation.GROWING if conversation.GROWING in request.text() else PROMPT_MARK
+    request = _request(real, prompt).model_copy(update={"headers": request.headers})
+    return replay.model_copy(update={"requests": (request,), "primary": PRIMARY})
 
 
-def _request(real: Real) -> Request:
+def _request(real: Real, prompt: str = PROMPT_MARK) -> Request:
     """In OpenAI's form; `ignore_eos` (vLLM, SGLang; others ignore it) makes outputs as long as they were asked for."""
     body = {
         "model": real.model,
-        "messages": [{"role": "user", "content": PROMPT_MARK}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": MAX_TOKENS_MARK,
         "temperature": 0,
         "stream": True,

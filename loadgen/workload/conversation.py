@@ -1,13 +1,22 @@
-"""Conversations: prompts that begin with the prompt before, and when each turn is sent. Pure."""
+"""Conversations: prompts that begin with the prompt before, when each turn is sent, and whose turn a row of a trace is.
+
+Pure.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from loadgen.workload.job import SEED_MARK
+from loadgen.workload.job import PROMPT_MARK, SEED_MARK
+
+GROWING = f"conversation {SEED_MARK}: {PROMPT_MARK}"
+"""A prompt of a trace's conversation: a longer one begins with a shorter one, and no two conversations begin alike."""
+HEADERS = {"X-Session-ID": f"conversation-{SEED_MARK}"}
+"""By which a proxy knows whose turn it is (`proxy.hash_header`)."""
 
 _WORDS = "the quick brown fox jumps over the lazy dog while llamas and mountain guides carry packets uphill "
 
@@ -48,3 +57,31 @@ def turns(
     order = order[at.ravel()[order] < total_s]
     due = np.rint(at.ravel()[order] * 1e9).astype(np.int64)
     return due, (sent % turns).ravel()[order].astype(np.int32), conversation.ravel()[order].astype(np.int64)
+
+
+def grouped(sessions: Sequence[str | None], before: Mapping[str, str]) -> npt.NDArray[np.int64]:
+    """Which conversation each row is a turn of, numbered from 0 in the order of their first rows.
+
+    Rows are of one conversation if their sessions are the same, or lead to the same one by `before` (session -> the one
+    of the turn before). A row without a session is a conversation of its own.
+    """
+    first: dict[str, str] = {}
+    numbers: dict[str | int, int] = {}
+    return np.array(
+        [
+            numbers.setdefault(row if session is None else _first(session, before, first), len(numbers))
+            for row, session in enumerate(sessions)
+        ],
+        dtype=np.int64,
+    )
+
+
+def _first(session: str, before: Mapping[str, str], known: dict[str, str]) -> str:
+    """The session that a conversation began with. `known`: what was found so far. A circle ends where it closes."""
+    way: dict[str, None] = {}
+    while session not in known and session not in way and session in before:
+        way[session] = None
+        session = before[session]
+    found = known.get(session, session)
+    known.update(dict.fromkeys((*way, session), found))
+    return found

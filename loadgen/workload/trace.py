@@ -1,7 +1,8 @@
 """Real traffic: a trace file of an LLM service as requests with due times, prompts and outputs.
 
-A row becomes a request with a due time, a prompt of 4 bytes a token and one event per token of output. Every row read
-is used or counted under the reason why not; clipped rows are used and counted too. What is decided about a file (its
+A row becomes a request with a due time, a prompt of 4 bytes a token and one event per token of output. Where the file
+says which rows are turns of one conversation, they share a seed and are due in their order. Every row read is used or
+counted under the reason why not; clipped rows are used and counted too. What is decided about a file (its
 format, the unit of its times, what becomes of requests that share a time) is said in `notes`.
 
 Nothing here knows sockets or gevent: the campaign makes its plans with it.
@@ -20,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from loadgen.errors import BadInput
-from loadgen.workload import trace_format
+from loadgen.workload import conversation, trace_format
 from loadgen.workload.arrivals import scaled
 from loadgen.workload.plan import Plan, make_plan
 from loadgen.workload.trace_file import Record, records
-from loadgen.workload.trace_format import UNITS, Format
+from loadgen.workload.trace_format import UNITS, Format, Places
 
 Ints64 = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
@@ -55,8 +56,9 @@ class Accounting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Requests in the order they are due. Shapes: three arrays of length n; offsets are ns after the first request.
+    """Requests in the order they are due. Shapes: arrays of length n; offsets are ns after the first request.
 
+    `conversation`: which one each is a turn of, numbered from 0; None if the file does not say.
     `kind`: the name of its format. `notes`: what was decided about the file, a sentence each.
     """
 
@@ -67,6 +69,7 @@ class Trace:
     output_tokens: Ints32
     accounting: Accounting
     notes: tuple[str, ...] = ()
+    conversation: Ints64 | None = None
 
     def __len__(self) -> int:
         return len(self.offset_ns)
@@ -77,14 +80,15 @@ class Trace:
         return float(self.offset_ns[-1]) / 1e9 if len(self) else 0.0
 
     def plan(self, *, seed: int, template: int = 0, warmup_s: float = 0.0) -> Plan:
-        """The driver's plan: prompts of 4 bytes a token; each request's own seed follows from `seed`."""
+        """The driver's plan: prompts of 4 bytes a token. Seeds of requests, or conversations, follow from `seed`."""
         rng = np.random.default_rng([seed, 0x74726163])
+        seeds = rng.integers(0, 2**31, len(self))
         return make_plan(
             self.offset_ns,
             template=template,
             prompt_bytes=(self.prompt_tokens * BYTES_PER_TOKEN).astype(np.int32),
             output_tokens=self.output_tokens,
-            request_seed=rng.integers(0, 2**31, len(self)),
+            request_seed=seeds if self.conversation is None else seeds[self.conversation],
             warmup_s=warmup_s,
         )
 
@@ -98,6 +102,9 @@ class _Rows:
     tokens_out: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     dates: bool | None = None
+    sessions: list[str | None] = field(default_factory=list)
+    before: dict[str, str] = field(default_factory=dict)
+    """Session -> the one of the turn before, of dropped rows too: they still hold a conversation together."""
 
 
 def read_trace(
@@ -118,7 +125,7 @@ def read_trace(
     - `rows`: the first so many usable rows, in the order of the file; what follows is not read.
     - `max_in`, `max_out`: longer prompts and outputs are cut to so many tokens.
     - `duration_s`: requests due later than that (after scaling) are dropped.
-    - `columns`: `time=COLUMN,in=COLUMN,out=COLUMN`; `time_unit`: of numbers; both recognised if None.
+    - `columns`: as in `trace_format.own_format`; `time_unit`: of numbers; both recognised if None.
     - `seed`: where between two times a request falls that is spread.
 
     Raises Missing if there is no such file, BadInput if it is not a trace or holds no usable row.
@@ -133,13 +140,15 @@ def read_trace(
         why = ", ".join(f"{number} {reason}" for reason, number in read.dropped.items()) or "it holds no rows"
         raise BadInput(f"{path}: no usable row in this {form.name} trace ({why})")
     time_ns, said = _nanoseconds(read, form, time_unit, str(path))
-    time_ns, spread = _spread(time_ns, bursts, seed)
+    turns_of = conversation.grouped(read.sessions, read.before) if places.session is not None else None
+    time_ns, spread = _spread(time_ns, turns_of, bursts, seed)
     order = np.argsort(time_ns, kind="stable")
     offset_ns = scaled(time_ns[order], time_scale)
     keep = np.ones(len(order), dtype=bool) if duration_s is None else offset_ns < duration_s * 1e9
     if dropped_late := int(len(keep) - keep.sum()):
         read.dropped["after the end of the run"] = dropped_late
     clipped: dict[str, int] = {}
+    turns_of = None if turns_of is None else np.unique(turns_of[order][keep], return_inverse=True)[1]
     return Trace(
         source=path.name,
         kind=form.name,
@@ -148,21 +157,28 @@ def read_trace(
         output_tokens=clipped_to(np.array(read.tokens_out, dtype=np.int32)[order][keep], max_out, "output", clipped),
         accounting=Accounting(count, int(keep.sum()), dict(read.dropped), clipped),
         notes=(f"format {form.name} ({form.source})" if form.source else "columns as named", said, *spread),
+        conversation=turns_of,
     )
 
 
-def _read(lines: Iterator[Record], columns: tuple[str, ...], places: tuple[str, str, str], most: int | None) -> _Rows:
+def _read(lines: Iterator[Record], columns: tuple[str, ...], places: Places, most: int | None) -> _Rows:
     """Up to `most` usable rows, with the reasons of the others. Dates or numbers: what the first usable row has."""
     read = _Rows()
-    index = [columns.index(place) for place in places]
+    index = [None if place is None else columns.index(place) for place in places]
     for record in lines:
         if record is None:
             read.dropped["malformed line"] += 1
         else:
-            values = [record.get(p) for p in places] if isinstance(record, dict) else [record[n] for n in index]
-            reason = _take(read, *values)
+            if isinstance(record, dict):
+                values = [None if place is None else record.get(place) for place in places]
+            else:
+                values = [None if n is None else record[n] for n in index]
+            reason = _take(read, *values[:3])
+            session = _session(read, *values[3:])
             if reason is not None:
                 read.dropped[reason] += 1
+            else:
+                read.sessions.append(session)
         if most is not None and len(read.times) >= most:
             break
     return read
@@ -185,6 +201,17 @@ def _take(read: _Rows, time: Any, tokens_in: Any, tokens_out: Any) -> str | None
     read.tokens_in.append(prompt)
     read.tokens_out.append(output)
     return None
+
+
+def _session(read: _Rows, own: Any, parent: Any) -> str | None:
+    """The row's session, and a note of the one before it; None if the row names none. -1 is nobody (Bailian)."""
+    named = [
+        None if value is None or str(value).strip() in ("", "-1") else str(value).strip() for value in (own, parent)
+    ]
+    session, before = named
+    if session is not None and before is not None and before != session:
+        read.before[session] = before
+    return session
 
 
 def _number(value: Any) -> float | None:
@@ -217,8 +244,8 @@ def _nanoseconds(read: _Rows, form: Format, unit: str | None, where: str) -> tup
     return np.array([round(time * size) for time in read.times], dtype=np.int64), f"times are in {unit}: {why}"
 
 
-def _spread(time_ns: Ints64, bursts: Bursts, seed: int) -> tuple[Ints64, tuple[str, ...]]:
-    """Times of rows that share one, and what is said about them."""
+def _spread(time_ns: Ints64, turns_of: Ints64 | None, bursts: Bursts, seed: int) -> tuple[Ints64, tuple[str, ...]]:
+    """Times of rows that share one, and what is said about them. Turns of a conversation stay in their order."""
     distinct = np.unique(time_ns)
     shared = len(time_ns) - len(distinct)
     if not shared:
@@ -230,8 +257,11 @@ def _spread(time_ns: Ints64, bursts: Bursts, seed: int) -> tuple[Ints64, tuple[s
     about = f"{len(time_ns):,} rows have {len(distinct):,} different times"
     if bursts == "keep" or (bursts == "auto" and not coarse):
         return time_ns, (f"{about}; those that share one are due together (--bursts spread spreads them)",)
-    jitter = np.random.default_rng([seed, 0x6A697474]).integers(0, bucket, len(time_ns))
-    return time_ns + jitter, (f"{about}; each is spread over {bucket / 1e9:g} s (--bursts keep leaves them together)",)
+    spread = time_ns + np.random.default_rng([seed, 0x6A697474]).integers(0, bucket, len(time_ns))
+    if turns_of is not None:
+        in_order, by_chance = np.lexsort((time_ns, turns_of)), np.lexsort((spread, turns_of))
+        spread[in_order] = spread[by_chance]
+    return spread, (f"{about}; each is spread over {bucket / 1e9:g} s (--bursts keep leaves them together)",)
 
 
 def clipped_to(tokens: Ints32, most: int | None, name: str, clipped: dict[str, int]) -> Ints32:

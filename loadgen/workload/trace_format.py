@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
@@ -28,26 +28,40 @@ _ENOUGH: Final = 10
 """Rows from which a mean rate says something."""
 
 
+class Places(NamedTuple):
+    """A format's columns as they are written in a file. None: the file does not say who holds a conversation."""
+
+    time: str
+    prompt: str
+    output: str
+    session: str | None = None
+    parent: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Columns by name. `unit` None: recognised from the numbers."""
+    """Columns by name. `unit` None: recognised from the numbers. `session`, `parent`: may be missing in a file."""
 
     name: str
     time: str
     prompt: str
     output: str
     also: tuple[str, ...] = ()
+    session: str = ""
+    parent: str = ""
     unit: Unit | None = None
     source: str = ""
 
-    def places(self, columns: Sequence[str]) -> tuple[str, str, str] | None:
+    def places(self, columns: Sequence[str]) -> Places | None:
         """Its columns as they are written in the file; None if one is not there."""
         written = {_plain(column): column for column in reversed(columns)}
         wanted = [written.get(_plain(name)) for name in (self.time, self.prompt, self.output)]
         if None in wanted or any(_plain(name) not in written for name in self.also):
             return None
         time, prompt, output = wanted
-        return str(time), str(prompt), str(output)
+        parent = written.get(_plain(self.parent)) if self.parent else None
+        session = written.get(_plain(self.session)) if self.session else None
+        return Places(str(time), str(prompt), str(output), session, parent)
 
 
 @functools.cache
@@ -58,26 +72,37 @@ def formats() -> tuple[Format, ...]:
 
 
 def own_format(text: str) -> Format:
-    """`--columns time=COLUMN,in=COLUMN,out=COLUMN`. Raises UsageRefusal."""
+    """`--columns time=COLUMN,in=COLUMN,out=COLUMN[,session=COLUMN[,parent=COLUMN]]`. Raises UsageRefusal."""
     named = dict(part.partition("=")[::2] for part in text.split(","))
-    if set(named) != {"time", "in", "out"} or not all(name.strip() for name in named.values()):
-        raise UsageRefusal(f"--columns {text}: write time=COLUMN,in=COLUMN,out=COLUMN")
-    return Format("own", named["time"], named["in"], named["out"])
+    known = [{"time", "in", "out", *also} for also in ((), ("session",), ("session", "parent"))]
+    if set(named) not in known or not all(name.strip() for name in named.values()):
+        raise UsageRefusal(
+            f"--columns {text}: write time=COLUMN,in=COLUMN,out=COLUMN and, for conversations, session=COLUMN or "
+            "session=COLUMN,parent=COLUMN"
+        )
+    session, parent = named.get("session", ""), named.get("parent", "")
+    return Format("own", named["time"], named["in"], named["out"], session=session, parent=parent)
 
 
-def recognise(columns: Sequence[str], where: str, own: Format | None = None) -> tuple[Format, tuple[str, str, str]]:
+def recognise(columns: Sequence[str], where: str, own: Format | None = None) -> tuple[Format, Places]:
     """The format of a file with these columns, and its columns as they are written. Raises BadInput."""
     for one in formats() if own is None else (own,):
         places = one.places(columns)
-        if places is not None:
+        if places is not None and (one.name != "own" or _has_all(one, places)):
             return one, places
     raise BadInput(_unknown(columns, where, own))
+
+
+def _has_all(own: Format, places: Places) -> bool:
+    """Whoever names a column wants it read: then it may not be missing."""
+    return bool(places.session) == bool(own.session) and bool(places.parent) == bool(own.parent)
 
 
 def _unknown(columns: Sequence[str], where: str, own: Format | None) -> str:
     names = ", ".join(" ".join(column.split())[:40] for column in columns[:12]) or "none"
     if own is not None:
-        return f"{where}: has no columns {own.time}, {own.prompt} and {own.output} (--columns); it has: {names}"
+        named = [column for column in (own.time, own.prompt, own.output, own.session, own.parent) if column]
+        return f"{where}: has no columns {', '.join(named[:-1])} and {named[-1]} (--columns); it has: {names}"
     why = f"its columns or keys are: {names}"
     if {_plain(column) for column in columns} >= {"conversations"}:
         why = "it holds conversations (ShareGPT) without times and token counts, so there is nothing to replay"

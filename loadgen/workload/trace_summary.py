@@ -39,8 +39,22 @@ def figures(trace: Trace, time_scale: float = 1.0) -> dict[str, Any]:
         "busiest_second": int(per_second.max(initial=0)),
         "empty_seconds_share": float((per_second == 0).mean()) if len(per_second) else None,
         "gap_cv": float(gaps.std() / gaps.mean()) if len(gaps) > 1 and gaps.mean() > 0 else None,
+        "conversations": _conversations(trace),
         "prompt_tokens": _lengths(trace.prompt_tokens),
         "output_tokens": _lengths(trace.output_tokens),
+    }
+
+
+def _conversations(trace: Trace) -> dict[str, float] | None:
+    """`several_turns`: how many conversations have more than one; null where the file does not say whose a row is."""
+    if trace.conversation is None or not len(trace):
+        return None
+    turns = np.bincount(trace.conversation)
+    return {
+        "count": len(turns),
+        "several_turns": int((turns > 1).sum()),
+        "turns_mean": float(turns.mean()),
+        "turns_max": int(turns.max()),
     }
 
 
@@ -68,6 +82,12 @@ def _words(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"burstiness: gap CV {found['gap_cv']:.3g} ({kind}), busiest second {found['busiest_second']:,}, "
             f"{found['empty_seconds_share']:.0%} of seconds empty"
+        )
+    if (held := found["conversations"]) is not None:
+        lines.append(
+            f"conversations: {held['count']:,}, {held['several_turns']:,} of several turns "
+            f"(mean {held['turns_mean']:.3g}, most {held['turns_max']:,}); turns come in order under one "
+            "X-Session-ID, each prompt beginning with the one before"
         )
     for name in ("prompt", "output"):
         if lengths := found[f"{name}_tokens"]:

@@ -53,3 +53,21 @@ def test_a_plan_of_sessions_names_the_turn_and_the_conversation_of_each_request(
     assert starts == len(plan), "no turn is sent twice"
     conversations = len(set(plan.request_seed.tolist()))
     assert conversations / len(plan) < 0.1, "the first turn of each must miss; more than nine in ten can hit"
+
+
+@given(st.lists(st.integers(0, 30)), st.integers(0, 2**32))
+def test_rows_whose_sessions_lead_to_one_are_turns_of_one_conversation(parents: list[int], seed: int) -> None:
+    """Row n follows row `parents[n]` if that came before it, else begins a conversation; some rows are not there."""
+    before = {str(row): str(parent) for row, parent in enumerate(parents) if parent < row}
+    begun = []
+    for row, parent in enumerate(parents):
+        begun.append(begun[parent] if parent < row else row)
+    there = np.flatnonzero(np.random.default_rng(seed).random(len(parents)) < 0.7)
+    numbers = conversation.grouped([str(row) for row in there], before)
+    for one, its in zip(there, numbers, strict=True):
+        assert [bool(number == its) for number in numbers] == [begun[other] == begun[one] for other in there]
+
+
+def test_a_row_without_a_session_is_a_conversation_of_its_own_and_a_circle_of_sessions_is_one() -> None:
+    assert conversation.grouped([None, "a", None, "a"], {}).tolist() == [0, 1, 2, 1]
+    assert conversation.grouped(["a", "b", "c"], {"a": "b", "b": "a", "c": "c"}).tolist()[2] == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -16,7 +17,11 @@ import pyarrow as pa
 import pytest
 
 from loadgen.campaign.plan import Asked, plan, replay_scenario
+from loadgen.campaign.real import Real, replayed
 from loadgen.errors import BadInput, UsageRefusal
+from loadgen.workload import conversation
+from loadgen.workload.job import Job
+from loadgen.workload.payload import Payloads
 from loadgen.workload.scenario import Replay
 from loadgen.workload.trace import read_trace
 from loadgen.workload.trace_summary import describe, figures
@@ -187,6 +192,80 @@ def test_u6_a_duration_bounds_a_replay(tmp_path: Path) -> None:
     (rows,) = planned.dropped.values()
     assert rows["read"] == rows["used"] + sum(rows["dropped"].values()) == 10_000
     assert rows["dropped"] == {"after the end of the run": 9900}
+
+
+def bailian(*rows: tuple[int, int, float, int]) -> str:
+    """(chat_id, parent_chat_id, timestamp, input_length): as Bailian writes it, each turn has a chat_id of its own."""
+    return lines(
+        *(
+            {"chat_id": own, "parent_chat_id": parent, "timestamp": time, "input_length": tokens, "output_length": 5,
+             "type": "text", "turn": 1 if parent == -1 else 2, "hash_ids": [own]}
+            for own, parent, time, tokens in rows
+        )
+    )  # fmt: skip
+
+
+def test_turns_of_a_conversation_share_a_seed_and_begin_with_the_prompt_before(tmp_path: Path) -> None:
+    """7 -> 8 -> 10 is one, 9 another, and 12 follows a turn that the trace does not hold."""
+    path = written(tmp_path, bailian((7, -1, 0, 10), (8, 7, 1, 25), (9, -1, 2, 8), (10, 8, 3, 40), (12, 11, 4, 9)))
+    trace = read_trace(path)
+    assert trace.conversation is not None and trace.conversation.tolist() == [0, 0, 1, 0, 2]
+    made = replay_scenario(Replay(kind="trace", file=str(path)), 1)
+    plan = trace.plan(seed=1)
+    payloads = Payloads(Job("run", "http://127.0.0.1:1", tmp_path, made.templates()))
+    sent = [
+        payloads.build(n, 0, int(plan.prompt_bytes[n]), int(plan.output_tokens[n]), int(plan.request_seed[n]))[0]
+        for n in range(len(plan))
+    ]
+    prompts = [json.loads(data.partition(b"\r\n\r\n")[2])["messages"][0]["content"] for data in sent]
+    sessions = [re.search(rb"X-Session-ID: (\S+)", data)[1] for data in sent]  # type: ignore[index]
+    assert sessions[0] == sessions[1] == sessions[3]
+    assert len(set(sessions)) == 3
+    assert prompts[1].startswith(prompts[0]) and prompts[3].startswith(prompts[1])
+    assert not prompts[0].startswith(prompts[2])
+    words = describe(Replay(kind="trace", file=str(path)))
+    assert "conversations: 3, 1 of several turns (mean 1.67, most 3)" in words
+
+
+def test_a_dropped_turn_still_holds_its_conversation_together(tmp_path: Path) -> None:
+    text = bailian((1, -1, 0, 10), (2, 1, 1, 20), (3, 2, 2, 30)).splitlines()
+    text[1] = text[1].replace('"output_length": 5', '"output_length": 0')
+    trace = read_trace(written(tmp_path, "\n".join(text)))
+    assert trace.conversation is not None and trace.conversation.tolist() == [0, 0]
+    assert trace.accounting.dropped == {"no output tokens": 1}
+
+
+def test_turns_of_a_conversation_stay_in_order_where_a_coarse_clock_is_spread(tmp_path: Path) -> None:
+    """40 rows at a time, every four of them turns of one conversation whose prompts grow."""
+    rows = [
+        {"timestamp": 3000 * tick, "input_length": 1 + 4 * tick + turn, "output_length": 5, "session_id": f"s{who}"}
+        for tick in range(10)
+        for turn in range(4)
+        for who in range(10)
+    ]
+    trace = read_trace(written(tmp_path, lines(*rows)), bursts="spread")
+    assert trace.conversation is not None and len(np.unique(trace.offset_ns)) > 390
+    for number in range(10):
+        assert np.all(np.diff(trace.prompt_tokens[trace.conversation == number]) == 1)
+
+
+def test_sessions_of_a_csv_are_named_by_option(tmp_path: Path) -> None:
+    path = written(tmp_path, "t,q,a,who,after\n0.5,10,3,x,\n1.5,20,4,y,x\n2.5,20,4,,\n")
+    columns = "time=t,in=q,out=a,session=who"
+    for text, wanted in ((columns, [0, 1, 2]), (f"{columns},parent=after", [0, 0, 1])):
+        found = read_trace(path, columns=text).conversation
+        assert found is not None and found.tolist() == wanted
+    with pytest.raises(BadInput, match="has no columns t, q, a and nobody"):
+        read_trace(path, columns="time=t,in=q,out=a,session=nobody")
+    with pytest.raises(UsageRefusal, match="session=COLUMN,parent=COLUMN"):
+        read_trace(path, columns="time=t,in=q,out=a,parent=after")
+
+
+def test_a_real_server_is_sent_the_conversations_of_a_trace_too(tmp_path: Path) -> None:
+    path = written(tmp_path, bailian((7, -1, 0, 10), (8, 7, 1, 25)))
+    made = replayed(replay_scenario(Replay(kind="trace", file=str(path)), 1), Real(model="m"))
+    (request,) = made.requests
+    assert request.headers == conversation.HEADERS and conversation.GROWING in request.text()
 
 
 def test_u13_a_file_name_with_an_accent_is_a_scenario(tmp_path: Path) -> None:
