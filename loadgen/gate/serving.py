@@ -119,7 +119,7 @@ class Servers:
             line = child.wait_ready(_READY_S)
             served = Served(str(line["url"]), line.get("admin"), int(line["pid"]), child)
             yield served
-            _end(served)
+            end(served)
         finally:
             self._live.discard(child)
             child.stop(grace_s=1.0)
@@ -131,7 +131,7 @@ class Servers:
             child.stop(grace_s=0.5)
 
 
-def _end(served: Served) -> None:
+def end(served: Served) -> None:
     """SIGTERM to the proxy itself (strace keeps it from its child), then its tool writes what it saw."""
     if served.child.alive():
         os.kill(served.pid, signal.SIGTERM)

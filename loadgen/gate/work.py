@@ -5,11 +5,8 @@ For a request and an event, by the tools and the lockstep of L1 of the gate, so 
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +21,7 @@ from loadgen.campaign.voice import Voice
 from loadgen.gate.checkouts import Checkout
 from loadgen.gate.counts import Callgrind, Memray, NoCount, Strace, Tool
 from loadgen.gate.lockstep import Recording, WrongAnswer, recordings
-from loadgen.gate.serving import Served
+from loadgen.gate.serving import Served, end
 from loadgen.targets.process import ProcessTarget
 from loadgen.targets.target import Target, Wiring
 from reports import counted, store
@@ -34,7 +31,6 @@ TARGETS: Final = ("sherpa", "olla", "relay", "aiohttp-min", "nginx", "haproxy")
 """Programs that valgrind and strace can run; of the campaign's targets these are counted."""
 
 _TOOLS: Final[tuple[Tool, ...]] = (Callgrind(), Memray(), Strace())
-_END_S: Final = 60.0
 
 # What runs by the clock is off, and the collector's work is the same at each start.
 _STEADY: Final[Mapping[str, Any]] = {
@@ -72,7 +68,7 @@ class TargetWork:
         try:
             served = Served(running.url, running.admin, _pid_of(running.pid, prefix), child)
             yield served
-            _end(served)
+            end(served)
         finally:
             child.stop(grace_s=1.0)
 
@@ -82,15 +78,6 @@ def _pid_of(pid: int, prefix: Sequence[str]) -> int:
     if prefix and Path(prefix[0]).name == "strace" and psutil.Process(pid).name() == "strace":
         return int(psutil.Process(pid).children()[0].pid)
     return pid
-
-
-def _end(served: Served) -> None:
-    """SIGTERM to the program itself, then its tool writes what it saw."""
-    if served.child.alive():
-        os.kill(served.pid, signal.SIGTERM)
-    until = time.monotonic() + _END_S
-    while served.child.alive() and time.monotonic() < until:
-        time.sleep(0.02)
 
 
 def count(targets: Sequence[Target], folder: Path, voice: Voice) -> None:

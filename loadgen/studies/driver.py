@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from loadgen.bench import machine, watch
-from loadgen.errors import INTERNAL
+from loadgen.bench.mocks import Backends
 from loadgen.workload import arrivals
 from loadgen.workload.job import Closed, Job, Template, save_job
 from loadgen.workload.plan import make_plan, save_plan
+from loadgen.workload.scenario import Mock
 
 LAG_LIMIT_US: Final = 1000.0
 _SETTLE_S: Final = 1.0  # after starting, which is a second of full load: real-time schedulers take that back
 _EVENTS: Final = 100  # content events of a stream
 _GAP_MS: Final = 5
-_PROFILE: Final = f"name: paced\noutput_tokens: 16\ntoken_gap: {_GAP_MS}ms\n"
+_PACED: Final = {"name": "paced", "output_tokens": 16, "token_gap": f"{_GAP_MS}ms"}
 
 _PLAIN: Final = Template(
     "/v1/chat/completions",
@@ -94,11 +93,13 @@ def run(seconds: float, *, as_json: bool = False) -> int:
     results = []
     with tempfile.TemporaryDirectory(prefix="driver-selftest-") as name:
         folder = Path(name)
-        (folder / "paced.yaml").write_text(_PROFILE, encoding="utf-8")
         for load in LOADS:
-            profile = str(folder / "paced.yaml") if load.template.stream else "instant"
-            with _mock(profile, cores[-1]) as (url, pid):
-                results.append(measure(load, url, pid, folder, seconds, cores[0]))
+            mock = Backends.start(1, 0, folder, (cores[-1],))
+            try:
+                mock.behave(Mock(profile=_PACED if load.template.stream else "instant"))
+                results.append(measure(load, mock.urls[0], mock.pids[0], folder, seconds, cores[0]))
+            finally:
+                mock.stop()
             if not as_json:
                 print(_line(results[-1]), flush=True)
     if as_json:
@@ -175,20 +176,3 @@ def _line(result: Result) -> str:
 
 def _as_json(result: Result) -> dict[str, Any]:
     return {**{name: getattr(result, name) for name in Result.__slots__}, "ceiling_per_s": result.ceiling_per_s}
-
-
-@contextmanager
-def _mock(profile: str, core: int) -> Iterator[tuple[str, int]]:
-    """A mock backend as a process of its own: (url, pid)."""
-    command = [sys.executable, "-m", "mock_backends", "--port", "0", "--control-port", "0", "--profile", profile]
-    mock = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        os.sched_setaffinity(mock.pid, {core})
-        assert mock.stdout is not None
-        ready = json.loads(mock.stdout.readline() or "{}")
-        if not ready.get("ready"):
-            sys.exit(INTERNAL)
-        yield ready["url"], mock.pid
-    finally:
-        mock.send_signal(signal.SIGTERM)
-        mock.wait(10)

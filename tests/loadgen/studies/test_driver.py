@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadgen.bench.mocks import Backends
 from loadgen.studies import driver
 from loadgen.studies.driver import LOADS, DriverLoad, Result
 
@@ -19,8 +20,11 @@ from loadgen.studies.driver import LOADS, DriverLoad, Result
 )
 def test_a_load_is_measured_with_right_answers_only(tmp_path: Path, load: DriverLoad) -> None:
     core = min(os.sched_getaffinity(0))
-    with driver._mock("instant", core) as (url, pid):
-        result = driver.measure(load, url, pid, tmp_path, 0.5, core)
+    mock = Backends.start(1, 0, tmp_path, (core,))
+    try:
+        result = driver.measure(load, mock.urls[0], mock.pids[0], tmp_path, 0.5, core)
+    finally:
+        mock.stop()
     assert result.wrong == 0
     assert result.done_per_s > 0
     assert result.cost_us > 0
