@@ -382,7 +382,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, error: ProxyError, linger: bool = True) -> None:
         """A head that never parsed: answered, counted apart, and the connection closes."""
         self.engine.stats.record_refused()
-        self._send_error(error.kind, self.engine.request_ids.make(), keep_alive=False)
+        self._send_error(error.kind, next(self.engine.request_ids), keep_alive=False)
         self._close(unread=linger)
 
     def _send_error(self, kind: ErrorKind, request_id: bytes, keep_alive: bool, to_head: bool = False) -> None:

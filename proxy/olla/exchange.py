@@ -141,7 +141,7 @@ class Exchange:
         stats = engine.stats
         stats.total += 1
         stats.active += 1
-        self.request_id = request.request_id or engine.request_ids.make()
+        self.request_id = request.request_id or next(engine.request_ids)
         if engine.settings.max_duration:
             self.ends_at = engine.horizon + engine.settings.max_duration
 

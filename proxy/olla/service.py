@@ -30,7 +30,7 @@ from proxy.net.tls import tls_context
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
 from proxy.olla.downstream import ClientConnection
-from proxy.olla.engine import Engine, RequestIds
+from proxy.olla.engine import Engine, make_request_ids
 from proxy.olla.exchange import Exchange
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.route import Route
@@ -83,7 +83,7 @@ class OllaProxy:
         state.balancer = make_balancer(config.proxy.load_balancer)
         state.session_of = session_reader(config.proxy)
         state.via = instance.via.encode()
-        state.request_ids = RequestIds(token_hex(6).encode())
+        state.request_ids = make_request_ids(token_hex(6).encode())
         state.access_log = AccessLog(self.engine) if config.server.access_log else None
         state.rendered_error = cache(render_error) if pools.errors else render_error
         state.routes = {}
