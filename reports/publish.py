@@ -58,7 +58,7 @@ def publish(campaign: Path, into: Path | None = None, published: Path = PUBLISHE
     browser = _browser()
     study = Study.load(campaign)
     header = study.campaign.header
-    folder = into or published / "-".join(filter(None, (header.started[:10], header.profile)))
+    folder = (into or published / "-".join(filter(None, (header.started[:10], header.profile)))).resolve()
     _refuse_another(folder, header.id)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Made beside it and moved at the end: an interruption leaves what was there.
@@ -72,7 +72,7 @@ def publish(campaign: Path, into: Path | None = None, published: Path = PUBLISHE
             )
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
-    if published in folder.parents:
+    if published.resolve() in folder.parents:
         write_atomically(published / "claims.md", claims_page(published).encode())
     return Published(folder, size, tuple(refresh(published)))
 

@@ -92,8 +92,14 @@ def _folder(published: Path, campaign: str) -> Path:
     """A published folder by its name, or the newest of a profile."""
     if (published / campaign).is_dir():
         return published / campaign
-    found = sorted(published.glob(f"[0-9]*-{campaign}"))
+    found = sorted(published.glob(f"[0-9]*-{campaign}"), key=_started)
     return found[-1] if found else published / campaign
+
+
+def _started(folder: Path) -> str:
+    """When a campaign began; the day in the folder's name where no header is left."""
+    header = folder / "campaign.json"
+    return str(read_json(header).get("started", "")) if header.exists() else folder.name[:10]
 
 
 def _wanted(line: str, where: str) -> _Wanted:

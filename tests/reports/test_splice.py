@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,15 @@ def test_what_cannot_be_written_says_why(text: str, said: str, published: Path) 
 def test_a_document_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="cannot be read"):
         splice(tmp_path / "none.md")
+
+
+def test_a_profile_is_its_newest_campaign_whatever_its_folder_is_called(published: Path) -> None:
+    for name, started in (("2026-12-01-full", "2026-12-01T04:00:00Z"), ("2026-12-01-2-full", "2026-12-01T09:00:00Z")):
+        shutil.copytree(published / "night", published / name)
+        (published / name / "campaign.json").write_text(f'{{"started": "{started}"}}')
+        (published / name / "screen-1600.png").write_bytes(b"grey")
+    made = spliced("<!-- picture full -->\n<!-- /picture -->\n" + TEXT.replace("night", "full"), published)
+    assert "(reports/published/2026-12-01-2-full/screen-1600.png)" in made
+    assert "[report](reports/published/2026-12-01-2-full/report.md)" in made
+    with pytest.raises(ReportError, match=r"no screen-1600\.png; publish the campaign again"):
+        spliced("<!-- picture night -->\n<!-- /picture -->\n", published)
