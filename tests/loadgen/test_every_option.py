@@ -103,6 +103,7 @@ VERBS = {
     "gate of two": (options_of_argparse(gate_cli.parser()), ["gate", "--target-base", "a=relay"], console),
     "gate trend": ([("--history", True)], ["gate", "trend"], console),
     "report": (options_of_reports("report"), ["report"], ends(reports.cli.main)),
+    "publish": (options_of_reports("publish"), ["publish", "missing"], ends(reports.cli.main)),
     "choose": (options_of_reports("choose"), ["choose", "--rate", "1", "--endpoints", "1"], ends(reports.cli.main)),
     "serve": (
         options_of_argparse(proxy.cli.parser()),
