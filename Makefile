@@ -11,7 +11,7 @@ FAST := tests/proxy/core tests/proxy/http1 tests/proxy/olla tests/loadgen/worklo
 	tests/reports/test_compare.py tests/reports/test_claims.py tests/reports/test_decide.py tests/reports/test_summarise.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare rivals clients test test-fast test-matrix mutation check micro gate notebooks clean
+.PHONY: help setup compare rivals clients test test-fast test-matrix test-real mutation check micro gate notebooks clean
 
 help: ## print this menu
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ test-fast: $(READY) ## the tests of pure code: no sockets, no processes, under a
 
 test-matrix: $(READY) ## the contract suite on the plain loop, with each switch off once, with 2 workers
 	$(BIN)/python -m tests.matrix
+
+test-real: $(READY) .real/.ready ## both engines in front of real model servers (llama.cpp, LiteLLM), put into .real; minutes
+	$(BIN)/python -m pytest tests/real
+
+.real/.ready: tests/real/requirements.txt
+	$(PYTHON) -m venv .real
+	.real/bin/python -m pip install --quiet --disable-pip-version-check -r tests/real/requirements.txt
+	@touch .real/.ready
 
 mutation: $(READY) ## seed small faults into what decides; the pure tests must notice 85 % (a quarter of an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
