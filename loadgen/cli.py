@@ -12,6 +12,7 @@ import typer
 from loadgen import options, verify
 from loadgen import scenarios as scenario_verbs
 from loadgen.errors import INTERNAL, INTERRUPTED, USAGE, Refusal, UsageRefusal
+from loadgen.gate import cli as gate
 from loadgen.handover import ELSEWHERE, become
 
 if TYPE_CHECKING:
@@ -224,14 +225,7 @@ def micro(
     raise typer.Exit(run(out, only=options.some_of(only) or (), against=against, options=RIGOROUS if rigorous else ()))
 
 
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def gate(context: typer.Context) -> None:
-    """Check performance of one revision against another; for CI."""
-    from loadgen.gate.cli import main as run
-
-    raise typer.Exit(run(context.args))
-
-
+app.add_typer(gate.app)
 app.add_typer(verify.app)
 app.add_typer(scenario_verbs.app)
 for _verb in ELSEWHERE:

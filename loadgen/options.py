@@ -65,6 +65,16 @@ def some_of(text: str | None) -> tuple[str, ...] | None:
     return found
 
 
+def all_of(option: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What a list by comma names of `known`, in the order of `known`; all if none. Raises UsageRefusal."""
+    names = some_of(text)
+    if names is None:
+        return known
+    if set(names) - set(known):
+        raise UsageRefusal(f"{option} {text}: known are {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
 def one_of(option: str, value: str | None, known: tuple[str, ...]) -> str | None:
     """`value`, if it is known. Raises UsageRefusal."""
     if value is not None and value not in known:

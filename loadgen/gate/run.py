@@ -25,6 +25,7 @@ from reports import gate, store, trend
 from reports.gate import BASE, HEAD, GateRow, GateRun, Side
 
 LEVELS = ("L0", "L1", "L2")
+ENGINES = ("olla", "sherpa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class GateOptions:
     all_measured: bool = False
     """What could not be measured ends in 1, so that no CI goes on."""
     levels: tuple[str, ...] = LEVELS
-    engines: tuple[str, ...] = ("olla", "sherpa")
+    engines: tuple[str, ...] = ENGINES
     command: str = "proxy-engines gate"
 
 

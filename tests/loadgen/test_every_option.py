@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ import proxy.cli
 import reports.cli
 from loadgen import cli
 from loadgen.errors import Missing
-from loadgen.gate import cli as gate_cli
 from loadgen.gate import run as gate_run
 from loadgen.micro import run as micro_run
 from loadgen.micro.result import BenchmarkResult
@@ -31,6 +29,7 @@ from loadgen.studies import driver as studies_driver
 from loadgen.studies import limit as studies_limit
 from loadgen.studies import sensitivity as studies_sensitivity
 from loadgen.workload import timetable
+from tests.loadgen.console import console
 
 BAD = ["", " ", "nan", "inf", "-1", "0", "0.5", "1e400", "9" * 20, "tráfego.csv", '{"a": {"b": 1}}', "a b/c d",
        "x=y", "=", ",", "x=http://u:p@h:1", "x={port} '"]  # fmt: skip
@@ -66,18 +65,6 @@ def options_of_argparse(parser: argparse.ArgumentParser) -> list[tuple[str, bool
 VERBS: dict[str, tuple[list[tuple[str, bool]], list[str], Callable[[list[str]], int]]] = {}
 
 
-def console(words: list[str]) -> int:
-    """The console script's `main`, in this process."""
-    before = sys.argv
-    sys.argv = ["proxy-engines", *words]
-    try:
-        cli.main()
-    except SystemExit as exc:
-        return exc.code if isinstance(exc.code, int) else 1
-    finally:
-        sys.argv = before
-
-
 def ends(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], int]:
     def run(words: list[str]) -> int:
         try:
@@ -99,9 +86,9 @@ VERBS = {
     "scenarios list": (options_of_typer("scenarios", "list"), ["scenarios", "list"], console),
     "trace": (options_of_typer("trace"), ["trace", "t.csv"], console),
     "micro": (options_of_typer("micro"), ["micro"], console),
-    "gate": (options_of_argparse(gate_cli.parser()), ["gate"], console),
-    "gate of two": (options_of_argparse(gate_cli.parser()), ["gate", "--target-base", "a=relay"], console),
-    "gate trend": ([("--history", True)], ["gate", "trend"], console),
+    "gate": (options_of_typer("gate"), ["gate"], console),
+    "gate of two": (options_of_typer("gate"), ["gate", "--target-base", "a=relay"], console),
+    "gate trend": (options_of_typer("gate", "trend"), ["gate", "trend"], console),
     "report": (options_of_reports("report"), ["report"], ends(reports.cli.main)),
     "publish": (options_of_reports("publish"), ["publish", "missing"], ends(reports.cli.main)),
     "choose": (options_of_reports("choose"), ["choose", "--rate", "1", "--endpoints", "1"], ends(reports.cli.main)),

@@ -21,9 +21,8 @@ from rich.console import Console
 from loadgen.bench.git import environment
 from loadgen.campaign.voice import Terminal
 from loadgen.errors import BadInput, Missing, UsageRefusal
-from loadgen.gate import checkouts, cli, counts, given, levels, lockstep, revisions, run
+from loadgen.gate import checkouts, counts, given, levels, lockstep, revisions, run
 from loadgen.gate.checkouts import Checkout
-from loadgen.gate.cli import main
 from loadgen.gate.lockstep import HeldBack, Lockstep, Recording, WrongAnswer, record
 from loadgen.gate.revisions import CannotMeasure
 from loadgen.gate.serving import common_config
@@ -31,6 +30,7 @@ from loadgen.targets.direct import Given
 from loadgen.targets.process import ProcessTarget
 from reports import gate
 from reports.gate import Side
+from tests.loadgen import console
 
 BODY = b'{"mock":{"seq":0,"ns":"00000000000000000000"}}'
 
@@ -473,7 +473,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_missing_revision_is_69(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--base", "nonsense", "--out", str(repo / "out")]) == 69
+    assert console.gate(["--base", "nonsense", "--out", str(repo / "out")]) == 69
     assert "nonsense: no such revision" in said(capsys)
     assert not (repo / "out").exists()
     with pytest.raises(Missing):
@@ -481,7 +481,7 @@ def test_a_missing_revision_is_69(repo: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_first_commit_has_nothing_to_compare_with(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--base", "HEAD~2", "--out", str(repo / "out")]) == 2
+    assert console.gate(["--base", "HEAD~2", "--out", str(repo / "out")]) == 2
     assert "no such parent" in said(capsys)
     assert "no such parent" in (repo / "out" / "summary.md").read_text()
 
@@ -489,11 +489,11 @@ def test_a_first_commit_has_nothing_to_compare_with(repo: Path, capsys: pytest.C
 def test_a_folder_without_history_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert main(["--out", str(tmp_path / "out")]) == 2
+    assert console.gate(["--out", str(tmp_path / "out")]) == 2
 
 
 def test_a_base_that_cannot_be_built_is_2(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(repo / "out")]) == 2
+    assert console.gate(["--out", str(repo / "out")]) == 2
     assert "base cannot be started" in said(capsys)
     assert left(repo) == []
 
@@ -503,18 +503,18 @@ def test_a_base_that_cannot_be_built_is_2(repo: Path, capsys: pytest.CaptureFixt
     [["--levels", "L7"], ["--target-base", "a=nginx"], ["--resume", "x"], ["--nonsense"], ["--engines", "go"]],
 )
 def test_what_makes_no_sense_is_64(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 64
+    assert console.gate(words) == 64
     assert said(capsys)
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+    assert console.gate(["--help"]) == 0
     assert "--target-base" in said(capsys)
 
 
 def test_a_folder_with_a_run_is_not_written_over(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (repo / "gate.json").write_text("{}")
-    assert main(["--out", str(repo)]) == 65
+    assert console.gate(["--out", str(repo)]) == 65
     assert "choose another folder" in said(capsys)
 
 
@@ -522,13 +522,13 @@ def test_an_interrupted_gate_ends_with_130_and_leaves_nothing(repo: Path) -> Non
     (repo / "proxy" / "__main__.py").write_text("import time\ntime.sleep(60)\n")
     git(repo, "add", ".")
     git(repo, "commit", "--quiet", "-m", "sleeps")
-    code = "import sys; from loadgen.gate.cli import main; sys.exit(main(sys.argv[1:]))"
-    gate = subprocess.Popen([sys.executable, "-c", code, "--base", "HEAD", "--out", "out"], cwd=repo)
-    until = time.monotonic() + 30
-    while not any("head" in line for line in left(repo)) and time.monotonic() < until:
+    words = [sys.executable, "-P", "-m", "loadgen", "gate", "--base", "HEAD", "--out", "out"]
+    gate = subprocess.Popen(words, cwd=repo)
+    while not any("head" in line for line in left(repo)):
+        assert gate.poll() is None, "the gate ended before it could be interrupted"
         time.sleep(0.05)
     gate.send_signal(signal.SIGTERM)
-    assert gate.wait(20) == 130
+    assert gate.wait() == 130
     assert left(repo) == []
 
 
@@ -540,8 +540,8 @@ def test_a_gate_that_is_interrupted_while_it_prints_ends_with_130(
         signal.raise_signal(number)
         return 0
 
-    monkeypatch.setattr(cli, "run", printing)
-    assert main(["--levels", "L0"]) == 130
+    monkeypatch.setattr(run, "run", printing)
+    assert console.gate(["--levels", "L0"]) == 130
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

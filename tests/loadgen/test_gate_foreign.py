@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from loadgen.errors import UsageRefusal
-from loadgen.gate import cli, given, interleaved, run
+from loadgen.gate import given, interleaved, run
 from loadgen.gate.checkouts import checked_out
 from reports import gate
 from reports.gate import GateRow, Side
+from tests.loadgen import console
 from tests.loadgen.test_gate_revisions import do
 
 COMMAND = "mine={python} proxy.py {port} {backends}"
@@ -69,13 +70,13 @@ def test_two_revisions_are_timed_and_kept_in_a_history(
     limits.write_text("times: {rounds: 8}\n")
     for number in range(5):
         words = ["--base", "auto", "--target", COMMAND, "--history", "history.jsonl", "--limits", "limits.yaml"]
-        assert cli.main([*words, "--out", f"out{number}"]) == 0
+        assert console.gate([*words, "--out", f"out{number}"]) == 0
     assert [pair.base.name for pair in seen] == ["base"] * 5
     assert "limit times.rounds: 8 instead of 5 (limits.yaml)" in (repo / "out0" / "summary.md").read_text()
     assert len((repo / "history.jsonl").read_text().splitlines()) == 5
     assert json.loads((repo / "out0" / "gate.json").read_text())["sides"]["base"]["revision"]
     capsys.readouterr()
-    assert cli.main(["trend", "--history", "history.jsonl"]) == 0
+    assert console.gate(["trend", "--history", "history.jsonl"]) == 0
     assert "5 run(s), 1 series on 1 machine(s), 0 of them changed their level" in capsys.readouterr().out
 
 
@@ -83,12 +84,14 @@ def test_u18_what_could_not_be_measured_ends_in_1_where_it_is_required(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed(monkeypatch, "pass", "could-not-measure")
-    assert cli.main(["--target", COMMAND, "--out", "a"]) == gate.COULD_NOT_MEASURE
-    assert cli.main(["--target", COMMAND, "--out", "b", "--require-measured"]) == gate.REGRESSION
-    assert cli.main(["--base", "HEAD~7", "--out", "c"]) == gate.COULD_NOT_MEASURE  # refused before anything is timed
-    assert cli.main(["--base", "HEAD~7", "--out", "d", "--require-measured"]) == gate.REGRESSION
+    assert console.gate(["--target", COMMAND, "--out", "a"]) == gate.COULD_NOT_MEASURE
+    assert console.gate(["--target", COMMAND, "--out", "b", "--require-measured"]) == gate.REGRESSION
+    assert (
+        console.gate(["--base", "HEAD~7", "--out", "c"]) == gate.COULD_NOT_MEASURE
+    )  # refused before anything is timed
+    assert console.gate(["--base", "HEAD~7", "--out", "d", "--require-measured"]) == gate.REGRESSION
     timed(monkeypatch, "pass")
-    assert cli.main(["--target", COMMAND, "--out", "e", "--require-measured"]) == gate.PASSED
+    assert console.gate(["--target", COMMAND, "--out", "e", "--require-measured"]) == gate.PASSED
 
 
 def test_a_history_is_read_from_a_branch_too(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +100,7 @@ def test_a_history_is_read_from_a_branch_too(repo: Path, capsys: pytest.CaptureF
     do(repo, "add", "h.jsonl")
     do(repo, "commit", "--quiet", "-m", "history")
     do(repo, "checkout", "--quiet", "main")
-    assert cli.main(["trend", "--history", "gate-history:h.jsonl"]) == 0
+    assert console.gate(["trend", "--history", "gate-history:h.jsonl"]) == 0
     assert "1 run(s), none of them with values" in capsys.readouterr().out
 
 
@@ -105,7 +108,7 @@ def test_a_history_is_read_from_a_branch_too(repo: Path, capsys: pytest.CaptureF
 def test_a_history_that_is_not_there_is_a_sentence(
     repo: Path, history: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["trend", "--history", history]) == code
+    assert console.gate(["trend", "--history", history]) == code
     assert "--history" in capsys.readouterr().err
 
 
@@ -125,5 +128,5 @@ def test_only_a_command_has_revisions(text: str) -> None:
     ],
 )
 def test_options_that_contradict_each_other_are_64(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words) == 64
+    assert console.gate(words) == 64
     assert capsys.readouterr().err

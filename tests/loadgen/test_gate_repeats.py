@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from loadgen.gate import checkouts, repeats, revisions
-from loadgen.gate.cli import main
 from loadgen.gate.repeats import spreads, verdict
 from reports import gate
 from reports.gate import GateRow, Side
+from tests.loadgen import console
 
 POLICY = gate.policy()
 METRIC = "instructions_per_request"
@@ -80,7 +80,7 @@ def test_the_command_measures_head_against_itself(
     monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     monkeypatch.setattr(checkouts, "checked_out", checked_out)
     monkeypatch.setattr(repeats, "measure_levels", measure)
-    assert main(["--repeat", "3", "--levels", "L1", "--out", str(tmp_path)]) == 0
+    assert console.gate(["--repeat", "3", "--levels", "L1", "--out", str(tmp_path)]) == 0
     assert compared == [{"base": Side(name="HEAD", revision="a" * 40), "head": Side(name="HEAD", revision="a" * 40)}]
     assert "Steady: 0 false alarms in 3 repeats" in capsys.readouterr().out
     assert "0.100 %" in (tmp_path / "repeats.md").read_text()
@@ -88,4 +88,4 @@ def test_the_command_measures_head_against_itself(
 
 @pytest.mark.parametrize("words", [["--repeat", "1"], ["--repeat", "x"], ["--repeat", "3", "--self-test"]])
 def test_a_repeat_that_makes_no_sense_is_64(words: list[str]) -> None:
-    assert main(words) == 64
+    assert console.gate(words) == 64

@@ -10,9 +10,9 @@ import pytest
 
 from loadgen.errors import BadInput
 from loadgen.gate import revisions, selftest
-from loadgen.gate.cli import main
 from loadgen.gate.selftest import NEEDED, TRIES, Level, PendingTry, Seed, State, Try, page, score, seeds, steps, verdict
 from reports.gate import Side
+from tests.loadgen import console
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = selftest._digest()
@@ -151,7 +151,7 @@ def test_a_folder_without_a_self_test_is_bad_input(
     monkeypatch.setattr(revisions, "repository", lambda start: start)
     monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     (tmp_path / "selftest.json").write_text(text)
-    assert main(["--self-test", "--resume", str(tmp_path)]) == 65
+    assert console.gate(["--self-test", "--resume", str(tmp_path)]) == 65
     assert "selftest.json" in capsys.readouterr().out
 
 
@@ -170,7 +170,7 @@ def test_an_interrupted_self_test_keeps_its_tries_and_says_how_to_go_on(
     monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     monkeypatch.setattr(selftest, "_try", attempt)
     out = tmp_path / "out"
-    assert main(["--self-test", "--out", str(out)]) == 130
+    assert console.gate(["--self-test", "--out", str(out)]) == 130
     assert "--resume" in capsys.readouterr().out
     assert len(resume(out, "a" * 40).tries) == 2
     assert "| no-op |" in (out / "selftest.md").read_text()
@@ -187,7 +187,7 @@ def test_levels_can_be_tried_apart(
     monkeypatch.setattr(revisions, "resolve", lambda root, name, say: Side(name=name, revision="a" * 40))
     monkeypatch.setattr(selftest, "_try", attempt)
     out = tmp_path / "out"
-    assert main(["--self-test", "--levels", "L0,L1", "--out", str(out)]) == 2
+    assert console.gate(["--self-test", "--levels", "L0,L1", "--out", str(out)]) == 2
     assert "sleep at L2: 0 of 5 tries" in capsys.readouterr().out
     assert {one.level for one in resume(out, "a" * 40).tries} == {"L0", "L1"}
-    assert main(["--self-test", "--levels", "L2", "--resume", str(out)]) == 0
+    assert console.gate(["--self-test", "--levels", "L2", "--resume", str(out)]) == 0

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from loadgen.bench import git
-from loadgen.gate.cli import parser
+from loadgen.gate.cli import app
 from loadgen.gate.run import tell_ci
 from reports import gate
 from reports.gate import GateRun
@@ -60,7 +61,7 @@ def test_no_text_of_others_is_pasted_into_a_script() -> None:
 
 def test_the_script_uses_options_that_there_are() -> None:
     script = (ACTION / "gate.sh").read_text()
-    known = {option for action in parser()._actions for option in action.option_strings}
+    known = {option for one in typer.main.get_command(app).params for option in one.opts}
     used = set(re.findall(r"words(?:\+)?=\(.*", script))
     named = {option for line in used for option in re.findall(r"--[a-z-]+", line)}
     assert {"--base", "--head", "--out", "--target", "--limits", "--history", "--require-measured"} <= named <= known
