@@ -13,13 +13,12 @@ settings.load_profile("any-machine")
 
 HERE = Path(__file__).parent
 
-# These start campaigns, drivers or gates of their own, which pin processes to cores and judge how busy those were.
+# These start campaigns or drivers of their own, which pin processes to cores and judge how busy those were.
 ALONE = (
     "end_to_end",
     "real",
     "loadgen/driver",
     "loadgen/bench/test_wrk.py",
-    "loadgen/test_gate.py",
     "test_notebooks.py",
 )
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 120.0  # seconds: what hangs ends here; no machine is so slow, a busy one neither
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

@@ -25,6 +25,7 @@ from loadgen.errors import INTERRUPTED, NO_VALID_RUN
 from loadgen.workload.scenario import FOLDER
 from reports.schema import VERDICT_SCHEMA_VERSION
 from reports.store import load_campaign
+from tests.end_to_end.serving import PATIENCE
 
 SCENARIO = """
 id: tiny
@@ -94,13 +95,13 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def child_called(pid: int, words: str) -> psutil.Process:
     """The descendant whose command line holds `words`, once it is there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for one in descendants(pid):
             try:
@@ -116,7 +117,7 @@ def child_called(pid: int, words: str) -> psutil.Process:
 def load_has_begun(folder: Path, run: str) -> None:
     """Waits until the driver of `run` has reported its first second."""
     progress = folder / "runs" / run / "driver.stdout"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if progress.exists() and '"t"' in progress.read_text():
             return
@@ -133,7 +134,7 @@ def test_a_campaign_ends_in_a_report_with_every_reply_checked(
 ) -> None:
     arguments = ("--scenarios", scenario(tmp_path, 0.75), "--targets", "relay,direct", "--rounds", "1")
     process = compare(*arguments)
-    told, _ = process.communicate(timeout=100)
+    told, _ = process.communicate()
     assert process.returncode in (0, NO_VALID_RUN), told
     folder = tmp_path / "reports" / "runs" / "latest"
     assert folder.is_symlink()
@@ -170,7 +171,7 @@ def test_each_run_is_a_process_start_and_targets_in_turns_are_alive_at_once(
         *("--scenarios", f"{scenario(tmp_path, 0.5, more='')},probe-delay", "--duration", "0.5"),
         *("--targets", "relay,direct", "--baseline", "relay", "--rounds", "1", "--out", str(folder)),
     )
-    told, _ = process.communicate(timeout=100)
+    told, _ = process.communicate()
     assert process.returncode in (0, NO_VALID_RUN), told
     runs = [run for run in load_campaign(folder).runs if run.record.round == 1]
     assert len(runs) == 6
@@ -200,7 +201,7 @@ def test_faults_count_from_the_moment_at_which_load_begins(
     path.write_text(yaml.safe_dump(text))
     folder = tmp_path / "campaign"
     process = compare("--scenarios", str(path), "--targets", "direct", "--rounds", "1", "--out", str(folder))
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate()
     assert process.returncode in (0, NO_VALID_RUN), told
     (run, *_) = load_campaign(folder).runs
     rows = run.table("requests")
@@ -225,7 +226,7 @@ def test_an_interrupted_campaign_leaves_no_process_keeps_its_runs_and_can_be_res
     started = descendants(process.pid)
     assert len(started) >= 2
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=30)
+    told, _ = process.communicate()
     assert process.returncode == INTERRUPTED, told
     assert "1 finished run(s) are kept" in told
     assert "Traceback" not in told
@@ -238,14 +239,13 @@ def test_an_interrupted_campaign_leaves_no_process_keeps_its_runs_and_can_be_res
         [sys.executable, "-P", "-m", "loadgen", "report", str(folder)],
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert report.returncode == 0, report.stderr
     assert (folder / "report.html").exists()
 
     resumed = compare("--resume", str(folder))
-    told, _ = resumed.communicate(timeout=60)
+    told, _ = resumed.communicate()
     assert resumed.returncode in (0, NO_VALID_RUN), told
     assert {"r01-tiny-relay", "r01-tiny-direct"} <= set(records(folder))
     assert records(folder)["r01-tiny-relay"] == kept["r01-tiny-relay"]
@@ -281,7 +281,7 @@ def test_the_soak_in_seconds_accounts_for_every_request_and_leaves_nothing_behin
     path.write_text(yaml.safe_dump(soak))
     folder = tmp_path / "campaign"
     process = compare("--profile", "soak", "--scenarios", str(path), "--out", str(folder))
-    told, _ = process.communicate(timeout=150)
+    told, _ = process.communicate()
     assert process.returncode in (0, NO_VALID_RUN), told
     found = records(folder)
     assert set(found) == {"r01-brief-soak-olla", "r01-brief-soak-sherpa"}
@@ -316,7 +316,7 @@ def test_what_is_killed_in_mid_run_voids_that_run_and_the_campaign_goes_on(
     for number, (victim, _, _) in enumerate(victims, 1):
         load_has_begun(folder, f"r0{number}-tiny-relay")
         child_called(process.pid, victim).kill()
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate()
     assert process.returncode in (0, NO_VALID_RUN), told
     found = records(folder)
     for number, (_, blame, said) in enumerate(victims, 1):
@@ -339,7 +339,7 @@ def test_a_generator_and_mocks_that_are_asked_for_too_much_void_their_runs_and_s
         *("--scenarios", "overload-generator,overload-mocks", "--targets", "direct"),
         *("--rounds", "1", "--out", str(folder)),
     )
-    told, _ = process.communicate(timeout=100)
+    told, _ = process.communicate()
     assert process.returncode == NO_VALID_RUN, told
     assert "overload-mocks asks for more than this bench can carry and will be void" in told
     found = records(folder)
@@ -358,7 +358,7 @@ def test_a_target_that_cannot_carry_the_load_is_overloaded_and_spoils_nobody_els
         *("--scenarios", path, "--targets", "relay,relay-slow", "--baseline", "relay", "--rounds", "2"),
         *("--out", str(folder)),
     )
-    told, _ = process.communicate(timeout=100)
+    told, _ = process.communicate()
     assert process.returncode == 0, told
     found = records(folder)
     slow = [run for name, run in found.items() if name.endswith("relay-slow")]
@@ -392,7 +392,7 @@ def test_a_target_that_answers_wrongly_is_not_measured(
             *("--scenarios", scenario(tmp_path, 0.5), "--targets", "liar", "--target", f"liar={url},pid={liar.pid}"),
             *("--rounds", "1", "--out", str(folder)),
         )
-        told, _ = process.communicate(timeout=60)
+        told, _ = process.communicate()
     finally:
         liar.kill()
         liar.communicate()
@@ -412,7 +412,7 @@ def test_a_trace_is_replayed_with_every_reply_checked(
         *("--trace", str(tmp_path / "traffic.csv"), "--time-scale", "10", "--rows", "15", "--max-out", "9"),
         *("--targets", "relay", "--rounds", "1", "--out", str(tmp_path / "campaign")),
     )
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate()
     assert process.returncode in (0, NO_VALID_RUN), told
     campaign = load_campaign(tmp_path / "campaign")
     dropped = campaign.header.dropped["trace-traffic"]
@@ -431,7 +431,7 @@ def test_a_folder_that_holds_a_campaign_is_not_written_over(
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "campaign.json").write_text("{}")
     process = compare("--scenarios", scenario(tmp_path, 0.5), "--targets", "direct", "--out", "used")
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate()
     assert process.returncode == 65
     assert "a campaign is already there" in told
     assert os.listdir(tmp_path / "used") == ["campaign.json"]  # noqa: PTH208  # names are enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.end_to_end.serving import PATIENCE, Serve, backend
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "proxy" / "MIGRATION.md"
@@ -38,7 +41,9 @@ def with_free_ports(text: str) -> str:
 
 def free_run(count: int) -> int:
     """The first of `count` consecutive free ports."""
-    for first in range(20_000, 30_000, count):
+    places = list(range(20_000, 30_000, count))
+    random.SystemRandom().shuffle(places)  # tests beside this one look for ports too
+    for first in places:
         held = []
         try:
             for port in range(first, first + count):
@@ -71,7 +76,7 @@ def run(script: str, folder: Path) -> tuple[str, str]:
     )
     try:
         # Ends although background jobs hold the pipes, too: the script ends them.
-        out, err = shell.communicate(timeout=110)
+        out, err = shell.communicate(timeout=PATIENCE)
     except BaseException:
         os.killpg(shell.pid, signal.SIGKILL)
         raise
@@ -104,8 +109,6 @@ def test_the_pages_load_test_writes_its_report(tmp_path: Path) -> None:
 
 
 def test_every_metric_that_the_page_says_is_ollas_is_exported_by_olla(tmp_path: Path) -> None:
-    from tests.end_to_end.serving import Serve, backend
-
     table = PAGE.read_text().partition("exported by Olla only")[2].partition("## 3")[0]
     names = set(re.findall(r"`(proxy_[a-z_]+)", table))
     for row in table.splitlines():

@@ -337,6 +337,7 @@ OTHER = BODY.replace(b"hello", b"hullo")
         (plain() + b"x", "bytes after the end of the reply"),
         (plain(status=b"204 No Content").replace(b"204 No", b"201 No"), "status 201, not 200"),
     ],
+    ids=["digest", "no headers", "events", "not HTTP", "too long", "status"],  # a reply holds the time: no name
 )
 def test_a_wrong_reply_is_told_and_its_beginning_kept(tmp_path: Path, reply: bytes, error: str) -> None:
     with Served(answers(reply)) as server, Bench(tmp_path, server.url, PLAIN) as bench:

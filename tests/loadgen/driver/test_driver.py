@@ -39,9 +39,9 @@ def write_job(folder: Path, url: str, n: int = 50, gap_ms: float = 4, **changes:
     return folder / "JOB.json"
 
 
-def run(*arguments: str | Path, timeout: float = 60, **more: Any) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*DRIVER, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False, **more
+        [*DRIVER, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False, **more
     )
 
 
@@ -136,7 +136,7 @@ def test_users_who_think_when_their_time_is_over_hold_up_nothing(tmp_path: Path)
         closed = Closed(users=6, duration_s=2.5, think_ms=50)
         shape = (Stage(1.2, 6), Stage(2.5, 2))
         job = write_job(tmp_path, server.url, plan=None, closed=closed, shape=shape, timeout_s=1000.0)
-        done = run(job, timeout=60)  # Locust would wait for the job's timeout
+        done = run(job)  # Locust would wait for the job's timeout
     assert (done.returncode, done.stderr) == (0, "")
     assert list(lines(done.stdout)[-1]["outcomes"]) == ["ok"]
 
@@ -169,7 +169,7 @@ def test_hold_waits_for_a_line_before_the_first_request(tmp_path: Path) -> None:
     with Served(answers(plain())) as server:
         child = held(write_job(tmp_path, server.url, n=5))
         assert server.requests == []
-        output, _ = child.communicate("go\n", timeout=30)
+        output, _ = child.communicate("go\n")
     assert child.returncode == 0
     assert lines(output)[-1]["done"] == 5
 
@@ -178,7 +178,7 @@ def test_a_held_driver_begins_when_it_is_told_to(tmp_path: Path) -> None:
     with Served(answers(plain())) as server:
         child = held(write_job(tmp_path, server.url, n=5))
         begin_ns = time.monotonic_ns() + 1_500_000_000
-        output, _ = child.communicate(f"go {begin_ns}\n", timeout=30)
+        output, _ = child.communicate(f"go {begin_ns}\n")
     assert child.returncode == 0
     last = lines(output)[-1]
     assert last["done"] == 5
@@ -209,7 +209,7 @@ def test_a_signal_ends_it_at_once_with_what_was_measured_and_no_process_left(
         wait_until(lambda: len(server.requests) >= 5)
         family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
         child.send_signal(number)
-        output, errors = child.communicate(timeout=30)
+        output, errors = child.communicate()
     assert (child.returncode, errors) == (code, "")
     assert lines(output)[-1]["finished"] is True
     assert len(ids(tmp_path / "out")) >= 5
@@ -236,7 +236,7 @@ def test_locusts_own_command_drives_the_same_job_and_shows_exact_counts(tmp_path
         stats = tmp_path / "stats"
         job = write_job(tmp_path, server.url, n=60)
         child = locust(job, "--headless", "--json-file", str(stats))
-        output, _ = child.communicate(timeout=60)
+        output, _ = child.communicate()
     assert ids(tmp_path / "out") == list(range(60)), output
     rows = pq.read_table(tmp_path / "out" / "requests-0.parquet").to_pylist()
     failed = sum(row["outcome"] != "ok" for row in rows)
@@ -247,6 +247,6 @@ def test_locusts_own_command_drives_the_same_job_and_shows_exact_counts(tmp_path
 
 def test_locusts_own_workers_are_refused_with_a_sentence(tmp_path: Path) -> None:
     child = locust(write_job(tmp_path, "http://127.0.0.1:1"), "--master", "--headless", "--master-bind-port", "0")
-    output, _ = child.communicate(timeout=60)
+    output, _ = child.communicate()
     assert child.returncode != 0
     assert "a job is driven by one process" in output
