@@ -61,7 +61,7 @@ class Rig:
             self._loop.run_until_complete(self.service.start(sock))
         finally:
             sock.close()
-        self._client = self._loop.accept()
+        self._client = self._loop.run_until_complete(self._loop.accept())
         self._client.taken = self._answered
         try:
             self._check()

@@ -164,8 +164,8 @@ class MemoryLoop(asyncio.SelectorEventLoop):
     async def sock_connect(self, sock: Any, address: Any) -> None:
         """aiohttp connects its socket by itself, before it asks for a transport."""
 
-    def accept(self) -> MemoryTransport:
-        """A client's connection to the engine that was started on this loop."""
+    async def accept(self) -> MemoryTransport:
+        """A client's connection to the engine that was started on this loop, which asks for the running loop."""
         if self._factory is None:
             raise RuntimeError("no engine was started on this loop")
         protocol = self._factory()

@@ -60,8 +60,9 @@ class SherpaProxy:
         """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
         self._listener.close()
         self._server.pre_shutdown()
-        asyncio.get_running_loop().call_later(grace, self._server.abort)
+        cutting = asyncio.get_running_loop().call_later(grace, self._server.abort)
         await self._server.shutdown(grace + 1.0)
+        cutting.cancel()
         await self._connector.session.close()
 
     def stats(self) -> Snapshot:

@@ -544,6 +544,9 @@ def test_after_an_upload_that_came_at_once_its_connection_goes_on(start, endpoin
             peer.respond(b"1")
         answer = client.response()
         assert answer.status == (200 if reachable else 502)
+        if answer.get("Connection") == "close":
+            assert not reachable  # it did not come at once this time: refused before its last bytes
+            return
         client.get("/2")
         if reachable:
             assert peer.request().target == "/2"
