@@ -71,6 +71,9 @@ def compare(
     scenarios: Annotated[
         str | None, typer.Option(help="Instead of the profile's: ids or .yaml files, by comma.")
     ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="The one scenario at several loads: rate=50,100,200 or users=1,4,16.")
+    ] = None,
     baseline: Annotated[str | None, typer.Option(help="Whom the others are compared with.")] = None,
     target: Annotated[
         list[str] | None,
@@ -141,6 +144,7 @@ def compare(
         given=tuple(target or ()),
         variants=tuple(variant or ()),
         scenarios=options.some_of(scenarios),
+        sweep=sweep,
         trace=replay,
         baseline=baseline,
         rounds=rounds,

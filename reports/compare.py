@@ -667,7 +667,7 @@ def visible_text(row: Row) -> str:
         return f"{_two_digits(row.visible * 100)} %"
     less = 1 - 1 / (1 + row.visible)
     more = f"+{_two_digits(row.visible * 100)} %" if row.visible < 9 else f"×{_two_digits(min(row.visible, 999) + 1)}"
-    return f"-{_two_digits(less * 100)} %/{more}"
+    return f"-{_two_digits(min(less * 100, 99.0))} %/{more}"
 
 
 def _two_digits(value: float) -> str:

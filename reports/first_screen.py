@@ -289,9 +289,12 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
         ("cpu_us_per_event", "you stream many tokens ({} CPU each)"),
         ("rss_kib_per_stream", "you hold thousands of streams open ({} memory)"),
     ):
+        # The scenario in the table where there is one; closed loops have no line there, and their verdicts stand too.
         entry = entries.get(metric)
-        row = None if entry is None else study.comparison.row(entry.scenario, metric, study.main or "")
-        if row is not None and row.winner == "olla" and row.ratio:
+        places = study.scenarios if entry is None else (entry.scenario,)
+        rows = (study.comparison.row(place, metric, study.main or "") for place in places)
+        row = next((each for each in rows if each is not None and each.winner == "olla" and each.ratio), None)
+        if row is not None and row.ratio:
             said.append(what.format(f"×{_digits(row.ratio if study.main == 'olla' else 1 / row.ratio)}"))
     lost = entries.get("goodput_rps")
     if lost is not None and all(name in lost.values for name in ENGINES):

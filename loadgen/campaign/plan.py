@@ -23,7 +23,7 @@ from loadgen.targets import catalogue, keys
 from loadgen.targets import given as given_targets
 from loadgen.targets.direct import Given
 from loadgen.targets.target import Passes, Target
-from loadgen.workload import conversation, scenario, timetable
+from loadgen.workload import conversation, scenario, sweep, timetable
 from loadgen.workload.job import PROMPT_MARK
 from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
@@ -61,6 +61,8 @@ class Asked(Strict):
     given: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     scenarios: tuple[str, ...] | None = None
+    sweep: str | None = None
+    """`rate=N,N,...` or `users=N,N,...`: the one scenario at each of these loads."""
     trace: Replay | None = None
     baseline: str | None = None
     rounds: int | None = None
@@ -301,6 +303,10 @@ def _scenarios(asked: Asked) -> tuple[list[Scenario], dict[str, Any]]:
         )
         for one in named
     ]
+    if asked.sweep is not None:
+        if asked.scenarios is None or len(chosen) != 1:
+            raise UsageRefusal("--sweep: name the one scenario to sweep, e.g. --scenarios chat-small")
+        chosen = sweep.points(chosen[0], asked.sweep)
     if not chosen:
         raise UsageRefusal(f"--profile {asked.profile}: no scenario belongs to it; name some with --scenarios")
     return chosen, dropped

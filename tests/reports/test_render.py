@@ -510,3 +510,15 @@ def test_every_row_carries_the_level_of_the_interval_it_prints(built: ReportResu
     assert all(row["verdict"] not in said for row in rows if not row["primary"])
     assert "% CI" in built.md.read_text()
     assert set(re.findall(r"([\d.]+) % CI", built.md.read_text())) == {"95"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_olla_wins_in_a_closed_loop_speaks_for_it_on_the_first_screen(copied: COPY) -> None:
+    folder = copied()
+    scenarios = json.loads((folder / "campaign.json").read_text())["scenarios"]
+    for one in scenarios.values():
+        one.update(loop="closed", rate_rps=None)
+    rewrite(folder / "campaign.json", scenarios=scenarios)
+    first = Shape(build_report(folder).html.read_text().split('<section id="cost">')[0]).shown()
+    assert "no figure here speaks for it" not in first
+    assert "you pay for CPU" in first
