@@ -85,6 +85,19 @@ def test_least_connections_rotates_ties(active, count):
     )
 
 
+def test_least_connections_goes_through_ties_in_configured_order():
+    candidates = endpoints(3, 3, 3)
+    balancer = LeastConnections()
+    first, *following = (candidates.index(balancer.pick(candidates, NOW)) for _ in range(7))
+    assert following == [(first + turns) % 3 for turns in range(1, 7)]
+
+
+def test_of_the_least_busy_the_one_whose_turn_it_is_is_picked_or_the_next_behind_it():
+    candidates = endpoints(2, 1, 1, 2)
+    balancer = LeastConnections()  # e1 has the first turn
+    assert [balancer.pick(candidates, NOW).name for _ in range(4)] == ["e1", "e2", "e1", "e1"]
+
+
 def test_least_connections_fills_all_endpoints_evenly():
     candidates = endpoints(*[0] * 5)
     balancer = LeastConnections()
@@ -143,6 +156,12 @@ def test_a_key_has_one_home_whatever_the_order_of_the_candidates_and_whoever_pic
     assert ConsistentHash().pick(candidates, NOW, key) is home
 
 
+def test_a_key_keeps_its_home_from_one_release_to_the_next():
+    """These were seen in an earlier one: beside each other, or one after the other, all must send a session alike."""
+    homes_seen = ["e0", "e0", "e0", "e2", "e1", "e2", "e0", "e0", "e1", "e0", "e2", "e1"]
+    assert [homes(endpoints(0, 0, 0))[key] for key in KEYS[: len(homes_seen)]] == homes_seen
+
+
 def test_keys_spread_evenly():
     shares = Counter(homes(endpoints(0, 0, 0)).values())
     assert all(150 < shares[name] < 250 for name in ("e0", "e1", "e2")), shares
@@ -167,6 +186,24 @@ def test_an_endpoint_that_is_renamed_keeps_its_keys():
 def test_without_a_key_the_least_busy_endpoint_is_picked():
     candidates = endpoints(3, 1, 2)
     assert ConsistentHash().pick(candidates, NOW).name == "e1"
+
+
+def test_without_a_key_an_endpoint_that_failed_lately_counts_as_busier():
+    failed, other = endpoints(0, 0)
+    failed.record_failure(NOW)
+    balancer = ConsistentHash()
+    assert {balancer.pick([failed, other], NOW).name for _ in range(4)} == {"e1"}
+    other.active = 1
+    assert {balancer.pick([failed, other], NOW + FAILURE_MEMORY).name for _ in range(4)} == {"e0"}
+
+
+def test_a_home_at_its_bound_gets_no_more_and_just_below_it_does():
+    home, other = endpoints(0, 0)
+    key = next(key for key in KEYS if ConsistentHash().pick([home, other], NOW, key) is home)
+    other.active = 3
+    for active, stays in ((11, True), (12, False)):  # 1.5 * (12 + 3 + the new one) / 2 = 12
+        home.active = active
+        assert (ConsistentHash().pick([home, other], NOW, key) is home) == stays
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=10), st.binary(min_size=1, max_size=8))

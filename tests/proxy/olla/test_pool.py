@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -371,6 +372,74 @@ def test_a_shared_budget_lets_one_endpoint_starve_another(loop: FakeLoop) -> Non
     loop.run()
     assert waiter.connection is not None
     assert (budget.open, budget.idle, slow.open, fast.open) == (1, 0, 0, 1)
+
+
+def test_a_request_says_whether_a_connection_is_being_opened_or_waited_for(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    assert pool.request(FakeExchange()) is True
+    assert pool.request(FakeExchange()) is False
+    loop.run()
+
+
+def test_a_discarded_connection_is_closed_at_once_and_its_place_given_to_who_waits(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    connection, waiter = connect(pool, loop).connection, FakeExchange()
+    assert connection
+    pool.request(waiter)
+
+    pool.discard(connection)
+    assert connection.transport.is_closing()
+    assert connection.exchange is None and connection.ended
+    connection.connection_lost(None)  # the loop tells later; nothing is counted twice
+    loop.run()
+
+    assert waiter.connection is not None and waiter.connection is not connection
+    assert (pool.open, pool.budget.open, pool.budget.idle) == (1, 1, 0)
+
+
+def test_a_higher_limit_lets_those_in_that_waited(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 1))
+    connect(pool, loop)
+    waiting = [FakeExchange() for _ in range(3)]
+    for waiter in waiting:
+        pool.request(waiter)
+
+    spec = replace(pool.spec, max_conns=3, max_idle=2)
+    pool.configure(spec)
+    loop.run()
+
+    assert [waiter.connection is not None for waiter in waiting] == [True, True, False]
+    assert (pool.spec, pool.open, pool.budget.max_conns, pool.budget.max_idle) == (spec, 3, 3, 2)
+
+
+def test_limits_of_one_endpoint_do_not_change_a_shared_budget(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 2, shared=True))
+    connect(pool, loop)
+    waiter = FakeExchange()
+    pool.request(waiter)
+    spec = replace(pool.spec, max_conns=3, max_idle=4)
+    pool.configure(spec)
+    loop.run()
+    assert waiter.connection is None
+    assert (pool.spec, pool.budget.max_conns, pool.budget.max_idle) == (spec, 1, 2)
+
+
+def test_in_a_shared_budget_the_idle_connections_of_all_endpoints_count(loop: FakeLoop) -> None:
+    budget = Budget(0, 2, shared=True)
+    pools = [make_pool(loop, budget, name) for name in "abc"]
+    connections = [connect(pool, loop).connection for pool in pools]
+    for pool, connection in zip(pools, connections, strict=True):
+        assert connection
+        pool.release(connection, 1.0)
+    assert [len(pool.idle) for pool in pools] == [1, 1, 0]
+
+
+def test_a_pool_keeps_the_tls_settings_that_it_was_made_with(loop: FakeLoop) -> None:
+    """By them the service sees whether a reload changed what its connections trust."""
+    spec = EndpointSpec(name="s", scheme="https", host="model.example", port=8443)
+    pool = EndpointPool(spec, Budget(1, 1), loop, PlainUpstreamConnection, loop)  # type: ignore[arg-type]  # as above
+    assert isinstance(pool.context, ssl.SSLContext)
+    assert make_pool(loop, Budget(1, 1)).context is None
 
 
 class PoolMachine(RuleBasedStateMachine):
