@@ -79,7 +79,11 @@ def test_a_field_called_trailers_is_an_ordinary_one() -> None:
 
 def test_fields_that_connection_names_are_dropped_but_never_host_or_framing() -> None:
     request = read(
-        "X-Secret: 1", "Connection: x-secret, Content-Length,host , via", "x-secret: 2", "Content-Length: 3", "X-C: 3"
+        "X-Secret: a:1",
+        "Connection: x-secret, Content-Length,host , via",
+        "x-secret: 2",
+        "Content-Length: 3",
+        "X-C: 3",
     )
     assert upstream_fields(request)[:3] == ["Content-Length: 3", "X-C: 3", "X-Forwarded-For: 10.1.2.3"]
     assert request.length == 3
@@ -212,6 +216,36 @@ def test_target_forms() -> None:
     assert "X-Forwarded-Host: other:99" in upstream_fields(absolute)
     assert read(line="GET HTTP://other HTTP/1.1").target == b"/"
     assert read(line="GET http://other?q HTTP/1.1").target == b"/?q"
+
+
+def test_all_fields_but_host_are_told_as_text_with_the_request_id() -> None:
+    made = read("Accept: a:b ", "X-Name: \t\u00e9\t".encode().decode("latin-1"), host="me").text_fields("id-1")
+    assert made == [
+        ("Accept", "a:b"),
+        ("X-Name", "\u00e9"),
+        ("X-Forwarded-For", "10.1.2.3"),
+        ("X-Forwarded-Proto", "http"),
+        ("X-Forwarded-Host", "me"),
+        ("Via", "1.1 olla-abc"),
+        ("X-Request-ID", "id-1"),
+    ]
+    kept = read("X-Request-ID: theirs", "Accept: a").text_fields("id-1")
+    assert kept[:2] == [("X-Request-ID", "theirs"), ("Accept", "a")]
+    assert kept[-1] == ("Via", "1.1 olla-abc")
+
+
+def test_fields_that_are_no_utf_8_cannot_be_told_as_text() -> None:
+    with pytest.raises(ProxyError) as refused:
+        read("X-A: \xe9").text_fields("id-1")
+    assert (refused.value.kind.code, refused.value.detail) == ("bad_request", "a field holds bytes that are not UTF-8")
+
+
+def test_requests_of_one_connection_share_what_they_have_in_common() -> None:
+    requests = reader()
+    first, second = (requests.read(head(f"A: {'a' * size}")) for size in (1, 2))
+    assert first.traits is second.traits
+    other = requests.read(head("A: 1", line="GET / HTTP/1.1"))
+    assert (other.traits.method, first.traits.method) == (b"GET ", b"POST ")
 
 
 def test_a_chunked_upload_is_framed_anew() -> None:
@@ -360,6 +394,7 @@ def test_a_head_that_differs_where_two_differed_before_is_recalled() -> None:
         (["Content-Length: 17"], "POST /v1/chat HTTP/1.1", "me:8081"),
         (["Content-Length: 17"], "POST /v1/chat HTTP/1.0", "me:8080"),
         (["Content-Length: 17"], "PUTT /v1/chat HTTP/1.1", "me:8080"),
+        (["Content-Length: 17"], "GOST /v1/chat HTTP/1.1", "me:8080"),
         (["Content-Length: 1a"], "POST /v1/chat HTTP/1.1", "me:8080"),
         (["Content-Length: +1"], "POST /v1/chat HTTP/1.1", "me:8080"),
         (["Content-Langth: 17"], "POST /v1/chat HTTP/1.1", "me:8080"),
@@ -384,6 +419,93 @@ def test_a_free_word_is_letters_and_digits(value: str) -> None:
     assert responses.recall(answer("Content-Length: 17", f"X-Id: {value}"), False) is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Connection: close", "Connection: abcde"),
+        ("Expect: 100-continue", "Expect: 200-continue"),
+        ("Via: 1.1 olla-abc", "Via: 1.1 olla-abd"),
+        ("X-Forwarded-For: 192.0.2.1", "X-Forwarded-For: 192.0.2.9"),
+        ("X-Forwarded-Host: front1", "X-Forwarded-Host: front2"),
+        ("X-Forwarded-Proto: https", "X-Forwarded-Proto: httpx"),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunkee"),
+    ],
+)
+def test_a_field_that_decides_something_of_a_request_is_never_free(one: str, other: str) -> None:
+    requests = reader()
+    for turn, field in enumerate([one, other, one, other, one]):
+        # What differs beside it is free, and must not make it so: a target before it, a long name behind it.
+        data = head(field, f"X-Identifier-Of-A-Trace: {turn}", line=f"POST /v1/{turn} HTTP/1.1")
+        assert outcome(requests, data) == outcome(reader(), data)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Connection: close", "Connection: abcde"),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunkee"),
+        ("X-Olla-Endpoint: a", "X-Olla-Endpoint: b"),
+    ],
+)
+def test_a_field_that_decides_something_of_a_response_is_never_free(one: str, other: str) -> None:
+    responses = ResponseReader()
+    for turn, field in enumerate([one, other, one, other, one]):
+        data = answer(f"X-Before: {turn}", field, f"X-Identifier-Of-A-Trace: {turn}")
+        assert response_outcome(responses, data, False) == response_outcome(ResponseReader(), data, False)
+
+
+def test_a_colon_in_the_target_makes_no_field_of_the_request_line() -> None:
+    requests = reader()
+    for version in "10101":
+        data = head(line=f"GET /a:b HTTP/1.{version}")
+        assert outcome(requests, data) == outcome(reader(), data)
+
+
+def test_all_words_of_a_value_with_colons_are_free() -> None:
+    responses = ResponseReader()
+    for date in ("Mon, 23 Nov 2026 23:59:59 GMT", "Tue, 24 Nov 2026 00:00:00 GMT"):
+        responses.read(answer(f"Date: {date}"), False)
+    assert responses.recall(answer("Date: Wed, 25 Nov 2026 12:34:56 GMT"), False) is not None
+
+
+def test_a_word_that_never_differed_is_not_free() -> None:
+    responses = ResponseReader()
+    for word in ("a01", "b02", "c03"):
+        responses.read(answer("Content-Length: 17", f"X-Id: {word}", "X-Other: abc"), False)
+    assert responses.recall(answer("Content-Length: 17", "X-Id: d04", "X-Other: abc"), False) is not None
+    assert responses.recall(answer("Content-Length: 18", "X-Id: d04", "X-Other: abc"), False) is None
+    assert responses.recall(answer("Content-Length: 17", "X-Id: d04", "X-Other: abd"), False) is None
+
+
+@pytest.mark.parametrize(("words", "one_kind"), [(recall.WORDS, True), (recall.WORDS + 1, False)])
+def test_heads_that_differ_in_too_many_words_are_kinds_of_their_own(words: int, one_kind: bool) -> None:
+    responses = ResponseReader()
+    first, second, third = (answer("X-Ids: " + " ".join([letter] * words)) for letter in "abc")
+    responses.read(first, False)
+    responses.read(second, False)
+    assert responses.recall(first, False) is not None
+    assert responses.recall(second, False) is not None
+    assert (responses.recall(third, False) is not None) is one_kind
+
+
+def test_a_target_with_the_servers_name_is_sent_without_it_each_time() -> None:
+    requests = reader()
+    for path in ("a1", "b2", "c3", "d4"):
+        request = next_request(requests, head(line=f"GET http://other/{path} HTTP/1.1"))
+        assert (request.target, request.traits.authority) == (f"/{path}".encode(), b"other")
+
+
+@pytest.mark.parametrize("secret", ["X-Secret: {}", "x-secret: a:{}"])
+def test_a_field_that_connection_names_is_dropped_each_time(secret: str) -> None:
+    requests, responses = reader(), ResponseReader()
+    for turn in range(4):
+        lines = ("Connection: x-secret", secret.format(turn), "A: 1")
+        assert next_request(requests, head(*lines)).kept == b"\r\nA: 1"
+        data = answer(*lines)
+        response, _ = responses.recall(data, False) or (responses.read(data, False), b"")
+        assert response.fields == b"A: 1\r\n\r\n"
+
+
 def test_heads_of_one_size_with_fields_elsewhere_are_other_kinds() -> None:
     responses = ResponseReader()
     for number in (17, 18, 29, 30):
@@ -392,17 +514,6 @@ def test_heads_of_one_size_with_fields_elsewhere_are_other_kinds() -> None:
             data = answer(*order)
             assert response_outcome(responses, data, False) == response_outcome(ResponseReader(), data, False)
     assert responses.recall(answer("X-Identifier: 7654", "Content-Length: 32", "A: 10"), False) is not None
-
-
-def test_several_kinds_are_remembered_and_the_one_not_seen_for_longest_goes() -> None:
-    responses = ResponseReader()
-    kinds = [answer(f"X-Kind-{'a' * number}: 1") for number in range(recall.KINDS + 1)]
-    for data in kinds[: recall.KINDS]:
-        responses.read(data, False)
-    assert all(responses.recall(data, False) for data in kinds[: recall.KINDS])
-    assert responses.recall(kinds[0], False)
-    responses.read(kinds[-1], False)
-    assert [responses.recall(data, False) is not None for data in kinds] == [True, False, True, True, True]
 
 
 # -- responses
@@ -467,6 +578,61 @@ def test_blanks_around_framing_and_connection_mean_nothing() -> None:
     assert ResponseReader().read(answer("Transfer-Encoding: chunked \t"), False).length == CHUNKED
     assert ResponseReader().read(answer("Content-Length: 5 \t"), False).length == 5
     assert ResponseReader().read(answer("Content-Length: " + "9" * 18), False).length == 10**18 - 1
+
+
+ORIGINS = ("http://model:8080", "http://model")
+
+
+@pytest.mark.parametrize("line", ["HTTP/1.1 201 Created", "HTTP/1.1 302 Found"])
+def test_a_redirect_to_the_endpoint_leads_back_to_the_proxy_each_time(line: str) -> None:
+    responses = ResponseReader(ORIGINS)
+    for job in (b"job1", b"job2", b"j\xe9b3", b"job4"):
+        data = answer("A: 1", "location:  HTTP://model:8080/" + job.decode("latin-1"), "B: 1", line=line)
+        assert responses.recall(data, False) is None
+        assert responses.read(data, False).fields == b"A: 1\r\nlocation:  /" + job + b"\r\nB: 1\r\n\r\n"
+
+
+def test_a_redirect_elsewhere_and_a_location_that_means_nothing_stay_as_they_are() -> None:
+    for line, location in (("HTTP/1.1 302 Found", "http://other/a"), ("HTTP/1.1 200 OK", "http://model/a")):
+        response = ResponseReader(ORIGINS).read(answer(f"Location: {location}", line=line), False)
+        assert response.fields == f"Location: {location}\r\n\r\n".encode()
+    found = answer("Location: http://model/a", line="HTTP/1.1 302 Found")
+    assert ResponseReader().read(found, False).fields == b"Location: http://model/a\r\n\r\n"
+
+
+INTERIM = answer("Link: </a>", line="HTTP/1.1 103 Early Hints")
+FINAL = answer("Content-Length: 9")
+
+
+@pytest.mark.parametrize("to_head", [False, True])
+@pytest.mark.parametrize("interim", range(3))
+def test_the_final_head_is_read_behind_interim_ones(interim: int, to_head: bool) -> None:
+    before = INTERIM * interim
+    response, start = ResponseReader().read_final(before + FINAL + b"body\r\n\r\n", to_head, 0, 0)
+    assert response is not None
+    assert (response.status, response.length, response.size) == (200, 0 if to_head else 9, len(FINAL))
+    assert start == len(before)
+
+
+@pytest.mark.parametrize("data", [FINAL[:-1], INTERIM + FINAL[:-1], INTERIM + INTERIM, INTERIM])
+def test_of_a_final_head_that_is_not_whole_the_start_is_told(data: bytes) -> None:
+    assert ResponseReader().read_final(data, False, 0, 0) == (None, len(INTERIM) * data.count(INTERIM))
+
+
+@pytest.mark.parametrize("heads", [FINAL, INTERIM + FINAL, FINAL[:-1], INTERIM + FINAL[:-1]])
+@pytest.mark.parametrize("before", [0, 7])
+def test_all_heads_of_one_response_have_one_limit_and_the_body_does_not_count(heads: bytes, before: int) -> None:
+    size = before + len(heads)
+    data = heads + b"body" * 100 if heads.endswith(FINAL) else heads
+    ResponseReader().read_final(data, False, size, before)
+    with pytest.raises(ProxyError) as refused:
+        ResponseReader().read_final(data, False, size - 1, before)
+    assert (refused.value.kind.code, refused.value.detail) == ("upstream_invalid", "its heads are too large")
+
+
+def test_the_smallest_limit_of_heads_is_a_limit() -> None:
+    with pytest.raises(ProxyError):
+        ResponseReader().read_final(FINAL, False, 1, 0)
 
 
 def test_interim_responses_are_told_apart() -> None:
@@ -629,3 +795,46 @@ def test_an_interim_response_leaves_the_memory_as_it_is() -> None:
     responses.read(answer("Content-Length: 9"), False)
     responses.read(answer(line="HTTP/1.1 103 Early Hints"), False)
     assert responses.recall(answer("Content-Length: 9"), False) is not None
+
+
+def kinds_named(*numbers: int) -> list[str]:
+    """Fields of which each makes a kind of its own, by size."""
+    return [f"X-Kind-{'a' * number}: 1" for number in numbers]
+
+
+@either
+def test_several_kinds_are_remembered_and_the_one_learnt_first_goes(past: Any) -> None:
+    known = past()
+    kinds = kinds_named(*range(recall.KINDS + 1))
+    for field in kinds:
+        known.read(field)
+    assert [known.recall(field) is not None for field in kinds] == [False] + [True] * recall.KINDS
+
+
+@either
+@pytest.mark.parametrize("digit", [1, 3], ids=["equal", "of a kind"])
+def test_the_kind_that_was_seen_last_stays_longest(past: Any, digit: int) -> None:
+    known = past()
+    first, *others = kinds_named(*range(2 * recall.KINDS - 1))
+    name = first.removesuffix("1")
+    for field in (f"{name}2", first, *others[: recall.KINDS - 1]):
+        known.read(field)
+    assert known.recall(f"{name}{digit}") is not None
+    for field in others[recall.KINDS - 1 :]:
+        known.read(field)
+    assert known.recall(first) is not None
+    assert [known.recall(field) is not None for field in others] == [False] * (recall.KINDS - 1) + [True] * (
+        recall.KINDS - 1
+    )
+
+
+@either
+def test_heads_of_one_kind_take_one_place(past: Any) -> None:
+    known = past()
+    first, second, *others = kinds_named(*range(recall.KINDS))
+    known.read(first)
+    for digit in "234":
+        known.read(second.removesuffix("1") + digit)
+    for field in others:
+        known.read(field)
+    assert known.recall(first) is not None
