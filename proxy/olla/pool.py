@@ -51,10 +51,10 @@ _NO_LIMIT = float("inf")
 class Budget:
     """Limits and counts of connections. `max_conns` and `max_idle`: 0 is no limit."""
 
-    __slots__ = ("idle_limit", "max_conns", "open", "pools", "shared", "waiting")
+    __slots__ = ("idle_limit", "limit", "open", "pools", "shared", "waiting")
 
     def __init__(self, max_conns: int, max_idle: int, *, shared: bool = False) -> None:
-        self.max_conns = max_conns
+        self.limit: float = max_conns or _NO_LIMIT
         self.idle_limit: float = max_idle or _NO_LIMIT
         self.shared = shared
         self.open = 0  # connecting ones included
@@ -62,9 +62,18 @@ class Budget:
         self.pools: list[EndpointPool] = []
 
     def configure(self, max_conns: int, max_idle: int) -> None:
-        """Take new limits. Connections above them go as they end or come free."""
-        self.max_conns = max_conns
+        """Take new limits. Where there are too many connections the idle ones go now, others as they come free."""
+        self.limit = max_conns or _NO_LIMIT
         self.idle_limit = max_idle or _NO_LIMIT
+        if self.open > self.limit or self.idle > self.idle_limit:
+            for pool in self.pools:
+                pool.drop_idle()
+        self.admit()
+
+    @property
+    def max_conns(self) -> int:
+        """Connections open at once, 0 without limit."""
+        return 0 if self.limit == _NO_LIMIT else int(self.limit)
 
     @property
     def max_idle(self) -> int:
@@ -78,7 +87,14 @@ class Budget:
 
     def full(self) -> bool:
         """Whether no further connection may be opened."""
-        return bool(self.max_conns) and self.open >= self.max_conns
+        return self.open >= self.limit
+
+    def admit(self) -> None:
+        """Connect for those that wait, as far as the limit allows."""
+        while self.waiting and not self.full():
+            pool, waiter = self.waiting.popleft()
+            pool._connect(waiter)
+            waiter.owner.connecting()
 
 
 class EndpointPool:
@@ -156,7 +172,7 @@ class EndpointPool:
         idle = budget.idle if budget.shared else len(self.idle)
         if budget.waiting:
             self._hand_over(connection)
-        elif self.closed or connection.ended or idle >= budget.idle_limit:
+        elif self.closed or connection.ended or idle >= budget.idle_limit or budget.open > budget.limit:
             self._close(connection)
         else:
             connection.idle_since = now
@@ -187,10 +203,8 @@ class EndpointPool:
     def configure(self, spec: EndpointSpec) -> None:
         """Take new limits for the same address; they concern the pool's own budget only, not a shared one."""
         self.spec = spec
-        budget = self.budget
-        if not budget.shared:
-            budget.configure(spec.max_conns, spec.max_idle)
-            self._admit()
+        if not self.budget.shared:
+            self.budget.configure(spec.max_conns, spec.max_idle)
 
     def expire(self, before: float) -> None:
         """Close connections idle since before that time. The list is in order of last use."""
@@ -243,9 +257,11 @@ class EndpointPool:
 
     def _hand_over(self, connection: UpstreamConnection) -> None:
         """Give a connection to whoever waits longest, if it will do for that one; else only its slot is of use."""
-        pool, waiter = self.budget.waiting[0]
-        if pool is self and not waiter.fresh and connection.usable and not self.closed:
-            self.budget.waiting.popleft()
+        budget = self.budget
+        pool, waiter = budget.waiting[0]
+        will_do = pool is self and not waiter.fresh and connection.usable
+        if will_do and not self.closed and budget.open <= budget.limit:
+            budget.waiting.popleft()
             waiter.owner.connected(connection)
         else:
             self._close(connection)
@@ -268,12 +284,4 @@ class EndpointPool:
     def _slot_freed(self) -> None:
         self.budget.open -= 1
         self.open -= 1
-        self._admit()
-
-    def _admit(self) -> None:
-        """Connect for those that wait, as far as the limit allows."""
-        budget = self.budget
-        while budget.waiting and not budget.full():
-            pool, waiter = budget.waiting.popleft()
-            pool._connect(waiter)
-            waiter.owner.connecting()
+        self.budget.admit()

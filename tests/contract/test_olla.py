@@ -348,14 +348,17 @@ def test_a_reload_that_leaves_an_endpoint_leaves_its_breaker_and_its_idle_connec
 
 @pytest.mark.promise("POOL-LIMIT")
 @pytest.mark.one_worker
-def test_a_limit_that_a_reload_lifts_lets_those_in_that_wait(start_olla, endpoint):
-    proxy = start_olla(endpoint, proxy__max_conns_per_host=1, proxy__pool_wait_timeout="8s")
+@pytest.mark.parametrize("per_endpoint", [True, False])
+def test_a_limit_that_a_reload_lifts_lets_those_in_that_wait(start_olla, endpoint, per_endpoint):
+    pools = {"per_endpoint": per_endpoint}
+    proxy = start_olla(endpoint, proxy__max_conns_per_host=1, proxy__pool_wait_timeout="8s", proxy__pools=pools)
     with proxy.client() as first, proxy.client() as second:
         first.get()
         endpoint.accept().request()
         second.get()
         assert endpoint.untouched(0.2)
-        proxy.reload([endpoint], {"proxy.max_conns_per_host": 2, "proxy.pool_wait_timeout": "8s"})
+        settings = {"proxy.max_conns_per_host": 2, "proxy.pool_wait_timeout": "8s", "proxy.pools": pools}
+        proxy.reload([endpoint], settings)
         peer = endpoint.accept()
         peer.request()
         peer.respond(b"second")

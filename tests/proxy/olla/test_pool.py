@@ -412,6 +412,55 @@ def test_a_higher_limit_lets_those_in_that_waited(loop: FakeLoop) -> None:
     assert (pool.spec, pool.open, pool.budget.max_conns, pool.budget.max_idle) == (spec, 3, 3, 2)
 
 
+def test_b13_a_higher_limit_of_a_shared_budget_lets_those_in_that_waited(loop: FakeLoop) -> None:
+    """B13: a reload reaches what is open, as it does in a pool with a budget of its own."""
+    budget = Budget(1, 1, shared=True)
+    slow, fast = make_pool(loop, budget, "slow"), make_pool(loop, budget, "fast")
+    connect(slow, loop)
+    waiter = FakeExchange()
+    fast.request(waiter)
+    budget.configure(2, 1)
+    loop.run()
+    assert waiter.connection is not None
+    assert (slow.open, fast.open, budget.open) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("someone_waits", [False, True])
+def test_b13_connections_above_a_lower_limit_are_closed_as_they_come_free(loop: FakeLoop, someone_waits: bool) -> None:
+    pool = make_pool(loop, Budget(3, 10))
+    first, second, third = (connect(pool, loop).connection for _ in range(3))
+    assert first and second and third
+    waiter = FakeExchange()
+    if someone_waits:
+        pool.request(waiter)
+    pool.configure(replace(pool.spec, max_conns=1))
+
+    pool.release(first, 1.0)
+    pool.release(second, 2.0)
+    assert first.transport.is_closing() and second.transport.is_closing()
+    assert (pool.open, waiter.connection) == (1, None)
+
+    pool.release(third, 3.0)
+    assert not third.transport.is_closing()
+    assert waiter.connection is (third if someone_waits else None)
+    assert (pool.open, pool.budget.open) == (1, 1)
+
+
+@pytest.mark.parametrize(("max_conns", "max_idle", "kept"), [(2, 10, 0), (0, 1, 0), (3, 10, 2), (3, 2, 2), (0, 0, 2)])
+def test_b13_idle_connections_are_closed_where_there_are_more_than_a_new_limit_allows(
+    loop: FakeLoop, max_conns: int, max_idle: int, kept: int
+) -> None:
+    pool = make_pool(loop, Budget(0, 0))
+    busy, *idle = (connect(pool, loop).connection for _ in range(3))
+    assert busy
+    for connection in idle:
+        assert connection
+        pool.release(connection, 1.0)
+    pool.configure(replace(pool.spec, max_conns=max_conns, max_idle=max_idle))
+    assert not busy.transport.is_closing()
+    assert (pool.open, pool.budget.open, pool.budget.idle) == (1 + kept, 1 + kept, kept)
+
+
 def test_limits_of_one_endpoint_do_not_change_a_shared_budget(loop: FakeLoop) -> None:
     pool = make_pool(loop, Budget(1, 2, shared=True))
     connect(pool, loop)
