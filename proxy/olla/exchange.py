@@ -552,6 +552,8 @@ class Exchange:
         )
         same = following is Next.SAME_ENDPOINT
         if stale:
+            assert connection is not None
+            attempt.route.pool.closed_by_endpoint(connection)
             attempt.stale(again=same)
         else:
             attempt.failed(responding=False)
@@ -625,7 +627,7 @@ class Exchange:
         if reusable and response.keep_alive and (self.upload is None or self.upload.complete):
             if connection.reading_paused:
                 connection.resume_reading()
-            attempt.route.pool.release(connection, engine.now)
+            attempt.route.pool.release(connection, engine.now, response.length)
         elif connection.exchange is self:
             attempt.route.pool.discard(connection)
         if client.transport.get_write_buffer_size():

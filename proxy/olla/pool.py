@@ -5,21 +5,28 @@ connection is at hand, and the one used last goes out first, so that the others 
 
 `Budget` holds the limits. With `pools.per_endpoint` each pool has its own; switched off, all pools share one, and a
 slow endpoint then uses up what the fast ones need: what the seed's per-endpoint pools are there to prevent.
+
+An endpoint that closes its connections after an answer without saying so is found out by `proxy.core.keep_alive`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from proxy.core.endpoint import EndpointSpec
+from proxy.core.keep_alive import CLOSES_UNSAID, SOON, Freed, KeepAlive
 from proxy.core.service import Dialer
+from proxy.http1.heads import CHUNKED
 from proxy.net.tls import tls_context
 from proxy.olla.upstream import UpstreamConnection, nobody
+
+log = logging.getLogger("proxy.olla")
 
 
 class Owner(Protocol):
@@ -110,8 +117,10 @@ class EndpointPool:
         "context",
         "created",
         "idle",
+        "keep_alive",
         "open",
         "spec",
+        "watched",
     )
 
     def __init__(
@@ -125,6 +134,8 @@ class EndpointPool:
         self.spec = spec
         self.budget = budget
         self.idle: list[UpstreamConnection] = []
+        self.watched: list[UpstreamConnection] = []  # idle too, lent to nobody
+        self.keep_alive = KeepAlive()
         self.open = 0
         self.created = 0
         self.closed = False
@@ -164,10 +175,16 @@ class EndpointPool:
             with contextlib.suppress(ValueError):
                 self.budget.waiting.remove((self, waiter))
 
-    def release(self, connection: UpstreamConnection, now: float) -> None:
-        """An exchange ended and its connection can serve another one."""
+    def release(self, connection: UpstreamConnection, now: float, length: int = 0) -> None:
+        """An exchange ended and its connection can serve another one. `length`: of its answer, as its head has it."""
         connection.exchange = None
         connection.used += 1
+        if self.keep_alive.suspect:
+            now = self._loop.time()  # the engine's is up to a tick older: too rough to tell what came first
+            if not self._keeps(connection, length, now):
+                return
+        connection.answer_length = length
+        connection.idle_since = now
         budget = self.budget
         idle = budget.idle if budget.shared else len(self.idle)
         if budget.waiting:
@@ -175,7 +192,6 @@ class EndpointPool:
         elif self.closed or connection.ended or idle >= budget.idle_limit or budget.open > budget.limit:
             self._close(connection)
         else:
-            connection.idle_since = now
             self.idle.append(connection)
 
     def discard(self, connection: UpstreamConnection) -> None:
@@ -188,11 +204,31 @@ class EndpointPool:
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection ended or must not be used again. Only its first call counts: it then belongs to nobody."""
         connection.on_lost = nobody
-        if connection in self.idle:
-            self.idle.remove(connection)
+        for unused in (self.idle, self.watched):
+            if connection in unused:
+                unused.remove(connection)
+                self.closed_by_endpoint(connection)
         self._slot_freed()
 
+    def closed_by_endpoint(self, connection: UpstreamConnection) -> None:
+        """A connection was ended, or spoilt, while it was idle, or while its next request had no byte of an answer."""
+        chunked = connection.answer_length == CHUNKED
+        if connection.used and self.keep_alive.closed(chunked, connection.idle_since, self._loop.time()):
+            log.info(CLOSES_UNSAID, self.spec.name, "chunked" if chunked else "other")
+
     # -- for the service
+
+    @property
+    def unused(self) -> int:
+        """Connections that no exchange has."""
+        return len(self.idle) + len(self.watched)
+
+    def end_watch(self, now: float) -> None:
+        """Judge the watched connections that their endpoint left open: the next ones may be kept again."""
+        while self.watched and now - self.watched[0].idle_since > SOON:
+            connection = self.watched.pop(0)
+            self.keep_alive.kept(connection.answer_length == CHUNKED)
+            self._close(connection)
 
     def drop_idle(self) -> None:
         """Close all idle connections: one that was as old was found closed, and the next must say something."""
@@ -216,6 +252,8 @@ class EndpointPool:
         """Close idle connections; those in use are closed when their exchange ends."""
         self.closed = True
         self.drop_idle()
+        while self.watched:
+            self._close(self.watched.pop())
         if self in self.budget.pools:
             self.budget.pools.remove(self)
 
@@ -269,12 +307,28 @@ class EndpointPool:
     def _evict(self) -> bool:
         """Close the longest idle connection to make room: another endpoint's, or ours if a fresh one is wanted."""
         pools = [pool for pool in self.budget.pools if pool.idle]
+        if not pools and self.watched:
+            self._close(self.watched.pop())
+            return not self.budget.full()
         if not pools:
             return False
         oldest = min(pools, key=lambda pool: pool.idle[0].idle_since)
         connection = oldest.idle.pop(0)
         oldest._close(connection)
         return not self.budget.full()
+
+    def _keeps(self, connection: UpstreamConnection, length: int, now: float) -> bool:
+        """Whether a connection that came free is kept for the next exchange; else it is closed, or watched."""
+        if connection.used > 1:
+            self.keep_alive.kept(connection.answer_length == CHUNKED)
+        decision = self.keep_alive.freed(length == CHUNKED, now)
+        if decision is Freed.WATCH and not self.closed and not self.budget.waiting and connection.usable:
+            connection.answer_length = length
+            connection.idle_since = now
+            self.watched.append(connection)
+        elif decision is not Freed.KEEP:
+            self._close(connection)
+        return decision is Freed.KEEP
 
     def _close(self, connection: UpstreamConnection) -> None:
         connection.exchange = None

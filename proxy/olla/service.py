@@ -152,8 +152,8 @@ class OllaProxy:
             "proxy.pool.buffer.created": self._buffers.created,
             "proxy.pool.context.active": self._contexts.active,
             "proxy.pool.context.created": self._contexts.created,
-            "proxy.transport.connections.active": sum(r.pool.open - len(r.pool.idle) for r in routes),
-            "proxy.transport.connections.idle": sum(len(r.pool.idle) for r in routes),
+            "proxy.transport.connections.active": sum(r.pool.open - r.pool.unused for r in routes),
+            "proxy.transport.connections.idle": sum(r.pool.unused for r in routes),
             "proxy.transport.connections.created": sum(r.pool.created for r in routes),
         }
         return state.stats.snapshot(self.engine, self._discovery.endpoints, gauges)
@@ -262,10 +262,11 @@ class OllaProxy:
         if state.probes:
             state.probes = [probed for probed in state.probes if not probed(now)]
         idle = self._config.proxy.idle_conn_timeout
-        if idle:
-            for route in state.routes.values():
-                if route.pool.idle:
-                    route.pool.expire(now - idle)
+        for route in state.routes.values():
+            if idle and route.pool.idle:
+                route.pool.expire(now - idle)
+            if route.pool.watched:
+                route.pool.end_watch(now)
         self._trim(now)
 
     def _trim(self, now: float) -> None:
@@ -303,7 +304,7 @@ def _route_status(route: Route, now: float) -> dict[str, Any]:
         "active": route.endpoint.active,
         "pool": {
             "open": pool.open,
-            "idle": len(pool.idle),
+            "idle": pool.unused,
             "created": pool.created,
             "waiting": sum(waiting is pool for waiting, _ in pool.budget.waiting),
             "max_conns": pool.budget.max_conns,

@@ -34,7 +34,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
     How bytes are read is said by its two kinds below.
     """
 
-    __slots__ = ("chunks", "ended", "exchange", "idle_since", "on_lost", "reading_paused", "transport", "used")
+    __slots__ = (
+        "answer_length", "chunks", "ended", "exchange", "idle_since", "on_lost", "reading_paused", "transport", "used",
+    )  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -44,7 +46,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self.chunks: ChunkReader | None = None
         self.used = 0  # exchanges before the present one: a fresh connection has 0
         self.ended = False  # it will bring nothing more: the upstream sent FIN, or it is lost
-        self.idle_since = 0.0
+        self.idle_since = 0.0  # or was, before the present exchange
+        self.answer_length = 0  # of the answer before that, as its head has it
         self.reading_paused = False
 
     # -- called by the loop

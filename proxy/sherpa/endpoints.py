@@ -11,9 +11,11 @@ Private names of aiohttp 3.14 that are used here, because no public one does it:
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Iterable, Sequence
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp import hdrs
@@ -27,14 +29,18 @@ from proxy.config import Config
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.errors import ProxyError
 from proxy.core.headers import Pairs
+from proxy.core.keep_alive import CLOSES_UNSAID, SOON, Freed, KeepAlive
 from proxy.core.service import Dialer
 from proxy.http1.gate import ResponseGate
+from proxy.http1.heads import CHUNKED
 from proxy.http1.recall import ResponseReader
 from proxy.net.listen import bound_window
 from proxy.net.tls import tls_context
 from proxy.sherpa.guard import NO_LIMIT, READ_BUFFER, WriteTimeout
 
 CLIENT_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+
+log = logging.getLogger("proxy.sherpa")
 
 
 class UpstreamFailed(ProxyError):
@@ -52,6 +58,14 @@ class UpstreamFailed(ProxyError):
         self.stale = stale
 
 
+class Known(NamedTuple):
+    """What is known of an endpoint, beyond one connection."""
+
+    name: str
+    reader: ResponseReader
+    keep_alive: KeepAlive
+
+
 class UpstreamConnection(WriteTimeout, ResponseHandler):
     """aiohttp's client protocol behind a gate; it knows when it is idle, and its failures say what a retry must know.
 
@@ -60,15 +74,17 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
 
     idle = True
     _used = 0  # exchanges, the present one included
+    _freed_at: float | None = None  # when the last answer came whole; None before the first
+    _chunked = False  # that answer
     _heard = False
     _ended = False  # the endpoint sent FIN
     _content: aiohttp.StreamReader | None = None
 
-    def __init__(self, connector: Connector, reader: ResponseReader) -> None:
+    def __init__(self, connector: Connector, known: Known) -> None:
         super().__init__(asyncio.get_running_loop())
         self.write_timeout = connector.config.proxy.idle_wait
         self._connector = connector
-        self._reader = reader
+        self._known = known
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The endpoint accepted."""
@@ -81,18 +97,20 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
         self._content = None
         self._used += 1
         max_head = self._connector.config.server.max_header_size
-        self._gate = ResponseGate(self._reader, max_head, to_head=params["skip_payload"])
+        self._gate = ResponseGate(self._known.reader, max_head, to_head=params["skip_payload"])
         super().set_response_params(**params)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone; `exc` when it was not closed but broken."""
         if exc is not None:  # aiohttp takes a reset for the proper end of a response that ends by closing
+            self._closed_by_endpoint()
             self.set_exception(exc)
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
         """The endpoint sent FIN: what it answered is all here, whether it takes the rest of the request or not."""
         self._ended = True
+        self._closed_by_endpoint()
         super().eof_received()
         if self.transport is not None and self.transport.get_write_buffer_size():
             self.transport.abort()  # a close would wait until the endpoint took the rest
@@ -143,6 +161,26 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
         else:
             super().close()
 
+    def freed(self) -> Freed:
+        """An answer came whole; says what to do with the connection."""
+        assert self._gate.head is not None
+        now, keep_alive = monotonic(), self._known.keep_alive
+        if keep_alive.suspect and self._freed_at is not None:
+            keep_alive.kept(self._chunked)  # it served another exchange since
+        self._freed_at, self._chunked = now, self._gate.head.length == CHUNKED
+        return keep_alive.freed(self._chunked, now)
+
+    def end_watch(self) -> None:
+        """Nobody used it for a while after its last answer: if it is open, the next ones may be kept again."""
+        if self.is_connected():
+            self._known.keep_alive.kept(self._chunked)
+
+    def _closed_by_endpoint(self) -> None:
+        if self._freed_at is None or (self._heard and not self.idle):
+            return
+        if self._known.keep_alive.closed(self._chunked, self._freed_at, monotonic()):
+            log.info(CLOSES_UNSAID, self._known.name, "chunked" if self._chunked else "other")
+
     def write_timed_out(self) -> None:
         """The endpoint does not take the request."""
         self._fail(UpstreamFailed("upstream_timeout", "it does not take the request", heard=self._heard))
@@ -160,6 +198,7 @@ class Connector(aiohttp.TCPConnector):
         self._dialer = dialer
         proxy = config.proxy
         per_host = proxy.connection_limit("sherpa")
+        self._known: dict[tuple[str, int], Known] = {}
         super().__init__(limit=0, limit_per_host=per_host, keepalive_timeout=proxy.idle_conn_timeout or None)
         self.session = _new_session(self)
         self.configure(config, specs)
@@ -169,7 +208,7 @@ class Connector(aiohttp.TCPConnector):
         self.config = config
         self._trusted = {tls_context(spec) for spec in specs}
         self._close_idle([key for key in self._conns if not self._trusts(key)])
-        self._readers = {(spec.host, spec.port): ResponseReader(spec.origins) for spec in specs}
+        self._known = {(spec.host, spec.port): self._known_of(spec) for spec in specs}
         proxy = config.proxy
         # No total: a generation may run for an hour. The connection goes on from head_wait to idle_wait by itself.
         self.timeout = aiohttp.ClientTimeout(
@@ -180,10 +219,10 @@ class Connector(aiohttp.TCPConnector):
         # aiohttp keeps using addresses that it cannot connect to, and its TLS is the loop's: see proxy/net.
         host, port = req.url.raw_host or "", req.port or 0
         context = req.ssl if isinstance(req.ssl, ssl.SSLContext) else None
-        reader = self._readers.get((host, port)) or ResponseReader()
+        known = self._known.get((host, port)) or Known(host, ResponseReader(), KeepAlive())  # a reload removed it
         try:
             async with asyncio.timeout(self.timeout.sock_connect):
-                return await self._dialer.connect(host, port, context, lambda: UpstreamConnection(self, reader))
+                return await self._dialer.connect(host, port, context, lambda: UpstreamConnection(self, known))
         except TimeoutError:
             raise
         except OSError as exc:
@@ -196,6 +235,10 @@ class Connector(aiohttp.TCPConnector):
     def idle(self, spec: EndpointSpec) -> int:
         """How many idle connections to an endpoint there are."""
         return sum(len(c) for key, c in self._conns.items() if key.host == spec.host and key.port == spec.port)
+
+    def _known_of(self, spec: EndpointSpec) -> Known:
+        before = self._known.get((spec.host, spec.port))
+        return Known(spec.name, ResponseReader(spec.origins), before.keep_alive if before else KeepAlive())
 
     def _close_idle(self, keys: Iterable[ConnectionKey]) -> None:
         for key in keys:
@@ -217,7 +260,17 @@ class Connector(aiohttp.TCPConnector):
         full = sum(map(len, self._conns.values())) >= (self.config.proxy.max_idle_conns or NO_LIMIT)
         if isinstance(protocol, UpstreamConnection):
             protocol.idle = True
+            if not should_close and not protocol.should_close:
+                decision = protocol.freed()
+                if decision is Freed.WATCH:
+                    self._loop.call_later(SOON, self._end_watch, key, protocol)
+                    return
+                should_close = decision is Freed.CLOSE
         super()._release(key, protocol, should_close=should_close or full or not self._trusts(key))
+
+    def _end_watch(self, key: ConnectionKey, protocol: UpstreamConnection) -> None:
+        protocol.end_watch()
+        super()._release(key, protocol, should_close=True)
 
 
 def _new_session(connector: Connector) -> aiohttp.ClientSession:

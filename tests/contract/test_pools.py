@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from tests.contract.peers import Cut, Silence, answering
+from proxy.core import keep_alive
+from proxy.core.keep_alive import CLOSINGS
+from tests.contract.peers import PATIENCE, Cut, Silence, answering
 from tests.contract.running import settled
 
 
@@ -107,6 +109,152 @@ def test_connection_close_is_honoured(start, endpoint, answer):
         second.respond()
         assert client.response().status == 200
         assert first.ended() in ("closed", "reset")
+
+
+def stream_and_close(peer):
+    """As llama.cpp's server does it: the connection ends behind a chunked answer that does not say so."""
+    peer.request()
+    peer.begin_chunked("Keep-Alive: timeout=5, max=100").chunk(b"ok").chunk(b"")
+    peer.close()
+
+
+def let_it_learn(proxy, endpoint, answer):
+    """Close the connection behind each `answer` until the proxy closes one first; how many it took."""
+    with proxy.client() as client:
+        for count in range(40):
+            client.post(b"x")
+            with endpoint.accept() as peer:
+                peer.request()
+                answer(peer)
+                assert client.response().body == b"ok"
+                with contextlib.suppress(Silence):
+                    peer.ended(0.1)
+                    return count
+                peer.finish_sending()
+                peer.ended()  # so the proxy saw it: the next request does not cross it
+    raise AssertionError("it keeps connections that the endpoint closes each time")
+
+
+def answer_chunked(peer):
+    peer.begin_chunked().chunk(b"ok").chunk(b"")
+
+
+@pytest.mark.promise("POOL-CLOSES-UNSAID")
+@pytest.mark.one_worker
+@pytest.mark.parametrize("answer", [answer_chunked, lambda peer: peer.respond()], ids=["chunked", "length"])
+def test_connections_that_the_endpoint_closes_behind_each_answer_are_not_used_again(start, endpoint, answer):
+    proxy = start(endpoint)
+    assert let_it_learn(proxy, endpoint, answer) >= CLOSINGS
+    with proxy.client() as client:
+        for _ in range(5):
+            client.post(b"x")
+            with endpoint.accept() as peer:
+                peer.request()
+                answer(peer)
+                assert client.response().body == b"ok"
+                assert peer.ended() in ("closed", "reset"), "by the proxy: this endpoint would have kept it"
+    settled(proxy.stats, failed=0)
+
+
+@pytest.mark.promise("POOL-CLOSES-UNSAID")
+@pytest.mark.one_worker
+def test_posts_back_to_back_meet_no_502_where_each_stream_is_followed_by_a_close(start, endpoint):
+    """llama.cpp: with four clients one in ten was 502, because it crossed the close."""
+    proxy = start(endpoint)
+    learning = let_it_learn(proxy, endpoint, answer_chunked) + 1
+    endpoint.serve(stream_and_close)
+    with proxy.client() as one, proxy.client() as other:
+        for _ in range(150):
+            one.post(b"x")
+            other.post(b"x")
+            assert [one.response().status, other.response().status] == [200, 200]
+    assert endpoint.accepted == learning + 300
+
+
+@pytest.mark.promise("POOL-CLOSES-UNSAID")
+@pytest.mark.one_worker
+def test_what_an_endpoint_does_behind_a_stream_is_not_held_against_its_other_answers(start, endpoint):
+    proxy = start(endpoint)
+    let_it_learn(proxy, endpoint, answer_chunked)
+    with proxy.client() as client:
+        client.post(b"x")
+        with endpoint.accept() as peer:
+            peer.request()
+            peer.respond()
+            assert client.response().body == b"ok"
+            for _ in range(5):
+                assert exchange(client, peer).status == 200
+
+
+@pytest.mark.promise("POOL-CLOSES-UNSAID")
+@pytest.mark.one_worker
+def test_connections_are_used_again_when_the_endpoint_was_seen_to_keep_one(start, endpoint, monkeypatch):
+    """The one that is watched is lent to nobody meanwhile."""
+    monkeypatch.setattr(keep_alive, "WATCH_EVERY", 1.0)
+    proxy = start(endpoint)
+    let_it_learn(proxy, endpoint, answer_chunked)
+    learnt = time.monotonic()
+    used_again = False
+    with proxy.client() as client:
+        peer = None
+        while not used_again:
+            client.post(b"x")
+            try:
+                peer = endpoint.accept(within=0.2)
+            except Silence:
+                used_again = True
+            assert peer is not None
+            peer.request()
+            answer_chunked(peer)
+            assert client.response().status == 200
+            assert time.monotonic() < learnt + PATIENCE
+    assert time.monotonic() > learnt + keep_alive.SOON
+
+
+@pytest.mark.promise("POOL-CLOSES-UNSAID")
+@pytest.mark.one_worker
+def test_an_endpoint_that_closes_what_was_idle_for_long_keeps_its_reuse(start, endpoint):
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        for _ in range(CLOSINGS + 1):
+            client.post(b"x")
+            with endpoint.accept() as peer:
+                peer.request()
+                answer_chunked(peer)
+                client.response()
+                time.sleep(keep_alive.SOON + 0.2)
+                peer.finish_sending()
+                peer.ended()
+        client.post(b"x")
+        with endpoint.accept() as peer:
+            peer.request()
+            answer_chunked(peer)
+            client.response()
+            for _ in range(3):
+                client.post(b"x")
+                peer.request()
+                answer_chunked(peer)
+                assert client.response().status == 200
+
+
+@pytest.mark.promise("POOL-CLOSES-UNSAID")
+@pytest.mark.one_worker
+def test_an_endpoint_that_closes_after_some_requests_keeps_its_reuse(start, endpoint):
+    """nginx's `keepalive_requests`, gunicorn's `max_requests`: a connection that served again shows that it may."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        for _ in range(2 * CLOSINGS):
+            client.post(b"x")
+            with endpoint.accept() as peer:
+                peer.request()
+                answer_chunked(peer)
+                client.response()
+                client.post(b"x")
+                peer.request()  # on the same connection
+                answer_chunked(peer)
+                client.response()
+                peer.finish_sending()
+                peer.ended()
 
 
 @pytest.mark.promise("POOL-UNSOLICITED")

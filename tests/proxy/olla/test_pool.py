@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.core.endpoint import EndpointSpec
+from proxy.core.keep_alive import CLOSINGS, SOON, WATCH_EVERY
+from proxy.http1.heads import CHUNKED
 from proxy.net.dial import Dialer
 from proxy.olla.pool import Budget, EndpointPool
 from proxy.olla.upstream import PlainUpstreamConnection
@@ -491,6 +493,82 @@ def test_a_pool_keeps_the_tls_settings_that_it_was_made_with(loop: FakeLoop) -> 
     assert make_pool(loop, Budget(1, 1)).context is None
 
 
+def watch_one(pool: EndpointPool, loop: FakeLoop) -> PlainUpstreamConnection:
+    """The endpoint closes one connection after the other, until one that it leaves open is watched."""
+    for _ in range(CLOSINGS):
+        closed = connect(pool, loop).connection
+        assert closed
+        pool.release(closed, loop.now, CHUNKED)
+        closed.eof_received()
+    watched, refused = connect(pool, loop).connection, connect(pool, loop).connection
+    assert watched and refused
+    pool.release(watched, loop.now, CHUNKED)
+    pool.release(refused, loop.now, CHUNKED)
+    assert (pool.watched, pool.idle, pool.open) == ([watched], [], 1)
+    assert refused.transport.is_closing()
+    return watched
+
+
+def test_a_watched_connection_is_lent_to_nobody_and_what_it_shows_holds_for_the_next(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    watched = watch_one(pool, loop)
+    assert pool.take() is None
+    assert pool.unused == 1
+    loop.now += SOON
+    pool.end_watch(loop.now)
+    assert pool.watched == [watched]
+    loop.now += 0.1
+    pool.end_watch(loop.now)
+    assert (pool.watched, pool.open) == ([], 0)
+    kept = connect(pool, loop).connection
+    assert kept
+    pool.release(kept, loop.now, CHUNKED)
+    assert pool.take() is kept
+
+
+def test_an_endpoint_that_closes_the_watched_connection_stays_suspect(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    watch_one(pool, loop).eof_received()
+    assert (pool.watched, pool.open) == ([], 0)
+    refused = connect(pool, loop).connection
+    assert refused
+    pool.release(refused, loop.now, CHUNKED)
+    assert refused.transport.is_closing()
+
+
+def test_a_watched_connection_makes_room_for_a_request(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(2, 10))
+    watched = watch_one(pool, loop)
+    connect(pool, loop)
+    connect(pool, loop)
+    assert watched.transport.is_closing()
+    assert pool.open == 2
+
+
+def test_none_is_watched_while_a_request_waits_for_its_place(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(1, 10))
+    for _ in range(CLOSINGS):
+        closed = connect(pool, loop).connection
+        assert closed
+        pool.release(closed, loop.now, CHUNKED)
+        closed.eof_received()
+    first, waiting = connect(pool, loop), FakeExchange()
+    pool.request(waiting)
+    assert first.connection
+    pool.release(first.connection, loop.now, CHUNKED)
+    loop.run()
+    assert not pool.watched
+    assert waiting.connection not in (None, first.connection)
+
+
+def test_a_closed_pool_closes_what_it_watches(loop: FakeLoop) -> None:
+    pool = make_pool(loop, Budget(0, 10))
+    watched = watch_one(pool, loop)
+    pool.close()
+    assert watched.transport.is_closing()
+    assert (pool.watched, pool.open) == ([], 0)
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Two pools on one budget, any order of events: limits hold and every slot is accounted for."""
 
@@ -523,14 +601,17 @@ class PoolMachine(RuleBasedStateMachine):
         self.flying = [(pool, e) for pool, e in self.flying if not e.failed]
 
     @precondition(lambda self: self.flying)
-    @rule(data=st.data(), how=st.sampled_from(["release", "lose", "cancel"]))
+    @rule(data=st.data(), how=st.sampled_from(["release", "lose", "cancel", "close"]))
     def end(self, data: st.DataObject, how: str) -> None:
         pool, exchange = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
-        self.now += 1
+        self.now = self.loop.now = self.now + 1
         if exchange.connection is None:
             pool.cancel(exchange)
-        elif how == "release":
-            pool.release(exchange.connection, self.now)
+        elif how in ("release", "close"):
+            connection = exchange.connection
+            pool.release(connection, self.now)
+            if how == "close" and not connection.ended and connection.exchange is None:
+                connection.eof_received()
         elif how == "lose":
             exchange.connection.connection_lost(None)
         else:
@@ -544,6 +625,22 @@ class PoolMachine(RuleBasedStateMachine):
     def expire(self) -> None:
         for pool in self.pools:
             pool.expire(self.now - 2)
+            pool.end_watch(self.now)
+
+    @rule(which=st.integers(0, 1))
+    def endpoint_has_closed_some_in_a_row(self, which: int) -> None:
+        for i in range(CLOSINGS):
+            self.pools[which].keep_alive.closed(False, self.now + i / 10, self.now + i / 10)
+        self.now = self.loop.now = self.now + 1
+
+    @rule()
+    def time_passes(self) -> None:
+        self.now = self.loop.now = self.now + WATCH_EVERY
+
+    @precondition(lambda self: any(pool.watched for pool in self.pools))
+    @rule()
+    def endpoint_closes_what_is_watched(self) -> None:
+        next(pool for pool in self.pools if pool.watched).watched[0].eof_received()
 
     def teardown(self) -> None:
         for task in self.loop.tasks:
@@ -560,7 +657,7 @@ class PoolMachine(RuleBasedStateMachine):
     def every_open_connection_is_used_idle_or_on_its_way(self) -> None:
         used = sum(e.connection is not None for _, e in self.flying)
         connecting = sum(not task.over for task in self.loop.tasks) + len(self.loop.soon)
-        assert self.budget.open == used + connecting + self.budget.idle
+        assert self.budget.open == used + connecting + sum(pool.unused for pool in self.pools)
 
     @invariant()
     def nobody_waits_while_there_is_room(self) -> None:
