@@ -302,14 +302,12 @@ def judge_response(head: bytes, to_head: bool) -> ResponseHead:
     if line is None:
         raise ProxyError("upstream_invalid", "status line")
     status = int(line[2])
-    try:
-        HttpResponseParser(_SILENT).feed_data(head)
-    except HttpParserUpgrade:
-        raise ProxyError("upstream_invalid", "an upgrade nobody asked for") from None
-    except HttpParserError as exc:
-        raise ProxyError("upstream_invalid", str(exc)) from None
     if status == 101:
         raise ProxyError("upstream_invalid", "an upgrade nobody asked for")
+    try:
+        HttpResponseParser(_SILENT).feed_data(head)
+    except (HttpParserError, HttpParserUpgrade) as exc:
+        raise ProxyError("upstream_invalid", str(exc)) from None
     http10 = line[1] == b"0"
     start = line.end()
     others: list[Span] = []
@@ -318,9 +316,7 @@ def judge_response(head: bytes, to_head: bool) -> ResponseHead:
     length_at = None
     for match in RESPONSE_FIELDS.finditer(head, start - 2):
         name = match[1].lower()
-        if name == b"content-length":
-            if length_at is not None:
-                raise ProxyError("upstream_invalid", "two Content-Length")
+        if name == b"content-length":  # one: llhttp refuses a second
             length_at = match.span(2)
             continue
         if match.start() + 2 > start:

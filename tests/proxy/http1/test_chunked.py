@@ -153,3 +153,14 @@ def test_one_byte_chunks_are_no_flood() -> None:
     for _ in range(50_000):
         body.feed(b"1\r\na\r\n")
     body.close()
+
+
+@pytest.mark.parametrize("data", [b"5\r\nhello\r\n0\r\n\r\n", b"0\r\nX: y\r\n\r\n"])
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"\r\n\r\n", b"\n\r"])
+def test_empty_lines_behind_the_end_of_a_chunked_body_are_cut_off(data: bytes, behind: bytes) -> None:
+    assert bodies.trim_chunked_end(data + behind) == data
+
+
+@pytest.mark.parametrize("data", [b"\r\n", b"\n", b""])
+def test_of_an_end_that_began_earlier_nothing_is_cut_off(data: bytes) -> None:
+    assert bodies.trim_chunked_end(data) == data

@@ -118,6 +118,23 @@ def test_fields_that_connection_names_are_nominated_but_never_framing_and_routin
         assert nominated([name.encode()]) == frozenset()
 
 
+def test_where_host_stands_is_told() -> None:
+    data = head("A: 1", host="me:8080")
+    assert judge_request(data, LIMITS).fields.host_at == data.index(b"me:8080")
+    assert judge_request(head(line="GET / HTTP/1.0", host=None), LIMITS).fields.host_at == 0
+
+
+def test_only_blanks_and_tabs_behind_a_value_are_not_part_of_it() -> None:
+    fields = [
+        f"{name}: aX \t" for name in ("Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Expect")
+    ]
+    found = judge_request(head(*fields, host="mX \t"), LIMITS).fields
+    assert (found.hosts, found.via, found.forwarded_for) == ([b"mX"], [b"aX"], [b"aX"])
+    assert (found.forwarded_host, found.forwarded_proto, found.expect) == (b"aX", b"aX", b"ax")
+    nothing = judge_request(head(), LIMITS).fields
+    assert (nothing.forwarded_host, nothing.forwarded_proto, nothing.expect) == (b"", b"", b"")
+
+
 def test_a_request_that_passed_here_before_is_a_loop() -> None:
     assert passed_through([b"1.0 a", b"1.1 other, 1.1 me (comment)"], b"me")
     assert not passed_through([b"1.1 me2, 1.1 not-me, me"], b"me")
@@ -151,6 +168,8 @@ def test_responses_that_are_not_http_are_refused(data: bytes) -> None:
     [
         (b"garbage\r\n\r\n", "status line"),
         (answer("Upgrade: w", "Connection: upgrade", line="HTTP/1.1 101 S"), "an upgrade nobody asked for"),
+        (answer(line="HTTP/1.1 101 S"), "an upgrade nobody asked for"),
+        (answer("Content-Length: 1", "Content-Length: 1"), "Duplicate Content-Length"),
         (answer("Transfer-Encoding: gzip"), "transfer coding"),
         (answer("Content-Length: " + "9" * 19), "Content-Length"),
         (answer("A : 1"), "Invalid header token"),
