@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 Rng = random.Random
 Fault = Callable[[Rng, bytes], bytes]
+
+AGAIN = 1 << 31  # in the number of a tag: of a second run
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ class Exchange:
     def last(self) -> bytes:
         """What the endpoint's answer to the second request holds."""
         return b"last-" + self.tag
+
+    def again(self) -> Exchange:
+        """The same exchange under another tag: what comes late of its first run is then not taken for its own."""
+        tag = b"t%08xx" % (self.number | AGAIN)
+        request = self.request.replace(self.tag, tag)
+        ends = [*accumulate(map(len, self.segments))]
+        segments = tuple(request[start:end] for start, end in pairwise([0, *ends]))
+        return replace(self, tag=tag, segments=segments, answer=self.answer.replace(self.tag, tag))
 
 
 def exchange(seed: int, number: int) -> Exchange:

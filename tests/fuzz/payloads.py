@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 
 from proxy.engines import ENGINES
-from tests.fuzz.rig import Party, converse, parties
+from tests.fuzz.rig import Party, TooSlow, converse, parties
 from tests.fuzz.strict import Broken, Message, requests
 from tests.fuzz.subject import echo
 
@@ -144,7 +144,11 @@ async def run(engines: Sequence[str], paths: Sequence[Path], verbose: bool) -> i
     async def judge(party: Party) -> Counter[str]:
         counts: Counter[str] = Counter()
         for payload in found:
-            outcome = await send(party, payload)
+            try:
+                outcome = await send(party, payload)
+            except TooSlow:
+                counts["too slow to judge"] += 1
+                continue
             much, little = too_much(payload, outcome), too_little(payload, outcome)
             verdict = WRONG if much else "refused though valid" if little else "as it should be"
             counts[verdict] += 1

@@ -25,6 +25,10 @@ from tests.fuzz.strict import Broken, Message, message, request_head
 Answer = tuple[bytes, bool]
 NGINX = shutil.which("nginx")
 
+ENOUGH = 60.0  # seconds for one exchange; of one that needs more nothing can be said
+_PLAIN_TARGET = b"/is-there-time"  # the endpoint keeps no record of it
+_PLAIN_REQUEST = b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % _PLAIN_TARGET
+
 # Nothing that depends on time or on what happened before may differ between two proxies.
 SETTINGS = {
     "proxy.circuit_breaker.enabled": False,
@@ -54,6 +58,10 @@ http {{
     }}
 }}
 """
+
+
+class TooSlow(Exception):
+    """An exchange was still under way after ENOUGH seconds: this machine has no time for it, so it is not judged."""
 
 
 @dataclass(slots=True)
@@ -90,7 +98,8 @@ class Upstream(asyncio.Protocol):
             if whole is None:
                 return
             self._data = self._data[whole.size :]
-            self._record(whole)
+            if whole.start[1] != _PLAIN_TARGET:
+                self._record(whole)
             answer, close = self._answer(whole)
             self._transport.write(answer)
             if close:
@@ -138,8 +147,8 @@ class Conversation(asyncio.Protocol):
                 return
             self._transport.write(segment)
 
-    async def hear(self, until: bytes, patience: float) -> None:
-        """Wait until `until` came back, or the end, or nothing for `patience` seconds."""
+    async def hear(self, until: bytes, patience: float) -> bool:
+        """Wait until `until` came back or the end (True), or nothing for `patience` seconds (False)."""
         self._until = until
         while not self.ended and not (until and until in self.data):
             had = len(self.data)
@@ -148,7 +157,8 @@ class Conversation(asyncio.Protocol):
                 async with asyncio.timeout(patience):
                     await self._waiter
             if len(self.data) == had and not self.ended:
-                break
+                return False
+        return True
 
     def close(self) -> None:
         """Close. What comes of it is not the other side's doing."""
@@ -156,16 +166,45 @@ class Conversation(asyncio.Protocol):
         self._transport.abort()
 
 
-async def converse(port: int, segments: Sequence[bytes], until: bytes, patience: float) -> Conversation:
-    """Say `segments` on a new connection; returns it, closed, with what came back by then."""
+@contextlib.asynccontextmanager
+async def _connected(port: int) -> AsyncIterator[Conversation]:
     loop = asyncio.get_running_loop()
     _, conversation = await loop.create_connection(Conversation, "127.0.0.1", port)
     try:
-        await conversation.say(segments)
-        await conversation.hear(until, patience)
-        return conversation
+        yield conversation
     finally:
         conversation.close()
+
+
+async def converse(port: int, segments: Sequence[bytes], until: bytes, patience: float) -> Conversation:
+    """Say `segments` on a new connection; returns it, closed, with what came back.
+
+    The exchange is over when `until` came back, when the other side closed, or when nothing came for `patience` seconds
+    though the proxy has time: it then answers a plain request on another connection in half of them. If it takes longer
+    or if something came meanwhile, `patience` is doubled. Raises TooSlow after ENOUGH seconds.
+    """
+    try:
+        async with asyncio.timeout(ENOUGH), _connected(port) as conversation:
+            await conversation.say(segments)
+            while not await conversation.hear(until, patience):
+                heard = len(conversation.data)
+                quick = await _answers_within(port, patience / 2)
+                if quick and len(conversation.data) == heard and not conversation.ended:
+                    break
+                patience *= 2
+            return conversation
+    except TimeoutError:
+        raise TooSlow from None
+
+
+async def _answers_within(port: int, seconds: float) -> bool:
+    """Whether a plain request is answered in so many seconds. Waits for the answer in any case."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with _connected(port) as conversation:
+        await conversation.say([_PLAIN_REQUEST])
+        await conversation.hear(b"\r\n\r\n", ENOUGH)
+    return loop.time() - began <= seconds
 
 
 @contextlib.asynccontextmanager
