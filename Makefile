@@ -53,7 +53,7 @@ test-real: $(READY) .real/.ready ## both engines in front of real model servers 
 	.real/bin/python -m pip install --quiet --disable-pip-version-check -r tests/real/requirements.txt
 	@touch .real/.ready
 
-mutation: $(READY) ## seed small faults into what decides; the pure tests must notice 85 % (a quarter of an hour)
+mutation: $(READY) ## seed small faults into what decides; the pure tests must notice 90 % (twenty minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	$(BIN)/python -m tests.mutation
 

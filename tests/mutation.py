@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WANTED = 0.85
+WANTED = 0.90
 NOTICED = {"killed", "timeout"}  # a fault that makes an endless loop is noticed, too
 RESULT = re.compile(r"^\s*(\S+)\.x\S*__mutmut_\d+: (.+)$", re.MULTILINE)
 
