@@ -33,7 +33,7 @@ from proxy.core.keep_alive import CLOSES_UNSAID, SOON, Freed, KeepAlive
 from proxy.core.service import Dialer
 from proxy.http1.gate import ResponseGate
 from proxy.http1.heads import CHUNKED
-from proxy.http1.recall import ResponseReader
+from proxy.http1.recall import Response, ResponseReader
 from proxy.net.listen import bound_window
 from proxy.net.tls import tls_context
 from proxy.sherpa.guard import NO_LIMIT, READ_BUFFER, WriteTimeout
@@ -74,8 +74,8 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
 
     idle = True
     _used = 0  # exchanges, the present one included
-    _freed_at: float | None = None  # when the last answer came whole; None before the first
-    _chunked = False  # that answer
+    _answer: Response | None = None  # to the last exchange that is over
+    _freed_at = 0.0  # when that was
     _heard = False
     _ended = False  # the endpoint sent FIN
     _content: aiohttp.StreamReader | None = None
@@ -161,25 +161,29 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
         else:
             super().close()
 
-    def freed(self) -> Freed:
-        """An answer came whole; says what to do with the connection."""
-        assert self._gate.head is not None
-        now, keep_alive = monotonic(), self._known.keep_alive
-        if keep_alive.suspect and self._freed_at is not None:
-            keep_alive.kept(self._chunked)  # it served another exchange since
-        self._freed_at, self._chunked = now, self._gate.head.length == CHUNKED
-        return keep_alive.freed(self._chunked, now)
+    def freed(self) -> Freed | None:
+        """Its exchange is over; says what to do with the connection, None if nothing speaks against keeping it."""
+        keep_alive, before = self._known.keep_alive, self._answer
+        self._answer = self._gate.head
+        self._freed_at = now = monotonic()
+        if not keep_alive.suspect or self._answer is None:
+            return None
+        if before is not None:
+            keep_alive.kept(before.length == CHUNKED)  # it served another exchange since
+        return keep_alive.freed(self._answer.length == CHUNKED, now)
 
     def end_watch(self) -> None:
         """Nobody used it for a while after its last answer: if it is open, the next ones may be kept again."""
-        if self.is_connected():
-            self._known.keep_alive.kept(self._chunked)
+        if self._answer is not None and self.is_connected():
+            self._known.keep_alive.kept(self._answer.length == CHUNKED)
 
     def _closed_by_endpoint(self) -> None:
-        if self._freed_at is None or (self._heard and not self.idle):
-            return
-        if self._known.keep_alive.closed(self._chunked, self._freed_at, monotonic()):
-            log.info(CLOSES_UNSAID, self._known.name, "chunked" if self._chunked else "other")
+        answer = self._answer
+        if answer is None or self.transport is None or (self._heard and not self.idle):
+            return  # it never answered, or we closed it, or it ends an answer
+        chunked = answer.length == CHUNKED
+        if self._known.keep_alive.closed(chunked, self._freed_at, monotonic()):
+            log.info(CLOSES_UNSAID, self._known.name, "chunked" if chunked else "other")
 
     def write_timed_out(self) -> None:
         """The endpoint does not take the request."""
@@ -260,8 +264,8 @@ class Connector(aiohttp.TCPConnector):
         full = sum(map(len, self._conns.values())) >= (self.config.proxy.max_idle_conns or NO_LIMIT)
         if isinstance(protocol, UpstreamConnection):
             protocol.idle = True
-            if not should_close and not protocol.should_close:
-                decision = protocol.freed()
+            decision = protocol.freed()
+            if decision is not None and not should_close and not protocol.should_close:
                 if decision is Freed.WATCH:
                     self._loop.call_later(SOON, self._end_watch, key, protocol)
                     return

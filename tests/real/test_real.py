@@ -253,6 +253,7 @@ def test_a_restart_under_traffic_is_over_when_the_server_is_back(proxy, llama):
             llama.stop()
             time.sleep(1)
             llama.start()
+            until(lambda: proxy.healthy() == {"real": True}, "each worker finds the server again")
             until(lambda: ask(url_of(proxy), asked(4)).status == 200, "an answer after the restart")
         finally:
             going = False
