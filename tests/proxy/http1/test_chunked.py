@@ -155,7 +155,7 @@ def test_one_byte_chunks_are_no_flood() -> None:
     body.close()
 
 
-@pytest.mark.parametrize("data", [b"5\r\nhello\r\n0\r\n\r\n", b"0\r\nX: y\r\n\r\n"])
+@pytest.mark.parametrize("data", [b"5\r\nhello\r\n0\r\n\r\n", b"0\r\nX: yX \r\n\r\n"])
 @pytest.mark.parametrize("behind", [b"", b"\r\n", b"\r\n\r\n", b"\n\r"])
 def test_empty_lines_behind_the_end_of_a_chunked_body_are_cut_off(data: bytes, behind: bytes) -> None:
     assert bodies.trim_chunked_end(data + behind) == data
@@ -164,3 +164,11 @@ def test_empty_lines_behind_the_end_of_a_chunked_body_are_cut_off(data: bytes, b
 @pytest.mark.parametrize("data", [b"\r\n", b"\n", b""])
 def test_of_an_end_that_began_earlier_nothing_is_cut_off(data: bytes) -> None:
     assert bodies.trim_chunked_end(data) == data
+
+
+def test_a_body_of_which_nothing_came_is_not_over() -> None:
+    reader = ChunkReader()
+    assert (reader.done, reader.extra) == (False, False)
+    decoder = BodyReader()
+    assert (decoder.done, decoder.rest) == (False, b"")
+    decoder.close()

@@ -273,3 +273,12 @@ def test_a_head_and_the_interim_ones_before_it_may_have_so_many_bytes_and_not_on
     with pytest.raises(ProxyError, match="its heads are too large"):
         for part in feed(data):
             assert less.feed(part) == b""
+
+
+def test_a_head_of_a_known_kind_is_held_to_no_limit_where_there_is_none() -> None:
+    reader, data = ResponseReader(), answer("Content-Length: 3")
+    for _ in range(2):
+        assert ResponseGate(reader, 0, to_head=False).feed(data + b"abc").endswith(b"\r\n\r\nabc")
+    with pytest.raises(ProxyError) as refused:
+        ResponseGate(reader, 1, to_head=False).feed(data)
+    assert refused.value.detail == "its heads are too large"
