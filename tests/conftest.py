@@ -13,13 +13,11 @@ settings.load_profile("any-machine")
 
 HERE = Path(__file__).parent
 
-# These start campaigns or drivers of their own, which pin processes to cores and judge how busy those were.
+# These hold times of their own against times of the machine, or load real model servers.
 ALONE = (
-    "end_to_end",
+    "end_to_end/test_recorders.py",
+    "loadgen/driver/test_driver.py",
     "real",
-    "loadgen/driver",
-    "loadgen/bench/test_wrk.py",
-    "test_notebooks.py",
 )
 
 

@@ -188,4 +188,5 @@ def test_a_slow_side_holds_the_fast_one_back_and_gets_every_byte(
     assert transfer.sent_digest == transfer.received_digest
     assert transfer.slow_bytes <= SLOW_RATE * transfer.slow_seconds + STEP, "the slow phase was slow"
     assert transfer.grown < 8 * MIB, f"{transfer.grown / MIB:.1f} MiB"
-    assert transfer.ahead <= 16 * MIB, f"{transfer.ahead / MIB:.1f} MiB"
+    # What two connections' kernel buffers hold: up to tcp_rmem's largest, which is 32 MiB on large machines.
+    assert transfer.ahead <= 40 * MIB, f"{transfer.ahead / MIB:.1f} MiB"
