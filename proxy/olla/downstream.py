@@ -214,6 +214,8 @@ class ClientConnection(asyncio.Protocol):
     def _read_body(self, data: bytes) -> None:
         exchange = self.exchange
         assert exchange is not None
+        if exchange.refused:
+            return
         self.mark += len(data)
         if self.mark >= STEP:
             self.mark = 0

@@ -244,6 +244,11 @@ class Exchange:
         self._happen(Event.CONNECT_FAILED, ProxyError("upstream_unreachable", detail))
 
     @property
+    def refused(self) -> bool:
+        """Whether it was answered, the client has yet to take that, and nobody reads the rest of the request's body."""
+        return self.phase == DRAINING and self.upload is None
+
+    @property
     def responding(self) -> bool:
         """Whether the response's head came."""
         return self.phase >= STREAMING

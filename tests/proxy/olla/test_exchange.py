@@ -475,3 +475,41 @@ def test_a_failed_attempt_is_handled_in_one_direction(how, endpoints):
     for stack in stacks:
         assert len(set(stack)) == len(stack), " -> ".join(stack)
     client.leave()
+
+
+CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", CHUNKED_POST], ids=["first", "behind-a-chunked-one"])
+def test_the_body_of_a_request_that_is_too_large_is_dropped_while_its_refusal_waits_for_the_client(
+    before: bytes,
+) -> None:
+    rig = Rig(server__max_body_size=10)
+    client = rig.client(before)
+    if before:
+        rig.loop.end_tasks()
+        rig.loop.turn()
+        rig.peers[0].data_received(OK)
+    client.transport.stuck = True
+    client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n")
+    assert (client.status, client.phase) == (413, "draining")
+    client.send(b"x" * 11)
+    assert client.phase == "draining"
+    client.transport.take_all()
+    assert client.phase == "none"
+    assert rig.ended() == ({"success": 1, "failed": 1} if before else {"failed": 1})
+
+
+def test_a_body_that_comes_after_its_time_is_sent_nowhere_while_the_refusal_waits_for_the_client() -> None:
+    rig = Rig(server__body_timeout="1s")
+    client = rig.client(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx")
+    client.transport.stuck = True
+    rig.wait(1.5)
+    assert (client.status, client.phase) == (408, "draining")
+    client.send(b"y")
+    rig.loop.end_tasks()
+    rig.loop.turn()
+    assert client.phase == "draining"
+    assert rig.peers == []
+    client.transport.take_all()
+    assert rig.ended() == {"failed": 1}
