@@ -76,6 +76,9 @@ class ClientConnection(asyncio.Protocol):
         self.address = client_address((transport.get_extra_info("peername") or ("",))[0])
         self.configure()
         self.owner.add(self)
+        if engine.stopping:  # accepted as the listener closed: its requests would outlive the service
+            self._close(unread=False)
+            return
         if settings.max_connections and len(self.owner) > settings.max_connections:
             # Closed at once: connections that linger would keep others out, and hold descriptors beyond the limit.
             self._refuse(ProxyError("too_many_requests_in_flight", "connections"), linger=False)

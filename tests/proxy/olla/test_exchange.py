@@ -513,3 +513,13 @@ def test_a_body_that_comes_after_its_time_is_sent_nowhere_while_the_refusal_wait
     assert rig.peers == []
     client.transport.take_all()
     assert rig.ended() == {"failed": 1}
+
+
+def test_a_connection_that_comes_while_the_engine_stops_is_closed_and_its_request_goes_nowhere() -> None:
+    rig = Rig()
+    rig.state.stopping = True
+    client = rig.client(GET)
+    rig.loop.turn()
+    rig.loop.end_tasks()
+    assert client.transport.closed
+    assert (rig.peers, rig.ended()) == ([], {})
