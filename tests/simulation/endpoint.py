@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.simulation.http import chunked, pattern
-from tests.simulation.ledger import Attempt, Exchange, Judge, UpstreamWatch
+from tests.simulation.ledger import SURPLUS, Attempt, Exchange, Judge, UpstreamWatch
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.transport import Transport
 
@@ -140,7 +140,7 @@ def render(attempt: Attempt) -> bytes:
     attempt.head_size = len(interim) + len(head)
     _tell(attempt, raw, bodiless)
     if plan.fault == "surplus" and attempt.size is not None:
-        raw += b"surplus\r\n"
+        raw += SURPLUS
     return raw
 
 

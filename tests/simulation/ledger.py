@@ -14,6 +14,8 @@ from typing import Protocol
 from tests.simulation.http import CHUNKED, UNTIL_CLOSE, Garbled, MessageReader, body_length, pattern
 from tests.simulation.script import Answer, Ask
 
+SURPLUS = b"surplus\r\n"
+"""What the fault of that name sends behind a whole answer."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 
 
@@ -263,6 +265,7 @@ class UpstreamWatch:
         self.wait_since = judge.loop.now  # of the last byte, or since reading went on
         self.write_paused_at: float | None = None
         self.spoiled = False  # bytes came that belong to no answer
+        self.owed = 0  # bytes of that kind that are still on their way, behind an answer that is over
         self.marks: deque[tuple[int, str, Attempt]] = deque()  # for the endpoint: offset, head or whole
         self._died = ""  # how it ended, if by the endpoint's doing
         self._find = find
@@ -279,17 +282,21 @@ class UpstreamWatch:
     def delivered(self, data: bytes) -> None:
         now = self.judge.loop.now
         self.wait_since = now
-        attempt = self.attempt
+        attempt, late = self.attempt, min(self.owed, len(data))
+        self.owed -= late
         if attempt is None or attempt.over_at is not None:
             self.spoiled = True
             return
+        if late:  # the proxy can only take them for this answer's
+            attempt.bad_at = attempt.given
         attempt.given += len(data)
         if attempt.head_at is None and attempt.head_size and attempt.given >= attempt.head_size:
             attempt.head_at = now
         if attempt.answered:
             attempt.over_at = self.idle_since = now
-            if attempt.size is not None and attempt.given > attempt.size:
-                self.spoiled = True
+            surplus = 0 if attempt.size is None else attempt.given - attempt.size
+            self.spoiled = self.spoiled or surplus > 0
+            self.owed = len(SURPLUS) - surplus if attempt.plan.fault == "surplus" else 0
             if attempt.plan.status >= 500:
                 self.judge.offence(self.endpoint, "5xx", strikes=True)
 

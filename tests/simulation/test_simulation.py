@@ -28,6 +28,12 @@ def test_nothing_is_found_in_ten_thousand_exchanges() -> None:
     assert not tally.kinds, table(tally)
 
 
+@pytest.mark.parametrize("world", [8000001034, 8000002755, 8000004494])
+def test_worlds_of_a_million_exchanges_that_found_something_find_nothing(world: int) -> None:
+    """A refused body that started an exchange, surplus that came late (the judge's own), a stop while one connects."""
+    assert not run(make_script(world)).findings
+
+
 def test_the_simulation_reaches_every_outcome() -> None:
     tally = sweep(seed=2, exchanges=2_000)
 
