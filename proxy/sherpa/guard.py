@@ -170,13 +170,13 @@ class ClientConnection(WriteTimeout, RequestHandler):
         return self._gate.head
 
     def connection_made(self, base: asyncio.BaseTransport) -> None:
-        """A client connected. One too many is turned away."""
+        """A client connected. One too many is turned away, and one that was accepted as the service stops."""
         transport = cast(asyncio.Transport, base)  # uvloop's does not inherit from it
         peer = transport.get_extra_info("peername")
         self._address = client_address(peer[0] if peer else None).encode() or b"unknown"
         self.configure()
         self._server.open += 1
-        if self._server.open > (self._server.config.server.max_connections or NO_LIMIT):
+        if self._server.stopping or self._server.open > (self._server.config.server.max_connections or NO_LIMIT):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=WRITE_BUFFER, low=WRITE_BUFFER - STEP)
@@ -302,6 +302,7 @@ class Server(web.Server):
         self.via = via
         self.refused = refused
         self.open = 0  # connections
+        self.stopping = False
 
     async def listen(self, sock: socket.socket) -> asyncio.AbstractServer:
         """Accept connections on `sock`."""

@@ -59,6 +59,7 @@ class SherpaProxy:
     async def stop(self, grace: float) -> None:
         """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
         self._listener.close()
+        self._server.stopping = True
         self._server.pre_shutdown()
         cutting = asyncio.get_running_loop().call_later(grace, self._server.abort)
         await self._server.shutdown(grace + 1.0)
