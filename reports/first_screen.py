@@ -293,7 +293,8 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
         entry = entries.get(metric)
         places = study.scenarios if entry is None else (entry.scenario,)
         rows = (study.comparison.row(place, metric, study.main or "") for place in places)
-        row = next((each for each in rows if each is not None and each.winner == "olla" and each.ratio), None)
+        won = (each for each in rows if each is not None and each.winner == "olla" and each.ratio)
+        row = next((each for each in won if entry is not None or each.primary), None)
         if row is not None and row.ratio:
             said.append(what.format(f"×{_digits(row.ratio if study.main == 'olla' else 1 / row.ratio)}"))
     lost = entries.get("goodput_rps")

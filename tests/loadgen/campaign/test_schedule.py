@@ -236,5 +236,5 @@ def test_every_profile_names_targets_and_a_baseline_that_exist() -> None:
 
 def test_the_quick_profile_is_what_the_documents_promise() -> None:
     quick = profiles()["quick"]
-    assert quick.rounds == 8
+    assert quick.rounds == 7
     assert quick.targets == ("sherpa", "olla", "direct")
