@@ -14,6 +14,13 @@ from collections.abc import Sequence
 from reports.compare import Row, margin
 from reports.schema import ENGINES
 
+PACED = (
+    "The machine's TCP congestion control is BBR. It paces large answers, and on loopback it can hold one up for 100 "
+    "ms, whichever proxy sends it. Tails of large answers are the kernel's here, not the target's. To measure them: "
+    "sysctl net.ipv4.tcp_congestion_control=cubic"
+)
+"""Before a campaign and in its report, where the machine's congestion control is BBR."""
+
 
 def number(value: float) -> str:
     """Three honest digits, thousands separated."""

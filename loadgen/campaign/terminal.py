@@ -26,7 +26,7 @@ from loadgen.targets.target import Target
 from reports import counted, first_screen, store
 from reports.first_screen import FirstScreen
 from reports.ladder import ladders
-from reports.words import title
+from reports.words import PACED, title
 
 
 def compare(
@@ -117,12 +117,7 @@ def _announce(console: Console, planned: Planned) -> None:
             Text("Target and bench share one core: times and capacities include the bench's work, CPU does not")
         )
     if machine.congestion_control() == "bbr":
-        console.print(
-            Text(
-                "TCP here is paced by BBR, which delays large answers on loopback: their tails are not the target's. "
-                "To measure them: sysctl net.ipv4.tcp_congestion_control=cubic"
-            )
-        )
+        console.print(Text(PACED))
     console.print(Text(f"Takes about {_minutes(planned.seconds())}, plus repeats of rounds that the bench spoils"))
 
 

@@ -108,7 +108,7 @@ class _Kind:
 
 @dataclass(slots=True, init=False, eq=False)
 class Traits:
-    """What requests of one shape have in common."""
+    """What follows from the fields that decide. Requests in which these are equal share it."""
 
     method: bytes  # with the blank that follows it
     authority: bytes  # what the client called us
@@ -157,7 +157,7 @@ class _RequestKind(_Kind):
 class RequestReader:
     """Reads the request heads of one client connection.
 
-    `peer` is the client's address, `via` this instance's name. Ask `recall` first, which knows heads like the last one
+    `peer` is the client's address, `via` this instance's name. Ask `recall` first, which knows heads like the last ones
     without looking for their end; `read` judges any other and raises ProxyError for what must be refused.
     """
 

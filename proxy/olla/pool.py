@@ -307,14 +307,11 @@ class EndpointPool:
     def _evict(self) -> bool:
         """Close the longest idle connection to make room: another endpoint's, or ours if a fresh one is wanted."""
         pools = [pool for pool in self.budget.pools if pool.idle]
-        if not pools and self.watched:
+        if pools:
+            oldest = min(pools, key=lambda pool: pool.idle[0].idle_since)
+            oldest._close(oldest.idle.pop(0))
+        elif self.watched:
             self._close(self.watched.pop())
-            return not self.budget.full()
-        if not pools:
-            return False
-        oldest = min(pools, key=lambda pool: pool.idle[0].idle_since)
-        connection = oldest.idle.pop(0)
-        oldest._close(connection)
         return not self.budget.full()
 
     def _keeps(self, connection: UpstreamConnection, length: int, now: float) -> bool:

@@ -267,7 +267,7 @@ class Connector(aiohttp.TCPConnector):
             decision = protocol.freed()
             if decision is not None and not should_close and not protocol.should_close:
                 if decision is Freed.WATCH:
-                    self._loop.call_later(SOON, self._end_watch, key, protocol)
+                    asyncio.get_running_loop().call_later(SOON, self._end_watch, key, protocol)
                     return
                 should_close = decision is Freed.CLOSE
         super()._release(key, protocol, should_close=should_close or full or not self._trusts(key))

@@ -12,7 +12,7 @@ from reports.parts.trust import tally
 from reports.rules import patterns
 from reports.schema import METRICS, ScenarioRecord
 from reports.study import Study
-from reports.words import interval, number, percent, title
+from reports.words import PACED, interval, number, percent, title
 
 
 def part(study: Study) -> Part:
@@ -49,13 +49,7 @@ def part(study: Study) -> Part:
             )
         )
     if any(one.campaign.header.machine.get("tcp_congestion_control") == "bbr" for one in study.all):
-        blocks.append(
-            Note(
-                "The machine's TCP congestion control is BBR. It paces large answers, and on loopback it can hold one "
-                "up for 100 ms, whichever proxy sends it. Tails of large answers are the kernel's here, not the "
-                "target's. Measure them after: sysctl net.ipv4.tcp_congestion_control=cubic"
-            )
-        )
+        blocks.append(Note(PACED))
     blocks.append(_environment(study))
     blocks += _configurations(study)
     blocks.append(_runs(study) or missing("no run finished"))
