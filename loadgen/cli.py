@@ -64,7 +64,7 @@ def _elsewhere(verb: str) -> None:
 
 @app.command()
 def compare(
-    profile: Annotated[str, typer.Option(help="quick, standard, full, peers, ablation, gc or soak.")] = "quick",
+    profile: Annotated[str, typer.Option(help="quick, standard, full, wide, peers, ablation, gc or soak.")] = "quick",
     targets: Annotated[
         str | None, typer.Option(help="Instead of the profile's, e.g. sherpa,olla,nginx,direct.")
     ] = None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
@@ -158,6 +159,12 @@ def small(png: bytes) -> bytes:
 def short(name: str, most: int = 34) -> str:
     """A name that fits its place; the caption has it whole."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def folded(name: str, width: int = 25) -> str:
+    """A name on two lines where one is too short for it."""
+    lines = textwrap.wrap(name, width)
+    return "\n".join([lines[0], short(" ".join(lines[1:]), width)]) if len(lines) > 1 else name
 
 
 def label(ax: Axes, target: str, palette: Palette, at: tuple[float, float], *, dx: float = 5, dy: float = 0) -> None:

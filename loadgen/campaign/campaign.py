@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,9 @@ class LiveCampaign:
         for one, planned in self._planned.slots(scenarios, number, attempt):
             left = [slot for slot in planned if not done.issuperset(slot.runs())]
             if left:
-                self._scenario(one, left, setting)
+                cores = self._planned.cores_for(one)
+                with machine.pinned(cores.driver):
+                    self._scenario(one, left, replace(setting, cores=cores))
 
     def _scenario(self, one: Scenario, slots: Sequence[Slot], setting: Setting) -> None:
         """A scenario of a round: the mocks, then slot by slot; mocks that end in the middle are started again."""

@@ -172,7 +172,7 @@ def judge(
         summary = summarise.summary_of(facts) | _writes(seen)
     elif seen.broken is None:
         checks.append(validity.broken("no request of the run was ever due: the driver wrote no rows", "bench"))
-    return _judged(record, seen, checks, summary)
+    return _judged(record, seen, checks, summary | _workers(record, seen, scenario))
 
 
 def _writes(seen: Observation) -> dict[str, float]:
@@ -214,7 +214,23 @@ def _tallied(record: RunRecord, seen: Observation, conditions: Conditions) -> Ru
         checks.append(validity.other_load(_other_load(seen, conditions)))
     elif seen.broken is None:
         checks.append(validity.broken("wrk ended before its window was measured", "bench"))
-    return _judged(record.model_copy(update=update), seen, checks, summary)
+    record = record.model_copy(update=update)
+    return _judged(record, seen, checks, summary | _workers(record, seen, scenario))
+
+
+def _workers(record: RunRecord, seen: Observation, scenario: Scenario) -> dict[str, float]:
+    """`workers`, and `busiest_worker`: its share of the CPU that the target used in the window. Only where a scenario
+    sets their number."""
+    if "server.workers" not in scenario.settings or record.window_ns is None:
+        return {}
+    start, end = record.window_ns
+    rows: dict[int, list[int]] = {}
+    for row in seen.samples:
+        if row.role == "target" and start <= row.t_ns < end:
+            rows.setdefault(row.pid, []).append(row.cpu_ns)
+    used = [cpu_ns[-1] - cpu_ns[0] for cpu_ns in rows.values()]
+    share = {"busiest_worker": max(used) / sum(used)} if sum(used) > 0 else {}
+    return {"workers": float(scenario.workers), **share}
 
 
 def _judged(record: RunRecord, seen: Observation, checks: list[Check], summary: Mapping[str, Any]) -> RunRecord:

@@ -97,6 +97,8 @@ class Planned:
     limit_s: float
     """Repeats are begun only if they end within this; 0: within half as much again as planned."""
     cores: machine.Cores
+    """Of a target with one worker."""
+    available: tuple[int, ...] = ()
     dropped: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Scenarios whose generator is not here, with what to do about it."""
@@ -123,6 +125,11 @@ class Planned:
     def arms_for(self, one: Scenario) -> list[Arm]:
         """The arms that this scenario of the campaign measures."""
         return schedule.arms_for(one, self.arms, self.scenarios)
+
+    def cores_for(self, one: Scenario) -> machine.Cores:
+        """A core for each worker of a target where one is left for the bench; else all workers share one."""
+        found = machine.assign_cores(self.available, one.workers)
+        return found if found.pinned else self.cores
 
     def slots(
         self, scenarios: Sequence[Scenario], round_number: int, attempt: int = 1
@@ -154,7 +161,7 @@ class Planned:
         """The scenarios as campaign.json holds them."""
         found = {}
         for one in self.scenarios:
-            described = one.describe(self.cores.note).model_copy(update={"rounds": self.starts_of.get(one.id)})
+            described = one.describe(self.cores_for(one).note).model_copy(update={"rounds": self.starts_of.get(one.id)})
             if in_turns(one, arms := self.arms_for(one)):
                 how = f" in turns of {timetable.SLICE_S:g} s among {len(arms)} targets, which are alive at once"
                 described = described.model_copy(update={"arrivals": described.arrivals + how})
@@ -183,6 +190,7 @@ def planned(
     there = [target for target in targets if target.name not in missing]
     baseline = baseline or default_baseline([target.name for target in there])
     arms = arms_of(there, baseline if aa else None)
+    available = machine.available_cores()
     return Planned(
         asked=asked,
         rounds=rounds,
@@ -194,7 +202,8 @@ def planned(
         idle_s=idle_s,
         recorders=recorders,
         limit_s=limit_s,
-        cores=machine.assign_cores(machine.available_cores()),
+        cores=machine.assign_cores(available),
+        available=available,
         dropped=dropped or {},
         left_out=left_out or {},
         ladder=ladder,

@@ -116,7 +116,7 @@ def _groups(
 ) -> tuple[dict[Row, list[list[float]]], float]:
     """By row: for each round the log ratios of its pieces; and the seconds of load in a piece."""
     described = campaign.scenario(one.id)
-    metrics = [name for name in described.primaries() if _plannable(name)]
+    metrics = [name for name in described.primaries() if _plannable(name, open_loop=described.loop == "open")]
     pieces: dict[str, dict[int, dict[str, list[float | None]]]] = {}
     piece_s = 0.0
     for run in campaign.runs:
@@ -139,10 +139,15 @@ def _groups(
     return found, piece_s
 
 
-def _plannable(metric: str) -> bool:
-    """Whether more starts or seconds make it more precise in a way that pieces tell: no tails, no peaks, no counts."""
+def _plannable(metric: str, *, open_loop: bool) -> bool:
+    """Whether more starts or seconds make it more precise in a way that pieces tell: no tails, no peaks, no counts.
+
+    Nor rates in open loop: in a piece they scatter as arrivals do, and over the window all targets get the same ones.
+    """
     about = METRICS[metric]
-    return about.tail is None and about.family in ("latency", "cpu", "throughput")
+    if about.family == "throughput":
+        return not open_loop
+    return about.tail is None and about.family in ("latency", "cpu")
 
 
 def _pieces(run: store.Run, described: Any, metrics: Sequence[str]) -> dict[str, list[float | None]]:

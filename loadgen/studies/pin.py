@@ -10,8 +10,10 @@ import json
 import tempfile
 from pathlib import Path
 
+from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import Backends
 from loadgen.bench.reply import ask_once, what_is_wrong
+from loadgen.errors import BadInput
 from loadgen.workload.scenario import FOLDER, PINS, Reply, Scenario, catalogue
 
 Pin = dict[str, str | int] | None
@@ -20,9 +22,12 @@ Pin = dict[str, str | int] | None
 def ask(scenario: Scenario, backends: Backends) -> list[Pin]:
     """What each request of `scenario` is answered with; None where replies differ from request to request.
 
-    Raises ChildError if the mocks refuse the scenario, ValueError if a reply is not what the mock itself says it is.
+    Raises BadInput if the mocks refuse the scenario, or if a reply is not what the mock itself says it is.
     """
-    backends.behave(scenario.mock)
+    try:
+        backends.behave(scenario.mock)
+    except ChildError as exc:
+        raise BadInput(f"{scenario.id}: mock: the mocks refuse it: {exc}") from exc
     pins: list[Pin] = []
     for request in scenario.requests:
         if not request.always_the_same:
@@ -33,7 +38,7 @@ def ask(scenario: Scenario, backends: Backends) -> list[Pin]:
         reply = ask_once(backends.urls[0], template, scenario.prompt_bytes or 64, scenario.output_tokens or 8)
         wrong = what_is_wrong(reply, template, from_mock=True)
         if wrong is not None:
-            raise ValueError(f"{scenario.id}: {wrong}")
+            raise BadInput(f"{scenario.id}: {wrong}")
         pins.append({"digest": reply.digest, "events": reply.events})
     return pins
 

@@ -314,6 +314,11 @@ class Scenario(Strict):
         return self
 
     @property
+    def workers(self) -> int:
+        """Worker processes of each of our engines in this scenario."""
+        return int(self.settings.get("server.workers", 1))
+
+    @property
     def saturates(self) -> bool:
         """Whether the target is meant to be at its limit: closed loop without pauses."""
         return isinstance(self.arrivals, Users) and "saturation" in self.tags

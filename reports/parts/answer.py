@@ -9,7 +9,7 @@ from reports.compare import Row
 from reports.first_screen import Entry, FirstScreen, first_screen
 from reports.page import Block, Cell, Column, Figure, Note, Part, Span, Table, TableRow, missing, strong
 from reports.parts.rows import written
-from reports.plots import GRID, INK, MUTED, log_ticks, panel, short
+from reports.plots import GRID, INK, MUTED, folded, log_ticks, panel
 from reports.schema import AA_SUFFIX
 from reports.study import Study
 from reports.words import headline, number, sentence, title
@@ -129,7 +129,7 @@ def _effects(study: Study) -> Figure | None:
             low, high = min(row.ci_low or 1 for row in mine), max(row.ci_high or 1 for row in mine)
             ax.set_xlim(max(min(low, 0.7) * 0.85, 1e-3), min(max(high, 1.4) * 1.15, 1e3))
             log_ticks(ax.xaxis, *ax.get_xlim(), prefix="×")
-            ax.set_yticks(range(0, -len(mine), -1), [short(study.called[row.scenario], 25) for row in mine])
+            ax.set_yticks(range(0, -len(mine), -1), [folded(study.called[row.scenario]) for row in mine])
             ax.set_ylim(-len(mine) + 0.5, 0.8)
             ax.grid(visible=False, axis="y")
             better = "right" if mine[0].spec.higher_is_better else "left"

@@ -9,7 +9,8 @@ import numpy as np
 from reports import beside, counted
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, Text, missing
 from reports.parts.rows import verdicts
-from reports.plots import PAPER, Palette, log_x, panel, short
+from reports.parts.workers import workers
+from reports.plots import PAPER, Palette, folded, log_x, panel, short
 from reports.rules import shortened
 from reports.schema import METRICS, Metric
 from reports.stats import estimate
@@ -23,6 +24,7 @@ def part(study: Study) -> Part:
     figure = _cpu(study)
     blocks.append(figure or missing("no valid run has CPU samples of its target"))
     blocks += _capacity(study)
+    blocks += [table for table in (workers(study),) if table is not None]
     blocks += _side_by_side(study)
     blocks += _counted(study)
     blocks += verdicts(study, "cost", "CPU and throughput", lambda row: row.spec.family in ("cpu", "throughput"))
@@ -175,7 +177,7 @@ def _cpu_panel(study: Study, palette: Palette, metric: Metric, scenarios: list[s
                 seen += [float(values.min()), float(values.max()), mean]
                 said.append(f"{study.called[scenario]} {title(target)} {number(mean)} µs")
         log_x(ax, min(seen) / 1.2, max(seen) * 1.5)
-        ax.set_yticks(range(0, -len(scenarios), -1), [short(study.called[name], 25) for name in scenarios])
+        ax.set_yticks(range(0, -len(scenarios), -1), [folded(study.called[name]) for name in scenarios])
         ax.set_ylim(-len(scenarios) + 0.5, 0.5)
         ax.grid(visible=False, axis="y")
         ax.set_title(f"{metric.label}, {metric.shown_unit}", x=-0.9)

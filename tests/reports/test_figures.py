@@ -71,6 +71,12 @@ def test_labels_move_apart_and_keep_their_order() -> None:
     assert spread([10, 10, 50, 49], 5, 50) == [10, 15, 50, 45]
 
 
+def test_a_long_name_is_folded_once_and_never_loses_its_end_on_the_first_line() -> None:
+    assert plots.folded("500 open streams") == "500 open streams"
+    assert plots.folded("small answers, 1,400 req/s (chat-small)") == "small answers, 1,400\nreq/s (chat-small)"
+    assert plots.folded("word " * 20).count("\n") == 1
+
+
 def test_one_figure_can_be_had_by_name(study: Study) -> None:
     assert figure(study, "cpu").name == "cpu"
     with pytest.raises(KeyError, match="no figure of that name"):
@@ -111,6 +117,13 @@ def test_points_of_a_sweep_and_controls_are_no_use_cases_of_their_own() -> None:
     assert called["chat-small"] == "small answers, 1,000 req/s"
     assert called["streams-500"] == "500 open streams"
     assert called["w2-500"] == "w2-500"
+
+
+def test_scenarios_of_several_workers_say_how_many() -> None:
+    full = ScenarioRecord(settings={"server.workers": 2}, tags=["saturation"])
+    few = ScenarioRecord(kind="stream", settings={"server.workers": 2}, connections=8)
+    called = names(campaign_of(["sherpa"], {"full": full, "few": few}, 1), ["full", "few"])
+    assert called == {"full": "2 workers at full load", "few": "2 workers on 8 connections"}
 
 
 def test_a_target_that_kept_every_rate_has_no_known_limit() -> None:

@@ -276,3 +276,29 @@ def test_calls_of_write_are_told_for_each_mib(writes: int | None, bytes_in: int,
 def test_a_count_that_fell_because_a_worker_ended_is_none() -> None:
     seen = Observation(samples=samples(), driver={"t0_ns": BEGUN, "bytes_in": 2**20}, writes=-5)
     assert "writes_per_mib" not in judged(seen, rows()).summary
+
+
+def of_workers(*shares: float) -> list[watch.Sample]:
+    """What the workers of a target use of a core each, and their supervisor nothing."""
+    each = dict(enumerate((0.0, *shares), 10))
+    target = [
+        watch.Sample(BEGUN + t * S // 10, pid, "target", int(share * (t + 10) * S // 10), 50 << 20, 1, 1, 10)
+        for t in range(-10, 70)
+        for pid, share in each.items()
+    ]
+    return [row for row in samples() if row.role != "target"] + target
+
+
+def test_where_a_scenario_sets_the_workers_the_share_of_the_busiest_is_told() -> None:
+    two = SCENARIO.model_copy(update={"settings": {"server.workers": 2}})
+    summary = judged(seen(samples=of_workers(0.3, 0.1)), rows(), scenario=two).summary
+    assert summary["workers"] == 2
+    assert summary["busiest_worker"] == pytest.approx(0.75)
+    assert "busiest_worker" not in judged(seen(samples=of_workers(0.3, 0.1)), rows()).summary
+
+
+def test_workers_that_used_nothing_have_no_busiest() -> None:
+    two = SCENARIO.model_copy(update={"settings": {"server.workers": 2}})
+    summary = judged(seen(samples=of_workers(0.0, 0.0)), rows(), scenario=two).summary
+    assert summary["workers"] == 2
+    assert "busiest_worker" not in summary

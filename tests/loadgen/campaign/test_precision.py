@@ -131,6 +131,13 @@ def test_what_earlier_campaigns_left_forecasts_the_widths_of_the_next(tmp_path: 
     assert one.forecast["cpu_us_per_request olla"] == pytest.approx(expected, rel=0.25)
 
 
+def test_rates_are_planned_for_in_closed_loop_only_as_arrivals_are_the_same_for_all(tmp_path: Path) -> None:
+    closed = campaign_of(arrivals={"kind": "closed", "users": 2})
+    for made, planned_for in ((campaign_of(), False), (closed, True)):
+        rows = precision.known(made, [stored(tmp_path / str(planned_for), made, 0.05)], within=False)["one"]
+        assert ("goodput_rps olla" in rows) is planned_for
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"arrivals": {"kind": "poisson", "rate": 200}}, {"duration_s": 4}, {"arrivals": {"kind": "closed", "users": 2}}],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from loadgen.bench.machine import assign_cores
 from loadgen.campaign import schedule
 from loadgen.campaign.plan import Asked, plan, planned, profiles
 from loadgen.campaign.schedule import Arm, Slot, arms_of, order_of, scenarios_of, spoilt
@@ -238,3 +240,22 @@ def test_the_quick_profile_is_what_the_documents_promise() -> None:
     quick = profiles()["quick"]
     assert quick.rounds == 7
     assert quick.targets == ("sherpa", "olla", "direct")
+
+
+def test_each_worker_has_a_core_where_one_is_left_for_the_bench_and_all_share_one_where_not() -> None:
+    asked = Asked(scenarios=("workers-1", "workers-2"), targets=("olla",))
+    one, two = (planned := plan(asked)).scenarios
+    four, pair = (
+        replace(planned, cores=assign_cores(available), available=available) for available in ((0, 1, 2, 3), (0, 1))
+    )
+    assert four.cores_for(one).target == (0,)
+    assert four.cores_for(two).target == (0, 1)
+    assert pair.cores_for(two).target == pair.cores.target == (0,)
+    assert "core 0, 1;" in four.described()["workers-2"].pinning
+
+
+def test_every_scenario_is_measured_by_a_profile_or_by_a_study_of_the_harness() -> None:
+    of_studies = {"probe", "overload"}
+    idle = [one.id for one in catalogue().values() if not one.campaigns and one.group not in of_studies]
+    assert idle == []
+    assert {name for one in catalogue().values() for name in one.campaigns} == set(profiles())

@@ -11,6 +11,7 @@ import pytest
 
 from loadgen.bench.child import ChildError
 from loadgen.bench.mocks import Backends, ask
+from loadgen.errors import BadInput
 from loadgen.studies import pin
 from loadgen.workload import scenario
 from loadgen.workload.scenario import Mock
@@ -33,6 +34,12 @@ def test_the_mocks_send_what_the_scenario_pins(one: scenario.Scenario, backends:
         for request in one.requests
     ]
     assert found == pinned, "replies have changed: if that is meant, run proxy-engines scenarios pin"
+
+
+def test_mocks_that_refuse_a_scenario_are_named_with_it(backends: Backends) -> None:
+    one = scenario.catalogue()["chat-small"].model_copy(update={"mock": scenario.Mock(profile="no-such-profile")})
+    with pytest.raises(BadInput, match="chat-small: mock: the mocks refuse it: .*no-such-profile"):
+        pin.ask(one, backends)
 
 
 def test_every_reply_that_can_be_pinned_is_pinned() -> None:

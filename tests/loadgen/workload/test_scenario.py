@@ -219,8 +219,8 @@ def test_kinds_of_arrivals_are_told_apart() -> None:
     known = scenario.catalogue()
     assert isinstance(known["chat-small"].arrivals, Open)
     assert isinstance(known["conv-mix"].arrivals, Fitted)
-    assert known["saturation-small"].saturates
-    assert not known["saturation-small"].open_loop
+    assert known["saturation-wrk"].saturates
+    assert not known["saturation-wrk"].open_loop
 
 
 def test_users_who_come_and_go_are_stages_of_locusts_shape() -> None:
