@@ -135,12 +135,18 @@ class Child:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(self.pid, os.SCHED_RR, os.sched_param(priority))
 
-    def release(self, begin_ns: int | None = None) -> None:
-        """Lets a held process begin, a driver at `begin_ns` of the monotonic clock. Harmless if it is gone."""
-        word = "go" if begin_ns is None else f"go {begin_ns}"
+    def tell(self, line: str) -> None:
+        """A line on the stdin of a held process. Harmless if it is gone."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
-                self._process.stdin.write(f"{word}\n".encode())
+                self._process.stdin.write(f"{line}\n".encode())
+                self._process.stdin.flush()
+
+    def release(self, begin_ns: int | None = None) -> None:
+        """Lets a held process begin, a driver at `begin_ns` of the monotonic clock."""
+        self.tell("go" if begin_ns is None else f"go {begin_ns}")
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
     def ask_to_stop(self) -> None:

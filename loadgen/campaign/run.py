@@ -26,7 +26,7 @@ from loadgen.campaign import leftovers, validity
 from loadgen.campaign.judge import Conditions, Observation, judge, recorded_pauses, runtime_table, usage_table
 from loadgen.campaign.schedule import SETTLE_S, Slot, idle_key, lead_s
 from loadgen.campaign.tally import Reading
-from loadgen.targets.direct import Direct
+from loadgen.targets.direct import Direct, Given
 from loadgen.targets.gctrace import pauses_of
 from loadgen.targets.keys import handed_over
 from loadgen.targets.target import Running, Wiring
@@ -37,6 +37,7 @@ from loadgen.workload.timetable import ALONE, Turn
 from reports import store
 from reports.schema import Check, RunRecord, ScenarioRecord, run_name
 
+_JOB = "job.json"
 _POLL_S = 0.05
 _DRIVER_START_S = 30.0
 _QUIET_S = 0.1  # after the last of the drivers that take turns should have its last reply
@@ -71,12 +72,14 @@ def measure(slot: Slot, backends: Backends, setting: Setting) -> Iterator[RunRec
         refused = _behave(slot, backends)
         for run in runs:
             processes.callback(run.stop)
-            run.start(refused)
+            run.start_early(refused)
+        for run in _up(runs):
+            run.start()
         for run in _up(runs):
             run.check()
         for run in _up(runs):
             run.prepare()
-        _watch_idle(_up(runs))  # while the drivers get ready on their own core, which takes each a second or two
+        _watch_idle(_up(runs))  # while the drivers get ready on their own core
         for run in _up(runs):
             run.wait_ready()
         loaded = under_way = _up(runs)
@@ -166,12 +169,17 @@ class LiveRun:
         self._driver: Child | None = None
         self._watcher: watch.Watch | None = None
 
-    def start(self, refused: Check | None = None) -> None:
-        """Starts the target, with its config and its output in the run's folder. `refused`: why there is no point."""
+    def start_early(self, refused: Check | None = None) -> None:
+        """Makes the run's folder, and starts our driver, which imports Locust on its own core while targets start on
+        theirs. `refused`: why there is no point."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.seen.broken = refused
-        if refused is not None:
-            return
+        target = self._arm.target
+        if refused is None and self._scenario.generator == "locust" and not isinstance(target, Given):
+            self._driver = self._start_driver("loadgen.driver", "--hold", "--early")
+
+    def start(self) -> None:
+        """Starts the target, with its config and its output in the run's folder."""
         self.setting.tell(f"{self._label} · starting")
         wiring = Wiring(
             backends=self._backends.urls,
@@ -197,13 +205,18 @@ class LiveRun:
         self.seen.broken = self._ended() or self._wrong_reply()
 
     def prepare(self) -> None:
-        """Starts the driver, which gets ready and waits."""
-        job = self._folder / "job.json"
-        save_job(self._job(), job)
+        """Gives the driver its job; it gets ready and waits."""
+        save_job(self._job(), self._folder / _JOB)
+        if self._driver is not None:
+            self._driver.tell("job")
+            return
         generator = "loadgen.bench.wrk" if self._scenario.generator == "wrk" else "loadgen.driver"
-        command = [sys.executable, "-m", generator, str(job), "--hold"]
+        self._driver = self._start_driver(generator, "--hold")
+
+    def _start_driver(self, module: str, *options: str) -> Child:
+        command = [sys.executable, "-m", module, str(self._folder / _JOB), *options]
         keys = handed_over(self.running.headers)  # by its environment: no file of the campaign holds them
-        self._driver = Child("driver", command, self._folder, cores=self.setting.cores.driver, env=keys, held=True)
+        return Child("driver", command, self._folder, cores=self.setting.cores.driver, env=keys, held=True)
 
     def wait_ready(self) -> None:
         """Until the driver can be let go; then looks at what the target holds before load."""
@@ -303,7 +316,7 @@ class LiveRun:
             target_cores=len(setting.cores.target or (0,)),
             has_process=self.running.pid is not None,
             idle=None if cpu is None or self._idle_rss is None else (cpu, self._idle_rss),
-            plan=self._plan() if self._driver is not None else None,
+            plan=self._plan() if self.running.url else None,
             turns=self._turn.of,
         )
         record = self._record.model_copy(

@@ -25,7 +25,7 @@ from reports.schema import AA_SUFFIX, RunRecord, run_name
 # Seconds, measured on the 2-core machine of METHODOLOGY.md; they only serve the announced duration.
 _MOCKS_START_S = 0.3
 _CHECK_S = 0.05
-_DRIVER_START_S = 0.45
+_DRIVER_START_S = 0.7
 _WRK_START_S = 0.25
 _DRIVER_END_S = 0.3
 _STOP_S = 0.1
@@ -188,11 +188,11 @@ def round_seconds(
 def _slot_seconds(slot: Slot, idle_s: float) -> float:
     one, many = slot.scenario, len(slot.arms)
     starts = sum(arm.target.start_s + _STOP_S for arm in slot.arms)
-    ready = many * (_WRK_START_S if one.generator == "wrk" else _DRIVER_START_S)
-    # The drivers get ready while the targets are watched idling.
-    before = starts + many * (_CHECK_S + one.typical_reply_s) + max(ready, idle_s)
+    checked = starts + many * (_CHECK_S + one.typical_reply_s)
     if one.generator == "wrk":
-        return before + wrk.lasts_s(one.warmup_s, one.duration_s) + _JUDGE_S
+        return checked + max(_WRK_START_S, idle_s) + wrk.lasts_s(one.warmup_s, one.duration_s) + _JUDGE_S
+    # The drivers get ready on their own core while the targets start, are checked, and are watched idling.
+    before = max(checked + idle_s, many * _DRIVER_START_S)
     return before + lead_s(slot) + one.total_s() + one.typical_reply_s + many * (_DRIVER_END_S + _JUDGE_S)
 
 

@@ -1,9 +1,10 @@
-"""``python -m loadgen.driver JOB.json [--hold]``: drives one job with Locust and writes its rows.
+"""``python -m loadgen.driver JOB.json [--hold] [--early]``: drives one job with Locust and writes its rows.
 
 Prints a JSON line a second on stdout (``{"t", "sent", "done", "errors", "lag_p99_us"}``) and a last one with
 ``"finished": true`` and the summary. With `--hold` it first prints ``{"ready": true}`` and waits for a line on stdin,
 so that the 1-2 s of starting are not spent while targets wait. A line `go NS` also says when to begin, in nanoseconds
-of the monotonic clock, so that several drivers can begin together.
+of the monotonic clock, so that several drivers can begin together. With `--early` JOB.json need not be there yet: Locust
+is imported first, and a line on stdin says that it was written.
 
 Exit codes: 0 it ran (requests may have failed), 65 bad job, 69 the address cannot be resolved or the rows not
 written, 70 the driver is broken, 130 and 143 stopped by SIGINT or SIGTERM (what was measured is
@@ -36,10 +37,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadgen.driver", description=__doc__.splitlines()[0])
     parser.add_argument("job", type=Path, metavar="JOB.json")
     parser.add_argument("--hold", action="store_true", help="print a ready line, start after a line on stdin")
+    parser.add_argument("--early", action="store_true", help="read JOB.json after a line on stdin, of its own")
     try:
         options = parser.parse_args()
     except SystemExit as exc:
         return USAGE if exc.code else 0
+    if options.early:
+        import loadgen.driver.conductor  # noqa: F401  # and with it Locust: most of what a start takes
+
+        if not _line():
+            return 0
     try:
         job = with_headers(load_job(options.job), os.environ.get("PROXY_ENGINES_HEADERS"))
         plan = None if job.plan is None else load_plan(job.plan, job)
@@ -47,6 +54,14 @@ def main() -> int:
         sys.stderr.write(f"{exc}\n")
         return BAD_INPUT
     return _Run(job, plan, hold=options.hold).run()
+
+
+def _line() -> bytes:
+    """The next line on stdin, and nothing beyond; empty if it ended. Unbuffered, as what follows is read by gevent."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line
 
 
 def _explain(failure: BaseException, job: Job) -> int:

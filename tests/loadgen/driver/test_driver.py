@@ -185,6 +185,29 @@ def test_a_held_driver_begins_when_it_is_told_to(tmp_path: Path) -> None:
     assert last["t0_ns"] == begin_ns
 
 
+def test_a_driver_may_start_before_its_job_is_written(tmp_path: Path) -> None:
+    with Served(answers(plain())) as server:
+        child = subprocess.Popen(
+            [*DRIVER, str(tmp_path / "job.json"), "--hold", "--early"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        write_job(tmp_path, server.url, n=5)
+        child.stdin.write("job\n")
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline())["ready"] is True
+        output, _ = child.communicate("go\n")
+    assert child.returncode == 0
+    assert lines(output)[-1]["done"] == 5
+
+
+def test_an_early_driver_that_gets_no_job_ends_quietly(tmp_path: Path) -> None:
+    command = [*DRIVER, str(tmp_path / "job.json"), "--early"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def hanging(server: ScriptedServer) -> Any:
     def script(sock: socket.socket, _number: int) -> None:
         server.read_request(sock)
