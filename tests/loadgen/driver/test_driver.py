@@ -188,7 +188,7 @@ def test_a_held_driver_begins_when_it_is_told_to(tmp_path: Path) -> None:
 def test_a_driver_may_start_before_its_job_is_written(tmp_path: Path) -> None:
     with Served(answers(plain())) as server:
         child = subprocess.Popen(
-            [*DRIVER, str(tmp_path / "job.json"), "--hold", "--early"],
+            [*DRIVER, str(tmp_path / "JOB.json"), "--hold", "--early"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
         assert child.stdin is not None
@@ -203,7 +203,7 @@ def test_a_driver_may_start_before_its_job_is_written(tmp_path: Path) -> None:
 
 
 def test_an_early_driver_that_gets_no_job_ends_quietly(tmp_path: Path) -> None:
-    command = [*DRIVER, str(tmp_path / "job.json"), "--early"]
+    command = [*DRIVER, str(tmp_path / "JOB.json"), "--early"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
