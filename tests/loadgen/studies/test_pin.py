@@ -38,7 +38,7 @@ def test_the_mocks_send_what_the_scenario_pins(one: scenario.Scenario, backends:
 
 def test_mocks_that_refuse_a_scenario_are_named_with_it(backends: Backends) -> None:
     one = scenario.catalogue()["chat-small"].model_copy(update={"mock": scenario.Mock(profile="no-such-profile")})
-    with pytest.raises(BadInput, match="chat-small: mock: the mocks refuse it: .*no-such-profile"):
+    with pytest.raises(BadInput, match=r"chat-small: mock: the mocks refuse it: .*no-such-profile"):
         pin.ask(one, backends)
 
 
