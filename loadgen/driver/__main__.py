@@ -3,8 +3,8 @@
 Prints a JSON line a second on stdout (``{"t", "sent", "done", "errors", "lag_p99_us"}``) and a last one with
 ``"finished": true`` and the summary. With `--hold` it first prints ``{"ready": true}`` and waits for a line on stdin,
 so that the 1-2 s of starting are not spent while targets wait. A line `go NS` also says when to begin, in nanoseconds
-of the monotonic clock, so that several drivers can begin together. With `--early` JOB.json need not be there yet: Locust
-is imported first, and a line on stdin says that it was written.
+of the monotonic clock, so that several drivers can begin together. With `--early` JOB.json need not be there yet:
+Locust is imported first, and a line on stdin says that it was written.
 
 Exit codes: 0 it ran (requests may have failed), 65 bad job, 69 the address cannot be resolved or the rows not
 written, 70 the driver is broken, 130 and 143 stopped by SIGINT or SIGTERM (what was measured is
