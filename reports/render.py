@@ -16,7 +16,7 @@ from reports import endurance, page
 from reports.first_screen import FirstScreen, first_screen
 from reports.page import Page, code
 from reports.parts import PARTS
-from reports.parts.trust import tally
+from reports.parts.trust import tally, valid_runs
 from reports.store import ReportError, write_atomically
 from reports.study import Study
 from reports.verdict import dump, verdict_of
@@ -34,6 +34,8 @@ class ReportResult:
     screen: FirstScreen
     headlines: tuple[str, ...]
     """One verdict sentence for each use case, one for each long run."""
+    runs: str
+    """How many runs are valid, in words."""
     valid_runs: int
     """0: no run of the campaign was valid."""
 
@@ -61,6 +63,7 @@ def build_report(campaign_dir: Path, others: Sequence[Path] = ()) -> ReportResul
             *(f"{name}: {_said(study, name)}" for name in study.cases),
             *(f"{one.facts.record.scenario}, {one.facts.record.target}: {one.say()}" for one in endured),
         ),
+        runs=valid_runs(study),
         valid_runs=sum(len(runs) for runs in study.comparison.valid.values()),
     )
 

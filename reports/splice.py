@@ -13,9 +13,10 @@ A document holds what it wants, as a comment, and gets it below::
     <!-- /picture -->
 
 `full` is the newest published campaign of that profile; the name of a folder, `2026-11-25-full`, is that one. Each line
-of a table is a label, a scenario, a metric, and what a value is multiplied by. Everything comes from `runs.csv`:
-geometric means over the runs that count, with their 95 % intervals, and for each target the ratio to the first one over
-the rounds that both have. A line below says the command and the commit.
+of a table is a label, a scenario, a metric, and what a value is multiplied by. Values come from `runs.csv`: geometric
+means over the runs that count, with their 95 % intervals, and for each target the ratio to the first one over the
+rounds that both have. Percentiles of the tail are pooled over the rounds, as the report has them: from `verdict.json`.
+A line below says the command and the commit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Final
 
 from reports import archive
 from reports.first_screen import ShownValue
+from reports.schema import METRICS
 from reports.stats import estimate
 from reports.store import ReportError, read_json, write_atomically
 from reports.words import title
@@ -115,12 +117,31 @@ def _table(folder: Path, targets: Sequence[str], wanted: Sequence[_Wanted], wher
     names = ["No proxy" if name == "direct" else title(name) for name in targets]
     lines = ["| | " + " | ".join(names) + " |", "|---" + "|--:" * len(names) + "|"]
     for one in wanted:
-        values = [_value(runs, one, target, targets[0]) for target in targets]
+        known = METRICS.get(one.metric)
+        tails = {} if known is None or known.tail is None else _tails(folder, one, targets[0])
+        values = [tails.get(target) or _value(runs, one, target, targets[0]) for target in targets]
         if not any(values):
             raise ReportError(f"{where}: {folder / 'runs.csv'} has no {one.metric} of {one.scenario}")
         cells = ["–" if value is None else _cell(value) for value in values]
         lines.append(f"| {one.label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _tails(folder: Path, wanted: _Wanted, base: str) -> dict[str, ShownValue]:
+    """A percentile of the tail of each target, with its factor to `base` if that was the campaign's baseline."""
+    path = folder / "verdict.json"
+    found: dict[str, ShownValue] = {}
+    for row in read_json(path).get("rows", ()) if path.exists() else ():
+        if (row["scenario"], row["metric"]) != (wanted.scenario, wanted.metric):
+            continue
+        measured = row["ratio"] and row["baseline"]["target"] == base
+        factor = (row["ratio"], row["ci_low"], row["ci_high"]) if measured else None
+        for side, times in ((row["baseline"], None), (row["candidate"], factor)):
+            if side["value"]:
+                low, high = side["ci"] or (None, None)
+                ends = (low and low * wanted.scale, high and high * wanted.scale)
+                found[side["target"]] = ShownValue(side["value"] * wanted.scale, *ends, times)
+    return found
 
 
 def _cell(value: ShownValue) -> str:
@@ -179,7 +200,7 @@ def provenance(folder: Path) -> str:
     command = command.replace("\\", "")
     older = "" if (folder / archive.FILE).exists() else " Older code; a note in the report says what was wrong with it."
     return (
-        f"*Geometric means with 95 % intervals; × is the factor to the first column. `{command}`, commit "
+        f"*Geometric means, and tails over all rounds, with 95 % intervals; × is the factor to the first column. `{command}`, commit "
         f"{revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).{older}*"
     )
 

@@ -206,9 +206,7 @@ def _conclude(console: Console, folder: Path, campaign: LiveCampaign) -> int:
     for headline in report.headlines:
         console.print(Padding(Text(headline), (0, 0, 0, 2)))
     ended = Counter(record.ended for record in campaign.records)
-    others = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed", "void") if ended[word])
-    runs = f"{ended['ok']} of {len(campaign.records)} runs are valid" + (f" ({others})" if others else "")
-    console.print(Text(f"{runs}, in {_minutes(campaign.passed_s())}"))
+    console.print(Text(f"{report.runs}, in {_minutes(campaign.passed_s())}"))
     found_counts = counted.load(folder, campaign.baseline)
     if found_counts is not None:
         console.print(_counts(found_counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from reports import compare, ladder, stats
@@ -35,15 +36,21 @@ def part(study: Study) -> Part:
     return Part("trust", "Trust", tuple(blocks))
 
 
+def valid_runs(study: Study) -> str:
+    """How many runs count, and in how many of these the target fell behind or failed. A run does not count if the
+    bench spoilt it or another run of its round."""
+    ended = Counter(facts.record.ended for runs in study.comparison.valid.values() for facts in runs)
+    wrong = ", ".join(f"{ended[word]} {word}" for word in ("overloaded", "failed") if ended[word])
+    return f"{ended.total()} of {len(study.campaign.runs)} runs are valid" + (f" ({wrong})" if wrong else "")
+
+
 def tally(study: Study) -> str:
     """How many runs, rounds and requests, in one sentence."""
-    runs = study.campaign.runs
-    void = sum(len(found) for found in study.comparison.voided.values())
-    rounds = len({run.record.round for run in runs})
+    rounds = len({run.record.round for run in study.campaign.runs})
     requests = sum(int(f.extras.get("requests") or 0) for f in study.facts)
     return (
-        f"{len(runs) - void} of {len(runs)} runs are valid, in {rounds} rounds ({study.campaign.header.rounds_planned} "
-        f"planned); {requests:,} replies were checked byte for byte"
+        f"{valid_runs(study)}, in {rounds} rounds ({study.campaign.header.rounds_planned} planned); "
+        f"{requests:,} replies were checked byte for byte"
     )
 
 

@@ -19,9 +19,11 @@ import pytest
 import reports
 from reports import store
 from reports.page import md
+from reports.parts.trust import valid_runs
 from reports.render import ReportResult, build_report
 from reports.schema import POOLED, CampaignHeader, RunRecord
 from reports.store import ReportError
+from reports.study import Study
 from tests.reports.synthetic import CHAT, VARIANTS, World, full_world, write_campaign
 
 COPY = Callable[[], Path]
@@ -522,3 +524,15 @@ def test_what_olla_wins_in_a_closed_loop_speaks_for_it_on_the_first_screen(copie
     first = Shape(build_report(folder).html.read_text().split('<section id="cost">')[0]).shown()
     assert "no figure here speaks for it" not in first
     assert "you pay for CPU" in first
+
+
+def test_runs_that_count_are_those_whose_round_the_bench_did_not_spoil_whatever_their_target_did(
+    copied: COPY,
+) -> None:
+    folder = copied()
+    before = valid_runs(Study.load(folder))
+    path = next(folder.glob("runs/r01-*-olla/run.json"))
+    record = json.loads(path.read_text())
+    record |= {"outcome": "overloaded", "fault": "requests in flight went from 1 to 900", "void_reason": None}
+    path.write_text(json.dumps(record))
+    assert valid_runs(Study.load(folder)) == f"{before} (1 overloaded)"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_a_table_has_geometric_means_of_valid_runs_and_paired_factors(published:
     assert made.startswith("before\n")
     assert made.endswith("after\n")
     assert spliced(made, published) == made
+
+
+def test_a_percentile_of_the_tail_is_the_pooled_one_of_the_report(published: Path) -> None:
+    row = {"scenario": "chat", "metric": "added_p99_us", "ratio": 0.5, "ci_low": 0.4, "ci_high": 0.6}
+    sides = {"baseline": ("sherpa", 2000.0), "candidate": ("olla", 1000.0)}
+    row |= {side: {"target": name, "value": us, "ci": [us - 100, us + 100]} for side, (name, us) in sides.items()}
+    (published / "night" / "verdict.json").write_text(json.dumps({"rows": [row]}))
+    wanted = "CPU, ms | chat | cpu_us_per_request", "p99, ms | chat | added_p99_us"
+    made = spliced(TEXT.replace(*wanted), published)
+    assert "| p99, ms | **2.00** (1.90..2.10) | **1.00** (0.9..1.10)<br>×0.5 (0.4..0.6) | – |" in made
+    other = spliced(TEXT.replace(*wanted).replace("sherpa, olla", "olla, sherpa"), published)
+    assert "| p99, ms | **1.00** (0.9..1.10) | **2.00** (1.90..2.10) | – |" in other
 
 
 @pytest.mark.parametrize(
