@@ -200,8 +200,8 @@ def provenance(folder: Path) -> str:
     command = command.replace("\\", "")
     older = "" if (folder / archive.FILE).exists() else " Older code; a note in the report says what was wrong with it."
     return (
-        f"*Geometric means, and tails over all rounds, with 95 % intervals; × is the factor to the first column. `{command}`, commit "
-        f"{revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).{older}*"
+        "*Geometric means, and tails over all rounds, with 95 % intervals; × is the factor to the first column. "
+        f"`{command}`, commit {revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).{older}*"
     )
 
 
