@@ -41,6 +41,7 @@ from proxy.core.headers import CREDENTIALS, HOP_BY_HOP, RESTATED
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
+_SIZE_TEXT = re.compile(r"\s*(\d*\.)?\d+\s*[A-Za-z]*\s*")  # pydantic overlooks what follows: `1,000` would be 1
 _SIZE_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _LONGEST = 7 * 24 * 3600.0  # a longer wait than a week is a typing error
@@ -72,7 +73,8 @@ def parse_duration(value: object) -> float:
 def parse_size(value: object) -> int:
     """Bytes of `64KiB`, `1.5MiB` or a plain number of bytes. Raises ValueError."""
     try:
-        size = _SIZE.validate_python(None if isinstance(value, bool) else value)
+        readable = not isinstance(value, bool) and (not isinstance(value, str) or _SIZE_TEXT.fullmatch(value))
+        size = _SIZE.validate_python(value if readable else None)
     except ValidationError:
         raise ValueError("not a size; write it like 64KiB, 100MiB or a number of bytes") from None
     if size > _LARGEST:
@@ -487,7 +489,7 @@ def parse(text: str, source: str = "config", overrides: Mapping[str, Any] | None
         raise ConfigError(f"{source}{where}: not valid YAML: {exc.problem or exc}") from exc
     except RecursionError as exc:
         raise ConfigError(f"{source}: is nested deeper than any config") from exc
-    except (yaml.YAMLError, ValueError, OverflowError) as exc:
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, KeyError) as exc:  # `!!timestamp x`, `!!bool x`
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
     if data is None:
         data = {}
@@ -526,6 +528,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *name` takes over another section's keys
+            continue
         key = loader.construct_object(key_node)
         if not isinstance(key, (str, int, float, bool, type(None))):
             raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)

@@ -116,6 +116,9 @@ def test_a_duration_is_a_number_and_a_unit(text, seconds):
         ("-1", None),
         (True, None),
         ("64 apples", None),
+        ("1,000,000", None),  # pydantic reads a 1 and stops
+        ("1.5.5GiB", None),
+        ("64KiB/s", None),
         (1.5, None),
     ],
 )
@@ -291,6 +294,8 @@ def test_what_is_wrong_is_said_in_one_sentence_with_its_place(text, sentence):
         ("x: !!python/object/apply:os.system [id]", "f.yaml, line 1, column 4", "not valid YAML"),
         ("? [1]\n: 2", "f.yaml, line 1, column 3", "a key must be plain text"),
         ("x: 2001-99-99", "f.yaml", "not valid YAML"),
+        ("x: !!timestamp soon", "f.yaml", "not valid YAML"),
+        ("x: !!bool maybe", "f.yaml", "not valid YAML"),
         ("\0", "f.yaml", "not valid YAML"),
         ("a: &a [*a]", "f.yaml, line 1, column 4", "not valid YAML"),
         ("[" * 900, "f.yaml", "nested deeper"),
@@ -302,6 +307,21 @@ def test_what_is_not_yaml_is_said_with_line_and_column(text, place, word):
     assert sentence.startswith(place + ":")
     assert word in sentence
     assert "\n" not in sentence
+
+
+def test_an_endpoint_may_begin_with_the_keys_of_another_one():
+    text = """
+endpoints:
+  - &gpu {name: a, url: "http://h:1", priority: 7, health: {interval: 9s}}
+  - {<<: *gpu, name: b, url: "http://h:2"}
+"""
+    first, second = parse(text).config.endpoints
+    assert (second.name, second.url, second.priority, second.health) == ("b", "http://h:2", 7, first.health)
+
+
+def test_a_key_that_is_written_twice_beside_a_merge_is_still_refused():
+    text = "health: &h {path: /up}\nserver:\n  <<: *h\n  port: 1\n  port: 2\n"
+    assert "'port' is written twice" in refused(text)
 
 
 def test_aliases_that_blow_up_are_refused_before_anything_walks_them():
