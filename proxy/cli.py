@@ -86,6 +86,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = loaded.config
     unused = UNUSED_KEYS[settings.proxy.engine]
     if args.check_config:
+        worker.load_certificates(settings)
         print(f"{args.config}: OK", *print_config.asked(settings), sep="\n")
         return 0
     if args.print_config:

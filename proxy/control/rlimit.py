@@ -12,7 +12,10 @@ def raise_file_limit(connections: int) -> str | None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # macOS has a hard limit of infinity and refuses it as a soft one (setrlimit(2))
+            hard = soft
     if hard == resource.RLIM_INFINITY or hard >= connections:
         return None
     return (

@@ -110,7 +110,10 @@ def _resolve(host: str, port: int, key: str) -> tuple[socket.AddressFamily, tupl
 
 
 def _bind(family: int, address: tuple[str, int], key: str, *, shared: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise CannotListen(_sentence(address, key, exc)) from exc
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -135,6 +138,8 @@ def _sentence(address: tuple[str, int], key: str, exc: OSError) -> str:
             return f"{key}.port: {port} on {host} is in use; stop that program or take another port (0: a free one)"
         case errno.EACCES:
             return f"{key}.port: {port} on {host} needs more rights than this user has; choose a port above 1023"
+        case errno.EAFNOSUPPORT:
+            return f"{key}.host: {host} is an IPv6 address, and this machine has no IPv6; 0.0.0.0 is all of IPv4"
         case errno.EADDRNOTAVAIL:
             return f"{key}.host: {host} is not an address of this machine"
         case _:

@@ -81,6 +81,16 @@ def test_check_config_says_ok_and_what_each_endpoint_will_be_asked(file, capsys)
     ]
 
 
+def test_check_config_refuses_a_ca_file_that_serve_could_not_use(file, tmp_path, capsys):
+    authority = tmp_path / "ca.pem"
+    authority.write_text("this is no certificate")
+    file.write_text(f"endpoints: [{{name: a, url: 'https://h', tls: {{ca_file: {authority}}}}}]\n")
+    assert cli.main(["serve", "--config", str(file), "--check-config"]) == 69
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"endpoint a: tls.ca_file: {authority} cannot be used: ")
+
+
 def test_print_config_is_a_config_with_origins(file, capsys):
     assert cli.main(["serve", "--config", str(file), "--engine", "sherpa", "--workers", "3", "--print-config"]) == 0
     out, err = capsys.readouterr()

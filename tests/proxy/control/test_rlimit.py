@@ -40,3 +40,15 @@ def test_a_hard_limit_below_what_the_connections_need_is_said(files):
 def test_without_a_limit_of_either_kind_nothing_is_said(files, connections):
     files.update(soft=1024, hard=resource.RLIM_INFINITY if connections else 4096)
     assert raise_file_limit(connections) is None
+
+
+def test_a_system_that_does_not_lift_the_limit_is_lived_with(files, monkeypatch):
+    """macOS has a hard limit of infinity, and refuses it as a soft one (setrlimit(2))."""
+
+    def refuse(which, limits):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    files.update(soft=256, hard=resource.RLIM_INFINITY)
+    assert raise_file_limit(100) is None
+    assert "more open files than the 256" in str(raise_file_limit(20_000))

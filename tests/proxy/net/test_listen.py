@@ -1,5 +1,6 @@
 """Listening sockets and the sentences when an address cannot be had."""
 
+import errno
 import socket
 
 import pytest
@@ -48,6 +49,15 @@ def test_an_address_that_is_not_ours_names_the_key_and_the_host(host):
     with pytest.raises(CannotListen, match=r"admin\.host: ") as caught:
         listen(host, 0, key="admin")
     assert host in str(caught.value)
+
+
+def test_a_machine_without_ipv6_is_one_sentence(monkeypatch):
+    def no_ipv6(family, kind):
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", no_ipv6)
+    with pytest.raises(CannotListen, match=r"^server\.host: :: is an IPv6 address, and this machine has no IPv6"):
+        listen("::", 8080, key="server")
 
 
 def test_localhost_is_ipv4_first():
