@@ -35,7 +35,7 @@ class HealthChecker:
         self._dialer = dialer
         self._wake = asyncio.Event()
         self._places = asyncio.Semaphore(CONCURRENT)
-        self._in_flight: dict[Endpoint, asyncio.Task[None]] = {}
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._schedule: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,7 +46,7 @@ class HealthChecker:
 
     async def stop(self) -> None:
         """Stop checking; checks in flight are given up."""
-        tasks = [*self._in_flight.values(), *([self._schedule] if self._schedule else [])]
+        tasks = [*self._in_flight, *([self._schedule] if self._schedule else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -55,7 +55,9 @@ class HealthChecker:
         while True:
             self._wake.clear()
             for endpoint in self._discovery.due(time.monotonic()):
-                self._in_flight[endpoint] = asyncio.ensure_future(self._check(endpoint))
+                task = asyncio.ensure_future(self._check(endpoint))
+                self._in_flight.add(task)
+                task.add_done_callback(self._in_flight.discard)
             due_at = self._discovery.next_due()
             wait = None if due_at is None else max(due_at - time.monotonic(), 0)
             try:
@@ -75,7 +77,6 @@ class HealthChecker:
         except Exception:
             log.exception("the health check of endpoint %s failed in the proxy", endpoint.name)
         finally:
-            del self._in_flight[endpoint]
             self._discovery.check_ended(endpoint)
             self._wake.set()
 

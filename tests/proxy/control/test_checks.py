@@ -1,6 +1,7 @@
 """Active health checks against scripted servers on loopback."""
 
 import asyncio
+import gc
 import logging
 import socket
 import ssl
@@ -335,6 +336,37 @@ def test_one_endpoint_never_has_two_checks_at_once_and_all_together_no_more_than
     monkeypatch.setattr(checks, "check", hanging)
     asyncio.run(main())
     assert (most[0], per_endpoint[0]) == (checks.CONCURRENT, 1)
+
+
+def test_checks_that_are_switched_off_and_on_again_during_one_end_well(monkeypatch):
+    troubles, asked = [], []
+
+    async def main():
+        release = asyncio.Event()
+
+        async def hanging(spec, dialer, found):
+            asked.append(spec)
+            await release.wait()
+            return CheckResult(None)
+
+        monkeypatch.setattr(checks, "check", hanging)
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+        spec = EndpointSpec("a", "http", "h", 80, **SLOW)
+        discovery = DiscoveryService([spec], time.monotonic())
+        checker = HealthChecker(discovery, Dialer())
+        checker.start()
+        await until(lambda: len(asked) == 1)
+        discovery.update([replace(spec, health_enabled=False)], time.monotonic())
+        discovery.update([spec], time.monotonic())
+        await until(lambda: len(asked) == 2)
+        release.set()
+        await until(lambda: discovery.health_of(discovery.endpoints[0]).successes)
+        await asyncio.sleep(0)
+        gc.collect()  # a task whose exception nobody fetched says so when it is freed
+        await checker.stop()
+
+    asyncio.run(main())
+    assert troubles == []
 
 
 def test_stopping_gives_up_checks_in_flight():
