@@ -111,8 +111,14 @@ class Stop:
             work.cancel()
 
 
-def reload_logged(reload: Callable[[], list[str]]) -> None:
-    """Do a reload asked for by SIGHUP and log how it went; a config that cannot be used changes nothing."""
+def reload_logged(reload: Callable[[], list[str]], stop: Stop) -> None:
+    """Do a reload asked for by SIGHUP and log how it went; a config that cannot be used changes nothing.
+
+    Nor does any once the process stops: its listening socket, which a reload changes as well, is closed by then.
+    """
+    if stop.asked.is_set():
+        log.warning("stopping: the config is not read again")
+        return
     try:
         refused = reload()
     except (ConfigError, Unavailable) as exc:

@@ -69,7 +69,7 @@ class Supervisor:
     async def run(self, admin_sock: socket.socket, ready: Callable[[], None]) -> int:
         """Run until a signal ends it, or until a worker does not even come up. Returns the exit code."""
         self._stop.listen(interrupts=True)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reload_logged(self._reload))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reload_logged(self._reload, self._stop))
         supervising = [asyncio.ensure_future(self._supervise(slot)) for slot in self._slots]
         asking = asyncio.ensure_future(self._keep_asking())
         admin = AdminListener(self)

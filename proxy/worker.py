@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from proxy.config import Config, LoadedConfig, merge_reload, parse
@@ -208,7 +207,7 @@ async def serve_alone(
 
     def hang_up() -> None:
         if worker.started.is_set():  # until then the file has just been read
-            reload_logged(lambda: worker.reload(loaded.again().config))
+            reload_logged(lambda: worker.reload(loaded.again().config), stop)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     await worker.start(sock)
@@ -273,8 +272,7 @@ async def _do(worker: Worker, message: Message, channel: Channel, stop: Stop) ->
             stop.cut()
         case {"do": "reload", "config": text, "source": source}:
             await worker.started.wait()
-            if not stop.asked.is_set():
-                reload_logged(partial(worker.reload, parse(text, source).config))
+            reload_logged(lambda: worker.reload(parse(text, source).config), stop)
         case {"ask": question, "id": number}:
             channel.send({"id": number, "asked": question, "answer": _answer(worker, message)})
         case _:

@@ -286,6 +286,24 @@ def test_a_reload_while_a_worker_boots_kills_nobody(start: Start, upstream: Back
     until(lambda: hashes() == {proxy.admin("/internal/status")["config"]["hash"]}, "both have the last config")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_reload_while_it_stops_is_refused_and_cuts_no_stream(
+    start: Start, upstream: Backend, engine: str, workers: int
+) -> None:
+    """Sherpa took half of it: the listening socket, whose time limit a reload sets, was closed already."""
+    proxy = start("--engine", engine, "--workers", str(workers))
+    stream = proxy.stream()
+    proxy.signal(signal.SIGTERM)
+    until(lambda: proxy.admin("/internal/health")["status"] == "stopping", "the proxy says that it stops")
+    proxy.signal(signal.SIGHUP)
+    until(lambda: proxy.said("stopping: the config is not read again"), "the refusal is logged")
+    upstream.release()
+    assert stream.read() == b"last"
+    assert proxy.wait() == 0
+    assert not proxy.said("config reloaded")
+
+
 def test_what_needs_a_restart_is_said_and_keeps_its_value(start: Start, upstream: Backend) -> None:
     proxy = start()
     config = config_for(upstream, server={"loop": "asyncio"}, proxy={"engine": "sherpa"})

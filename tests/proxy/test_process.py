@@ -103,7 +103,7 @@ def test_a_refused_config_is_logged_sentence_by_sentence_and_nothing_is_raised(c
     def refused():
         raise ConfigError("f.yaml: a\nf.yaml: b")
 
-    reload_logged(refused)
+    reload_logged(refused, Stop())
     assert caplog.messages == [
         "config refused, the old one stays: f.yaml: a",
         "config refused, the old one stays: f.yaml: b",
@@ -112,7 +112,7 @@ def test_a_refused_config_is_logged_sentence_by_sentence_and_nothing_is_raised(c
 
 def test_a_reload_logs_what_needs_a_restart(caplog):
     caplog.set_level(logging.INFO)
-    reload_logged(lambda: ["server.port: ..."])
+    reload_logged(lambda: ["server.port: ..."], Stop())
     assert caplog.messages == ["server.port: ...", "config reloaded"]
 
 
