@@ -6,6 +6,7 @@ Private names of aiohttp 3.14 that are used here, because no public one does it:
     _conns                          the idle connections: to close some, and to count them
     _release                        is where a connection becomes idle
     _wait_for_available_connection  the queue for a connection, which has no time limit of its own
+    _release_waiter                 lets the next of that queue go on
 """
 
 from __future__ import annotations
@@ -82,7 +83,6 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
 
     def __init__(self, connector: Connector, known: Known) -> None:
         super().__init__(asyncio.get_running_loop())
-        self.write_timeout = connector.config.proxy.idle_wait
         self._connector = connector
         self._known = known
 
@@ -96,6 +96,7 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
         self.idle = self._heard = False
         self._content = None
         self._used += 1
+        self.write_timeout = self._connector.config.proxy.idle_wait
         max_head = self._connector.config.server.max_header_size
         self._gate = ResponseGate(self._known.reader, max_head, to_head=params["skip_payload"])
         super().set_response_params(**params)
@@ -106,6 +107,8 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
             self._closed_by_endpoint()
             self.set_exception(exc)
         super().connection_lost(exc)
+        if self.idle:
+            self._connector.forget(self)
 
     def eof_received(self) -> None:
         """The endpoint sent FIN: what it answered is all here, whether it takes the rest of the request or not."""
@@ -232,6 +235,16 @@ class Connector(aiohttp.TCPConnector):
         except OSError as exc:
             raise aiohttp.ClientConnectorError(req.connection_key, exc) from exc
 
+    def forget(self, lost: UpstreamConnection) -> None:
+        """A connection is gone; aiohttp would count an idle one until it was wanted, or its time was over."""
+        for key, conns in self._conns.items():
+            for entry in conns:
+                if entry[0] is lost:
+                    conns.remove(entry)
+                    if not conns:
+                        del self._conns[key]
+                    return
+
     def forget_idle(self, spec: EndpointSpec) -> None:
         """Close the idle connections to an endpoint: one of them was found dead, and the retry wants a fresh one."""
         self._close_idle([key for key in self._conns if key.host == spec.host and key.port == spec.port])
@@ -256,8 +269,11 @@ class Connector(aiohttp.TCPConnector):
         try:
             async with asyncio.timeout(self.config.proxy.pool_wait_timeout or None):
                 await super()._wait_for_available_connection(key, traces)
-        except TimeoutError as exc:
-            raise ProxyError("pool_timeout") from exc
+        except BaseException as exc:
+            self._release_waiter()  # a place may be its already, and aiohttp would offer it to nobody else
+            if isinstance(exc, TimeoutError):
+                raise ProxyError("pool_timeout") from exc
+            raise
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         # aiohttp has a limit for connections, none for idle ones.

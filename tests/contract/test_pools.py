@@ -14,6 +14,14 @@ from tests.contract.peers import PATIENCE, Cut, Silence, answering
 from tests.contract.running import settled
 
 
+def eventually(condition):
+    """Wait until it holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def exchange(client, peer, body=b"ok", *fields):
     """One whole exchange over a connection that exists."""
     client.get()
@@ -389,6 +397,38 @@ def test_no_more_connections_are_kept_idle_than_allowed(start, endpoint):
     assert ended == 3
     for client in clients:
         client.close()
+
+
+@pytest.mark.promise("POOL-MAX-IDLE")
+@pytest.mark.one_worker
+def test_a_connection_that_its_endpoint_closed_takes_no_place_among_the_idle_ones(start, endpoints):
+    """Sherpa counted it for up to twice `idle_conn_timeout`; no other endpoint's connection was kept meanwhile."""
+    first, second = endpoints(2)
+    proxy = start(first, second, proxy__max_idle_conns=1, proxy__load_balancer="round-robin")
+
+    def idle():
+        return proxy.status()["endpoints"]["a"]["pool"]["idle"]
+
+    with proxy.client() as client:
+        client.get()
+        with first.accept() as peer:
+            peer.request()
+            peer.respond()
+            client.response()
+            eventually(lambda: idle() == 1)
+        eventually(lambda: idle() == 0)
+        client.get()
+        kept = second.accept()
+        kept.request()
+        kept.respond()
+        client.response()
+        client.get()
+        with first.accept() as peer:
+            peer.request()
+            peer.respond()
+            client.response()
+        assert exchange(client, kept).status == 200
+        kept.close()
 
 
 @pytest.mark.promise("POOL-LIMIT")
