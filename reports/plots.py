@@ -21,7 +21,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
@@ -213,18 +213,24 @@ def log_y(ax: Axes) -> None:
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     if not log_ticks(ax.yaxis, low, high):
-        ax.set_yscale("linear")
+        ax.set_yscale("linear")  # and with it the ticks of a linear axis
         ax.set_ylim(low, high)
 
 
 def log_ticks(axis: Axis, low: float, high: float, prefix: str = "") -> bool:
-    """Round numbers along a log axis, at most six; False if fewer than two lie inside."""
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    """Round numbers along a log axis, as many as have room and at most six; False if fewer than two lie inside, and
+    then the axis has none.
+
+    Not those of matplotlib, which between two powers of ten are in the notation of TeX.
+    """
+    inches = axis.axes.bbox.width / axis.axes.figure.dpi if isinstance(axis, XAxis) else np.inf
+    most = min(inches / 0.36, 6)
+    for steps in ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in range(-4, 8) for m in steps if low <= m * 10.0**e <= high]
-        if len(ticks) <= 6:
+        if len(ticks) <= most:
             break
-    if len(ticks) < 2:
-        return False
-    axis.set_ticks(ticks, [f"{prefix}{tick:,.0f}" if tick >= 1 else f"{prefix}{tick:g}" for tick in ticks])
+    found = len(ticks) >= 2
+    texts = [f"{prefix}{tick:,.0f}" if tick >= 10 else f"{prefix}{tick:g}" for tick in ticks]
+    axis.set_ticks(ticks if found else [], texts if found else [])
     axis.set_minor_locator(NullLocator())
-    return True
+    return found

@@ -77,6 +77,19 @@ def test_a_long_name_is_folded_once_and_never_loses_its_end_on_the_first_line() 
     assert plots.folded("word " * 20).count("\n") == 1
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.6, 1.3), (0.13, 1.6), (1.01, 1.02), (3, 900_000)])
+def test_a_log_axis_has_plain_numbers_however_short_it_is(low: float, high: float) -> None:
+    with panel() as ((ax,), made):
+        ax.set_xscale("log")
+        ax.set_xlim(low, high)
+        found = plots.log_ticks(ax.xaxis, low, high, prefix="×")
+        texts = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert "mathdefault" not in made[0].svg
+    assert found == (len(texts) >= 2)
+    assert len(texts) <= 6
+    assert all(re.fullmatch(r"×[\d.,]+", text) for text in texts)
+
+
 def test_one_figure_can_be_had_by_name(study: Study) -> None:
     assert figure(study, "cpu").name == "cpu"
     with pytest.raises(KeyError, match="no figure of that name"):
