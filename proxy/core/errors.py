@@ -44,7 +44,6 @@ ERRORS: dict[str, ErrorKind] = {
         ErrorKind("no_endpoint", 503, _BUSY, "proxy", "No model server is available.", retry_after=5),
         ErrorKind("pool_timeout", 503, _BUSY, "proxy", "All connections to the model servers are busy.", retry_after=1),
         ErrorKind("too_many_requests_in_flight", 503, _BUSY, "proxy", "The proxy is at its limit.", retry_after=1),
-        ErrorKind("shutting_down", 503, _BUSY, "proxy", "The proxy is shutting down.", close=True, retry_after=1),
         ErrorKind("internal_error", 500, "server_error", "proxy", "The proxy failed on this request.", close=True),
     )
 }  # fmt: skip

@@ -214,8 +214,8 @@ class Connector(aiohttp.TCPConnector):
         """Take what `config` says, from the next exchange on. A `ca_file` may have been replaced."""
         self.config = config
         self._trusted = {tls_context(spec) for spec in specs}
-        self._close_idle([key for key in self._conns if not self._trusts(key)])
         self._known = {(spec.host, spec.port): self._known_of(spec) for spec in specs}
+        self._close_idle([key for key in self._conns if not self._keeps(key)])
         proxy = config.proxy
         # No total: a generation may run for an hour. The connection goes on from head_wait to idle_wait by itself.
         self.timeout = aiohttp.ClientTimeout(
@@ -262,8 +262,9 @@ class Connector(aiohttp.TCPConnector):
             for protocol, _ in self._conns.pop(key):
                 protocol.close()
 
-    def _trusts(self, key: ConnectionKey) -> bool:
-        return key.ssl is True or key.ssl in self._trusted
+    def _keeps(self, key: ConnectionKey) -> bool:
+        """Whether connections may be used again: the config has their endpoint, and they are trusted as it says now."""
+        return (key.host, key.port) in self._known and (key.ssl is True or key.ssl in self._trusted)
 
     async def _wait_for_available_connection(self, key: ConnectionKey, traces: list[Any]) -> None:
         try:
@@ -286,7 +287,7 @@ class Connector(aiohttp.TCPConnector):
                     asyncio.get_running_loop().call_later(SOON, self._end_watch, key, protocol)
                     return
                 should_close = decision is Freed.CLOSE
-        super()._release(key, protocol, should_close=should_close or full or not self._trusts(key))
+        super()._release(key, protocol, should_close=should_close or full or not self._keeps(key))
 
     def _end_watch(self, key: ConnectionKey, protocol: UpstreamConnection) -> None:
         protocol.end_watch()

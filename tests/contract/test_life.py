@@ -134,6 +134,39 @@ def test_an_unchanged_endpoint_keeps_its_connections_and_counts(start, endpoints
 
 @pytest.mark.promise("LIFE-RELOAD")
 @pytest.mark.one_worker
+def test_a_removed_endpoint_loses_its_connections_as_soon_as_they_are_idle(start, endpoints):
+    """Who takes an endpoint out, to stop it, waits for its connections to end. Sherpa kept them `idle_conn_timeout`."""
+    removed, stays = endpoints(2)
+    proxy = start(removed, stays, proxy__load_balancer="round-robin")
+    with proxy.client() as first, proxy.client() as second, proxy.client() as third:
+        first.get()
+        busy = removed.accept()
+        busy.request()
+        second.get()
+        kept = stays.accept()
+        kept.request()
+        kept.respond()
+        second.response()
+        third.get()
+        idle = removed.accept()
+        idle.request()
+        idle.respond()
+        third.response()
+        proxy.reload([stays], {"proxy.load_balancer": "round-robin"})
+        assert idle.ended() == "closed"
+        busy.respond()
+        assert first.response().status == 200
+        assert busy.ended() == "closed"
+        second.get()
+        kept.request()
+        kept.respond()
+        assert second.response().status == 200
+    for peer in (busy, kept, idle):
+        peer.close()
+
+
+@pytest.mark.promise("LIFE-RELOAD")
+@pytest.mark.one_worker
 def test_a_reload_changes_the_balancer(start, endpoints):
     a, b = endpoints(2)
     for endpoint in (a, b):
