@@ -30,6 +30,10 @@ from loadgen.workload.scenario import Replay, Request, Scenario
 from reports.schema import ScenarioRecord, Strict, default_baseline
 
 
+_RUNG_S = 2.7
+"""Of a rung of a ladder beside its load and the start of its target, measured."""
+
+
 class Profile(Strict):
     """One entry of campaigns.yaml."""
 
@@ -144,6 +148,14 @@ class Planned:
             + schedule.REPORT_S
             + sum(self.round_s(self.scenarios_in(number)) for number in range(1, self.rounds + 1))
         )
+
+    def ladder_s(self) -> float:
+        """How long the ladder takes at most, before calibration tells where the ladder of each target ends."""
+        if self.ladder is None:
+            return 0.0
+        climbers = [arm.target for arm in self.arms if arm.target.has_process and not arm.is_aa]
+        rungs = self.ladder.rounds * len(self.ladder.shares)
+        return sum(rungs * (self.ladder.seconds + _RUNG_S + target.start_s) for target in climbers)
 
     def round_s(self, scenarios: Sequence[Scenario]) -> float:
         """How long one round of `scenarios` takes."""

@@ -118,7 +118,10 @@ def _announce(console: Console, planned: Planned) -> None:
         )
     if machine.congestion_control() == "bbr":
         console.print(Text(PACED))
-    console.print(Text(f"Takes about {_minutes(planned.seconds())}, plus repeats of rounds that the bench spoils"))
+    more = [] if planned.ladder is None else [f"{_minutes(planned.ladder_s())} of its ladder"]
+    more += ["the counting of work"] if planned.counted else []
+    extra = ", ".join([*more, "repeats of rounds that the bench spoils"])
+    console.print(Text(f"Takes about {_minutes(planned.seconds())}, plus {extra}"))
 
 
 def _counts(found: counted.Counted) -> Table:

@@ -215,6 +215,14 @@ def test_the_full_campaign_leaves_a_twentieth_of_its_budget_for_repeats() -> Non
     assert full.seconds() < 0.95 * full.limit_s
 
 
+def test_the_ladder_is_announced_too() -> None:
+    full = plan(Asked(profile="full", targets=("sherpa", "olla", "direct")))
+    assert full.ladder is not None
+    rungs = 2 * len(full.ladder.shares) * full.ladder.rounds
+    assert rungs * full.ladder.seconds < full.ladder_s() < rungs * (full.ladder.seconds + 5)
+    assert plan(Asked(profile="quick")).ladder_s() == 0
+
+
 def test_targets_that_were_asked_for_by_name_are_measured_and_no_others() -> None:
     made = plan(Asked(profile="full", targets=("sherpa", "olla-8k")))
     assert names(list(made.arms)) == ["sherpa", "olla-8k", "sherpa@aa"]
