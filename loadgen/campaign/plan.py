@@ -29,7 +29,6 @@ from loadgen.workload.load import Loads
 from loadgen.workload.scenario import Replay, Request, Scenario
 from reports.schema import ScenarioRecord, Strict, default_baseline
 
-
 _RUNG_S = 2.7
 """Of a rung of a ladder beside its load and the start of its target, measured."""
 
