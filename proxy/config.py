@@ -1,7 +1,8 @@
 """The config file of `serve`: every key, every default, and the sentences for what is wrong with one.
 
 The seed's own YAML blocks are valid as they stand. Durations are written like `300s` or `50ms` and become float
-seconds; sizes like `64KiB` become bytes. 0 is "no limit" for limits and timeouts; `null` is the engine's own default.
+seconds; sizes like `64KiB` become bytes. 0 is "no limit" for limits and timeouts; only as `shutdown_timeout`
+it is no time at all. `null` is the engine's own default.
 """
 
 from __future__ import annotations

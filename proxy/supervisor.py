@@ -90,9 +90,14 @@ class Supervisor:
         return {"status": status, "workers": {"configured": len(self._slots), "serving": serving}}
 
     async def snapshots(self) -> list[Snapshot]:
-        """Fresh counts of every slot; of one that does not answer, its last ones."""
+        """Fresh counts of every slot; of one that does not answer, its last ones.
+
+        Endpoints that a reload removed are left out. Workers that live forget them; the rest, of those that died, would
+        be less than was shown before, and so a counter that began anew.
+        """
         await asyncio.gather(*(slot.ask("snapshot") for slot in self._slots))
-        return [slot.snapshot() for slot in self._slots]
+        names = {endpoint.name for endpoint in self._config.endpoints}
+        return [slot.snapshot().of_endpoints(names) for slot in self._slots]
 
     async def status(self) -> dict[str, Any]:
         """What is the proxy's, and each worker's own status."""

@@ -12,8 +12,8 @@ Heads that never parsed are `refused`, outside the identity. Latency runs from h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any
 
@@ -171,6 +171,10 @@ class Snapshot:
             latency_sum=data["latency_sum"],
             endpoints={name: dict(row) for name, row in data["endpoints"].items()},
         )
+
+    def of_endpoints(self, names: Container[str]) -> Snapshot:
+        """The same without endpoints of other names. All else is about requests, and stays."""
+        return replace(self, endpoints={name: row for name, row in self.endpoints.items() if name in names})
 
     def final(self) -> Snapshot:
         """What stays of a worker that died: what it had in flight failed, its gauges are gone."""

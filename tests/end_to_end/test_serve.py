@@ -373,6 +373,27 @@ def ended_well(stream: Any) -> bool:
         return False
 
 
+def test_a_removed_endpoint_is_not_counted_on_by_what_a_dead_worker_had_of_it(start: Start, upstream: Backend) -> None:
+    """Its series fell to the part of the dead. Prometheus takes that for a reset, and all of it for new requests."""
+    proxy = start("--workers", "2")
+    for _ in range(8):
+        assert proxy.get()[0] == 200
+    assert proxy.admin("/internal/stats")["endpoints"]["a"]["requests"] == 8
+    for worker in proxy.admin("/internal/status")["workers"]:
+        os.kill(worker["pid"], signal.SIGKILL)
+    until(lambda: sum(w["restarts"] for w in proxy.admin("/internal/status")["workers"]) == 2, "both ends are seen")
+    until(lambda: proxy.admin("/internal/health")["workers"]["serving"] == 2, "both serve again")
+    assert proxy.admin("/internal/stats")["endpoints"]["a"]["requests"] == 8
+    moved = [{"name": "b", "url": f"http://localhost:{upstream.port}"}]
+    proxy.configure(config_for(upstream, endpoints=moved))
+    proxy.signal(signal.SIGHUP)
+    until(lambda: all_know(proxy, "b"), "all workers know the new endpoint")
+    stats = proxy.admin("/internal/stats")
+    assert list(stats["endpoints"]) == ["b"]
+    assert stats["proxy.requests.total"] == 8
+    assert 'endpoint="a"' not in proxy.admin("/metrics")
+
+
 def test_connections_that_wait_for_a_dead_worker_are_served_by_its_successor(start: Start) -> None:
     proxy = start("--workers", "2")
     victims = [w["pid"] for w in proxy.admin("/internal/status")["workers"]]
