@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from proxy.control.logs import line, redact
+from proxy.control.logs import line, redact, timestamp
 
 # A line must stay below PIPE_BUF (4096): then several workers can share one pipe without cutting each other's lines. An
 # escaped character takes up to twelve bytes.
@@ -42,7 +42,7 @@ class AccessLog:
             target = target[:_LONGEST_TARGET] + "..."
         text = line(
             {
-                "time": round(time.time(), 3),
+                "time": timestamp(time.time()),
                 "logger": "proxy.access",
                 "engine": self._engine,
                 "pid": os.getpid(),

@@ -50,7 +50,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line; an exception's traceback, where there is one, is a field of it."""
         fields: dict[str, Any] = {
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             **self._constant,
@@ -74,6 +74,7 @@ def set_up(level: str, **constant: Any) -> None:
         logger.setLevel(threshold.upper())
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
+    """`seconds` since 1970 as every line has them: RFC 3339, UTC, milliseconds."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
