@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -160,3 +162,21 @@ def test_written_keys_that_the_engine_does_not_use_are_announced_one_line_each(f
         f"proxy.circuit_breaker.timeout is written in {file} and not used by sherpa",
         f"proxy.pools.prewarm is written in {file} and not used by sherpa",
     ]
+
+
+IMPORTED_WITH_A_HANGUP = """
+import os, runpy, signal, sys, types
+
+def attribute(name):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return lambda: 0
+
+cli = sys.modules["proxy.cli"] = types.ModuleType("proxy.cli")
+cli.__getattr__ = attribute
+runpy.run_module("proxy", run_name="__main__")
+"""
+
+
+def test_a_reload_while_the_command_line_is_still_being_imported_does_not_end_the_process():
+    """systemd takes an end by SIGHUP for a clean one, and does not start it again."""
+    assert subprocess.run([sys.executable, "-c", IMPORTED_WITH_A_HANGUP], check=False).returncode == 0
