@@ -20,8 +20,8 @@ def called(scenario: ScenarioRecord) -> str:
         return f"one endpoint fails ({fault})" if "slow" not in fault else "one endpoint is slow"
     workers = scenario.settings.get("server.workers")
     if workers is not None and "soak" not in tags:
-        load = "at full load" if "saturation" in tags else f"on {scenario.connections or 'few'} connections"
-        return f"{workers} worker{'' if workers == 1 else 's'} {load}"
+        connections = f", {scenario.connections} connections" if scenario.connections else ""
+        return f"{workers} worker{'' if workers == 1 else 's'}{connections}"
     if "saturation" in tags:
         return "one core at full load"
     if "cold-start" in tags:

@@ -15,8 +15,9 @@ A document holds what it wants, as a comment, and gets it below::
 `full` is the newest published campaign of that profile; the name of a folder, `2026-11-25-full`, is that one. Each line
 of a table is a label, a scenario, a metric, and what a value is multiplied by. Values come from `runs.csv`: geometric
 means over the runs that count, with their 95 % intervals, and for each target the ratio to the first one over the
-rounds that both have. Percentiles of the tail are pooled over the rounds, as the report has them: from `verdict.json`.
-A line below says the command and the commit.
+rounds that both have. Percentiles of the tail are pooled over the rounds, as the report has them, and come from
+`verdict.json`; in campaigns from before reports pooled them, which have no archive, they are means as all others. A
+line below says the command and the commit.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from reports.words import title
 PUBLISHED: Final = Path(__file__).with_name("published")
 _BLOCK: Final = re.compile(r"(<!-- report ([\w.-]+): ([^\n]*)\n(.*?)-->\n)(.*?)(<!-- /report -->)", re.S)
 _PICTURE: Final = re.compile(r"(<!-- picture ([\w.-]+) -->\n)(.*?)(<!-- /picture -->)", re.S)
+TAILS: Final = {name for name, metric in METRICS.items() if metric.tail is not None}
 SCREEN: Final = "screen-1600.png"
 """The first screen of a report, in its published folder."""
 _Runs = Mapping[tuple[str, str], Mapping[int, Mapping[str, str]]]
@@ -117,21 +119,28 @@ def _table(folder: Path, targets: Sequence[str], wanted: Sequence[_Wanted], wher
     names = ["No proxy" if name == "direct" else title(name) for name in targets]
     lines = ["| | " + " | ".join(names) + " |", "|---" + "|--:" * len(names) + "|"]
     for one in wanted:
-        known = METRICS.get(one.metric)
-        tails = {} if known is None or known.tail is None else _tails(folder, one, targets[0])
-        values = [tails.get(target) or _value(runs, one, target, targets[0]) for target in targets]
+        if _pools(folder) and one.metric in TAILS:
+            tails = _tails(folder, one, targets[0])
+            values = [tails.get(target) for target in targets]
+        else:
+            values = [_value(runs, one, target, targets[0]) for target in targets]
         if not any(values):
-            raise ReportError(f"{where}: {folder / 'runs.csv'} has no {one.metric} of {one.scenario}")
+            raise ReportError(f"{where}: {folder} has no {one.metric} of {one.scenario}")
         cells = ["–" if value is None else _cell(value) for value in values]
         lines.append(f"| {one.label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def _pools(folder: Path) -> bool:
+    """Whether the campaign's report pools percentiles of the tail over the rounds."""
+    return (folder / archive.FILE).exists()
+
+
 def _tails(folder: Path, wanted: _Wanted, base: str) -> dict[str, ShownValue]:
-    """A percentile of the tail of each target, with its factor to `base` if that was the campaign's baseline."""
-    path = folder / "verdict.json"
+    """A percentile of the tail of each target, with its factor to `base` if that was the campaign's baseline. Raises
+    ReportError."""
     found: dict[str, ShownValue] = {}
-    for row in read_json(path).get("rows", ()) if path.exists() else ():
+    for row in read_json(folder / "verdict.json")["rows"]:
         if (row["scenario"], row["metric"]) != (wanted.scenario, wanted.metric):
             continue
         measured = row["ratio"] and row["baseline"]["target"] == base
@@ -198,9 +207,11 @@ def provenance(folder: Path) -> str:
         report = (folder / "report.md").read_text(encoding="utf-8")
         command, revision = (_first(pattern, report) for pattern in (r"^Command: (.*?)\. Seed", r"^- revision: (\S+)"))
     command = command.replace("\\", "")
-    older = "" if (folder / archive.FILE).exists() else " Older code; a note in the report says what was wrong with it."
+    tails, older = ", and tails over all rounds,", ""
+    if not _pools(folder):
+        tails, older = "", " Older code; a note in the report says what was wrong with it."
     return (
-        "*Geometric means, and tails over all rounds, with 95 % intervals; × is the factor to the first column. "
+        f"*Geometric means{tails} with 95 % intervals; × is the factor to the first column. "
         f"`{command}`, commit {revision or 'unknown'}, [report](reports/published/{folder.name}/report.md).{older}*"
     )
 

@@ -99,16 +99,15 @@ def dump(verdict: dict[str, Any]) -> bytes:
 
 def _written(row: Row, study: Study) -> bool:
     """Whether the row says something that a program may want: every primary row; of the main candidate also secondary
-    results, and why a metric that the scenario has is missing; and what the first screen shows of all targets."""
+    results, and why a metric that the scenario has is missing; and the tails on the first screen."""
     if not row.rounds and study.campaign.scenario(row.scenario).group == ladder.GROUP:
         return False  # each rung is measured with one target alone
     if not row.spec.applies(study.campaign.scenario(row.scenario)):
         return False
-    return row.primary or row.candidate.target == study.main or row.metric in _OF_ALL_TARGETS
+    if row.metric == "added_p99_us" and row.candidate.target in study.targets:
+        return True
+    return row.primary or row.candidate.target == study.main or row.metric == "capacity_rps_per_core"
 
-
-_OF_ALL_TARGETS: Final = {"capacity_rps_per_core", "added_p99_us"}
-"""Lines of the first screen."""
 
 _LOAD: Final = {"kind", "loop", "rate_rps", "duration_s", "events_per_request", "response_bytes", "connections",
                 "endpoints", "ballast", "faults"}  # fmt: skip

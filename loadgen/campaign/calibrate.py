@@ -77,17 +77,13 @@ def _needed(planned: Planned) -> dict[Kind, list[Target]]:
         for arm in arms:
             named = arm.name in (*ENGINES, one.arrivals.of)
             # A variant carries what its engine does; beside the target whose share is offered, nothing else tells.
-            as_its_engine = _is_variant(arm) and not by_share
+            as_its_engine = arm.is_variant and not by_share
             if named or isinstance(arm.target, Given) or (turns and not as_its_engine):
                 mine[arm.name] = arm.target
     if planned.ladder is not None:
         mine = needed.setdefault("requests", {"direct": Direct()})
         mine |= {arm.name: arm.target for arm in planned.arms if arm.name in _names(planned)}
     return {kind: list(targets.values()) for kind, targets in needed.items()}
-
-
-def _is_variant(arm: Arm) -> bool:
-    return arm.target.is_engine and arm.name not in ENGINES
 
 
 def slowest(loads: Loads, one: Scenario) -> str | None:
@@ -176,8 +172,7 @@ def fit(planned: Planned, loads: Loads) -> Planned:
 
 
 def _names(planned: Planned) -> list[str]:
-    """The targets that a ladder is made for: all with a process but variants."""
-    return [arm.name for arm in planned.arms if arm.target.has_process and not arm.is_aa and not _is_variant(arm)]
+    return [arm.name for arm in planned.climbers()]
 
 
 def words(loads: Loads) -> list[str]:

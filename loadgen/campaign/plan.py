@@ -148,13 +148,16 @@ class Planned:
             + sum(self.round_s(self.scenarios_in(number)) for number in range(1, self.rounds + 1))
         )
 
+    def climbers(self) -> list[Arm]:
+        """The arms that a ladder is made for: all with a process but variants and the baseline's second."""
+        return [arm for arm in self.arms if arm.target.has_process and not arm.is_aa and not arm.is_variant]
+
     def ladder_s(self) -> float:
         """How long the ladder takes at most, before calibration tells where the ladder of each target ends."""
         if self.ladder is None:
             return 0.0
-        climbers = [arm.target for arm in self.arms if arm.target.has_process and not arm.is_aa]
         rungs = self.ladder.rounds * len(self.ladder.shares)
-        return sum(rungs * (self.ladder.seconds + _RUNG_S + target.start_s) for target in climbers)
+        return sum(rungs * (self.ladder.seconds + _RUNG_S + arm.target.start_s) for arm in self.climbers())
 
     def round_s(self, scenarios: Sequence[Scenario]) -> float:
         """How long one round of `scenarios` takes."""

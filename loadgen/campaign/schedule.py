@@ -20,7 +20,7 @@ from loadgen.targets.direct import Given
 from loadgen.targets.target import Target
 from loadgen.workload.scenario import Scenario
 from loadgen.workload.timetable import Turn
-from reports.schema import AA_SUFFIX, RunRecord, run_name
+from reports.schema import AA_SUFFIX, ENGINES, RunRecord, run_name
 
 # Seconds, measured on the 2-core machine of METHODOLOGY.md; they only serve the announced duration.
 _MOCKS_START_S = 0.3
@@ -49,6 +49,11 @@ class Arm:
     def is_aa(self) -> bool:
         """Whether it is the baseline's second appearance."""
         return self.name.endswith(AA_SUFFIX)
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is one of our engines with a switch changed."""
+        return self.target.is_engine and self.name not in ENGINES
 
 
 @dataclass(frozen=True, slots=True)

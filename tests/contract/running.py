@@ -109,6 +109,14 @@ def connect(port: int, receive_buffer: int | None = None) -> Client:
     return Client(sock)
 
 
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for it. Raises AssertionError with what did not happen."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
 def settled(read: Callable[[], dict[str, Any]], **wanted: int) -> dict[str, Any]:
     """Stats as soon as nothing is in flight and they show what is `wanted` (names without `proxy.requests.`).
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.contract.peers import Endpoint, Peer, answering
-from tests.contract.running import PATIENCE, WORKERS
+from tests.contract.running import WORKERS, until
 
 QUICK = {
     "health__enabled": True,
@@ -39,14 +39,6 @@ class Checked(Endpoint):
         if self.status == "silence":
             peer.receive(1)
         peer.respond(b"", status=self.status)
-
-
-def until(predicate, what: str) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + PATIENCE
-    while not predicate():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def work(proxy, count: int = 4) -> set[bytes]:

@@ -11,15 +11,7 @@ import pytest
 from proxy.core import keep_alive
 from proxy.core.keep_alive import CLOSINGS
 from tests.contract.peers import PATIENCE, Cut, Silence, answering
-from tests.contract.running import settled
-
-
-def eventually(condition):
-    """Wait until it holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+from tests.contract.running import settled, until
 
 
 def exchange(client, peer, body=b"ok", *fields):
@@ -415,8 +407,8 @@ def test_a_connection_that_its_endpoint_closed_takes_no_place_among_the_idle_one
             peer.request()
             peer.respond()
             client.response()
-            eventually(lambda: idle() == 1)
-        eventually(lambda: idle() == 0)
+            until(lambda: idle() == 1, "it is kept")
+        until(lambda: idle() == 0, "it is no longer counted")
         client.get()
         kept = second.accept()
         kept.request()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reports import archive
 from reports.splice import PUBLISHED, splice, spliced
 from reports.store import ReportError
 
@@ -58,6 +59,7 @@ def test_a_percentile_of_the_tail_is_the_pooled_one_of_the_report(published: Pat
     sides = {"baseline": ("sherpa", 2000.0), "candidate": ("olla", 1000.0)}
     row |= {side: {"target": name, "value": us, "ci": [us - 100, us + 100]} for side, (name, us) in sides.items()}
     (published / "night" / "verdict.json").write_text(json.dumps({"rows": [row]}))
+    (published / "night" / archive.FILE).touch()
     wanted = "CPU, ms | chat | cpu_us_per_request", "p99, ms | chat | added_p99_us"
     made = spliced(TEXT.replace(*wanted), published)
     assert "| p99, ms | **2.00** (1.90..2.10) | **1.00** (0.9..1.10)<br>×0.5 (0.4..0.6) | – |" in made
