@@ -182,7 +182,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error)
             return b""
         if stripped in (b"", b"\r"):
-            self._wait_for_head(stripped)
+            self.pending = data  # counted with those that follow; they begin no time and renew none
             return b""
         return stripped
 
@@ -193,7 +193,7 @@ class ClientConnection(asyncio.Protocol):
         except ProxyError as error:
             self._refuse(error)
             return
-        if not self.pending:  # the time for the whole head starts at its first byte and is not renewed
+        if not self._head_begun:  # the time for the whole head starts at its first byte and is not renewed
             self.deadline = engine.horizon + engine.settings.header_timeout
         self.pending = data
 
@@ -222,7 +222,8 @@ class ClientConnection(asyncio.Protocol):
         self.mark += len(data)
         if self.mark >= STEP:
             self.mark = 0
-            self.deadline = self.engine.horizon + self.engine.settings.body_timeout
+            if self.taking is None:  # else it is the time of its answer that runs
+                self.deadline = self.engine.horizon + self.engine.settings.body_timeout
         if self.decoder is not None:
             self._read_chunks(data, self.decoder, exchange)
             return
@@ -297,7 +298,8 @@ class ClientConnection(asyncio.Protocol):
 
     def answer(self, error: ProxyError, request: Request, request_id: bytes, keep_alive: bool) -> None:
         """Send an error of our own."""
-        self._send_error(error.kind, request_id, keep_alive, to_head=request.traits.is_head)
+        traits = request.traits
+        self._send_error(error.kind, request_id, keep_alive, to_head=traits.is_head, http10=traits.http10)
 
     def abort(self, reset: bool = False) -> None:
         """Cut the connection, by RST instead of FIN if `reset`."""
@@ -328,7 +330,7 @@ class ClientConnection(asyncio.Protocol):
                 self.exchange.give_client_up()
             else:
                 self.abort()
-        elif state == HEAD and self.pending:
+        elif state == HEAD and self._head_begun:
             self._refuse(ProxyError("request_timeout", "head"))
         elif state == BODY and self.exchange is not None:
             self.exchange.client_failed(ProxyError("request_timeout", "body"))
@@ -345,7 +347,7 @@ class ClientConnection(asyncio.Protocol):
         self.reader = RequestReader(settings.limits, peer, engine.via, settings.strip_credentials)
         if self.exchange is not None:
             self.exchange.configure()
-        elif self.state == HEAD and not self.pending:
+        elif self.state == HEAD and not self._head_begun:
             self.deadline = engine.horizon + settings.keep_alive_timeout
 
     def unfinished(self) -> bool:
@@ -359,10 +361,15 @@ class ClientConnection(asyncio.Protocol):
 
     def stop(self) -> None:
         """The engine stops: an idle connection closes now, a busy one after its answer."""
-        if self.state == HEAD and not self.pending:
+        if self.state == HEAD and not self._head_begun:
             self._close(unread=False)
 
     # -- inside
+
+    @property
+    def _head_begun(self) -> bool:
+        """Whether more than empty lines came of a head that is awaited."""
+        return bool(self.pending.lstrip(b"\r\n"))
 
     def _watch_taking(self) -> None:
         """The client takes its answer too slowly: see that it goes on taking."""
@@ -390,11 +397,17 @@ class ClientConnection(asyncio.Protocol):
         self._send_error(error.kind, next(self.engine.request_ids), keep_alive=False)
         self._close(unread=linger)
 
-    def _send_error(self, kind: ErrorKind, request_id: bytes, keep_alive: bool, to_head: bool = False) -> None:
+    def _send_error(
+        self, kind: ErrorKind, request_id: bytes, keep_alive: bool, to_head: bool = False, http10: bool = False
+    ) -> None:
         head, body = self.engine.rendered_error(kind)
         if to_head:
             body = b""
-        connection = b"" if keep_alive else b"Connection: close\r\n"
+        connection = b""
+        if not keep_alive:
+            connection = b"Connection: close\r\n"
+        elif http10:  # such a client waits for the close unless it is told
+            connection = b"Connection: keep-alive\r\n"
         self.transport.write(b"".join((head, connection, b"X-Olla-Request-ID: ", request_id, HEAD_END, body)))
 
     def _close(self, unread: bool) -> None:

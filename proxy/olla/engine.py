@@ -23,7 +23,7 @@ from proxy.olla.settings import Settings
 class Engine:
     """Owned and changed by OllaProxy; exchanges read it.
 
-    `horizon` is the time (loop clock) at which the tick after next may run: a deadline is `horizon + timeout`, so that
+    `horizon` is the time (loop clock) at which the next tick is due: a deadline is `horizon + timeout`, so that
     a timeout never fires early, and up to two ticks late. The sums that each request or each read of a stream needs are
     made once a tick: `head_horizon` until a response's head must be here, `idle_horizon` until its next bytes,
     `keep_alive_horizon` until the client's next request.

@@ -371,13 +371,18 @@ class Exchange:
             self.client.pause_upload(False)
         return upload.send()
 
+    def _upload_sent(self, upload: Upload, connection: UpstreamConnection) -> bool:
+        """Whether all of the body is with the kernel: the next request would wait behind the rest, perhaps for ever."""
+        return upload.complete and not connection.transport.get_write_buffer_size()
+
     # -- the response
 
     def _read_head(self, data: bytes) -> None:
-        if self.phase == HEARD:
-            data = self.partial + data
         traits, route = self.request.traits, self.attempt.route
-        read = route.heads.recall(data, traits.is_head) or self._judge_head(data, route)
+        if self.phase != HEARD:
+            read = route.heads.recall(data, traits.is_head) or self._judge_head(data, route)
+        else:
+            read = self._judge_head(self.partial + data, route)
         if read is None:
             return
         response, body = read
@@ -403,7 +408,7 @@ class Exchange:
             self.succeed(reusable=missing == 0)
 
     def _judge_head(self, data: bytes, route: Route) -> tuple[Response, bytes] | None:
-        """A head of no known kind, and what follows it; None while it is not whole, or never will be.
+        """A head of no known kind or in several reads, and what follows it; None while or because it is not whole.
 
         Interim responses (1xx) before it are dropped. They renew no deadline, and share the limit of heads with the
         final one: as many may come as fit in.
@@ -629,7 +634,7 @@ class Exchange:
         engine, client = self.engine, self.client
         attempt.served(response.status)
         self.connection = None
-        if reusable and response.keep_alive and (self.upload is None or self.upload.complete):
+        if reusable and response.keep_alive and (self.upload is None or self._upload_sent(self.upload, connection)):
             if connection.reading_paused:
                 connection.resume_reading()
             attempt.route.pool.release(connection, engine.now, response.length)

@@ -1,7 +1,7 @@
 """OllaProxy: the fast engine as a ProxyService. Wires the parts, listens, ticks, reloads, stops.
 
 Cold by design: nothing here runs for a request. What does: `downstream` (bytes to requests), `exchange` (a request's
-way) and `upstream` (bytes to exchanges), with `wire`, `breaker`, `flush` and `buffers` deciding.
+way) and `upstream` (bytes to exchanges), with `http1`, `breaker`, `flush` and `buffers` deciding.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from proxy.olla.upstream import BufferedUpstreamConnection, PlainUpstreamConnect
 log = logging.getLogger("proxy.olla")
 
 TICK = 0.1  # seconds between looks at the deadlines: a timeout fires up to two ticks late, never early
+STOOD_STILL = 1.0  # seconds that a tick is late, from which on the process itself was stopped or starved
 TRIM_AFTER = 5.0  # seconds without a request after which freed memory is given back to the system
 KEPT_CONTEXTS = 4096
 KEPT_IDLE_CONTEXTS = 64  # after TRIM_AFTER
@@ -246,6 +247,9 @@ class OllaProxy:
         state = self._state
         loop = state.loop
         now = loop.time()
+        late = now - state.horizon
+        if late > STOOD_STILL:
+            self._forgive(late)
         state.set_time(now, TICK)
         self._tick_handle = loop.call_at(now + TICK, self._tick)
         capped = bool(state.settings.max_duration)
@@ -258,7 +262,7 @@ class OllaProxy:
                     client.expire(now)
             except Exception:  # one fault of ours must not take their deadlines from all the others
                 log.exception("a deadline failed; its client is cut")
-                client.abort()
+                client.transport.abort()  # not its own `abort`: its exchange must hear of it, and end
         if state.probes:
             state.probes = [probed for probed in state.probes if not probed(now)]
         idle = self._config.proxy.idle_conn_timeout
@@ -268,6 +272,13 @@ class OllaProxy:
             if route.pool.watched:
                 route.pool.end_watch(now)
         self._trim(now)
+
+    def _forgive(self, late: float) -> None:
+        """Nobody was read for so many seconds: they count against nobody, not even where something was read since."""
+        for client in self._clients:
+            client.deadline += late
+            if client.exchange is not None:
+                client.exchange.deadline += late
 
     def _trim(self, now: float) -> None:
         """After a while without work give freed memory back: `keep_freed_memory` made the allocator hold on to it."""

@@ -136,6 +136,25 @@ def test_after_an_upstream_s_failure_the_client_s_connection_goes_on(start, endp
     settled(proxy.stats, total=2, failed=1, success=1)
 
 
+@pytest.mark.promise("ERR-KEEP-ALIVE")
+def test_an_http_1_0_client_that_may_go_on_is_told_so(start, endpoint):
+    """RFC 9112 9.3, C.2.2: it waits for the close of a connection that is not said to stay."""
+    proxy = start(endpoint)
+    with proxy.client() as client:
+        client.send(b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx")
+        peer = endpoint.accept()
+        peer.request()
+        peer.close()
+        answer = client.response()
+        assert answer.status == 502
+        assert str(answer.get("Connection")).lower() == "keep-alive"
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        peer.respond(b"fine")
+        assert client.response().body == b"fine"
+
+
 @pytest.mark.promise("ERR-UNREAD-BODY")
 @pytest.mark.parametrize("announced", [50, 500_000_000])
 def test_an_error_sent_before_the_body_was_read_closes_the_connection(start, endpoint, announced):

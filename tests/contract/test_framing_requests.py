@@ -427,6 +427,11 @@ def test_connect_is_refused(start, endpoint, target):
 
 
 @pytest.mark.promise("LINE-EMPTY-BEFORE")
+def test_more_than_two_empty_lines_are_refused_however_they_come(start, endpoint):
+    refused(start, endpoint, b"\r\n" * 3 + b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+
+
+@pytest.mark.promise("LINE-EMPTY-BEFORE")
 @pytest.mark.parametrize("empty", [b"\r\n", b"\r\n\r\n"])
 def test_up_to_two_empty_lines_before_a_request_are_skipped(start, endpoint, empty):
     """RFC 9112 2.2."""

@@ -386,9 +386,12 @@ def test_b7_a_fault_of_ours_takes_nobody_elses_deadline(monkeypatch):
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(ClientConnection, "expire", expire)
-    rig.wait(1.5)
-    assert sorted(client.status for client in clients) == [0, 504, 504]
+    rig.wait(0.1)
     assert faulty.transport.is_closing()
+    faulty.connection_lost(None)
+    rig.wait(1.4)
+    assert sorted(client.status for client in clients) == [0, 504, 504]
+    assert rig.ended() == {"failed": 2, "client_disconnected": 1}, "its exchange ended with it"
 
 
 # -- reloads
@@ -523,3 +526,73 @@ def test_a_connection_that_comes_while_the_engine_stops_is_closed_and_its_reques
     rig.loop.end_tasks()
     assert client.transport.closed
     assert (rig.peers, rig.ended()) == ([], {})
+
+
+def test_empty_lines_before_a_request_are_counted_over_all_reads() -> None:
+    rig = Rig()
+    client = rig.client()
+    for _ in range(3):
+        client.send(b"\r\n")
+    assert client.status == 400
+
+
+def test_empty_lines_renew_no_time_and_begin_none() -> None:
+    rig = Rig(server__keep_alive_timeout="2s", server__header_timeout="1s")
+    client = rig.client()
+    rig.wait(1.0)
+    client.send(b"\r\n")
+    rig.wait(0.7)
+    client.send(b"\r\n")
+    rig.wait(0.7)
+    assert client.transport.closed, "it was idle for 2 s"
+    assert client.status == 0
+
+
+def test_a_client_that_takes_nothing_is_cut_though_it_goes_on_sending() -> None:
+    rig = Rig(server__body_timeout=0, server__write_timeout="1s")
+    client = rig.client(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n")
+    rig.loop.run()
+    client.transport.stuck = True
+    rig.peers[0].data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_000)
+    client.send(b"y" * 20_000)
+    rig.wait(1.5)
+    assert client.transport.closed
+    assert rig.ended() == {"failed": 1}
+
+
+def test_a_tick_that_is_late_because_the_process_stood_still_takes_nobodys_time() -> None:
+    rig = Rig(proxy__idle_timeout="1s")
+    client = rig.client(GET)
+    rig.loop.run()
+    rig.peers[0].data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok")
+    rig.loop.now += 5.0
+    rig.peers[0].data_received(b"x")  # a loop reads before it looks at its timers
+    rig.proxy._tick()
+    assert not client.transport.closed
+    rig.peers[0].data_received(b"y")
+    assert rig.ended() == {"success": 1}
+
+
+def test_a_head_of_a_known_kind_shares_the_limit_of_the_interim_ones_before_it() -> None:
+    rig = Rig(server__max_header_size=1000)
+    client = rig.client(GET)
+    rig.loop.run()
+    rig.peers[0].data_received(OK)
+    client.send(GET)
+    interim = b"HTTP/1.1 103 Early Hints\r\nX: %b\r\n\r\n"
+    rig.peers[0].data_received(interim % (b"a" * (990 - len(interim) + 2)))
+    rig.peers[0].data_received(OK)
+    assert client.status == 502
+
+
+def test_a_connection_with_an_unsent_rest_of_an_upload_is_not_used_again() -> None:
+    rig = Rig()
+    client = rig.client(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n")
+    rig.loop.run()
+    upstream: Any = rig.peers[0].transport
+    upstream.stuck = True
+    client.send(b"x" * 100_000)
+    rig.peers[0].data_received(OK)
+    client.send(GET)
+    rig.loop.run()
+    assert len(rig.peers) == 2
