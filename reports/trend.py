@@ -28,6 +28,8 @@ LEAST_RUNS: Final = 4
 """Fewer say nothing about a level and a change of it."""
 _AT_LEAST: Final = {"L1": 0.002, "L2": 0.02}
 """Noise that a series has at least, as a share: a tenth of the limit for counts, less than the margins of times."""
+_NO_LEVEL: Final = frozenset({"goodput_rps"})
+"""What a run offers is what its calibration found: between two runs it says something of the machine, not of head."""
 # Of steady series of 6, 10, 20 and 50 runs, 7, 5, 2 and 0 % show a step (400 draws each; with the usual 3: 24, 17, 9
 # and 5 %, because the noise itself is estimated from few runs); a step of three times the noise is found in 85 % of 20.
 _PENALTY: Final = 6.0
@@ -124,12 +126,15 @@ def read(text: str, where: str) -> list[dict[str, Any]]:
 
 
 def series(lines: Iterable[Mapping[str, Any]]) -> list[Series]:
-    """The lines by machine, subject and metric, in their order. What was 0 or not measured has no place in it."""
+    """The lines by machine, subject and metric, in their order.
+
+    What was 0 or not measured has no place in it, nor has what has no level: goodput is the rate that a run chose.
+    """
     found: dict[tuple[str, ...], list[tuple[str, str, float]]] = {}
     for entry in lines:
         for one in entry["values"]:
             value = one.get("value")
-            if not isinstance(value, int | float) or not value > 0:
+            if one.get("metric") in _NO_LEVEL or not isinstance(value, int | float) or not value > 0:
                 continue
             machine = str(entry.get("machine", ""))
             if one.get("level") == "L2":  # times depend on the processor itself, counts on its family only

@@ -73,6 +73,13 @@ def test_machines_are_never_mixed() -> None:
     assert [one.machine for one in found] == ["linux-a", "linux-b", "linux-a, one", "linux-a, two"]
 
 
+def test_goodput_has_no_trend_because_each_run_chooses_its_rate() -> None:
+    run = run_of(1, 1000.0, "L2")
+    lines = trend.read(trend.line(run).replace('"metric": "x"', '"metric": "goodput_rps"'), "history")
+    assert lines[0]["values"]
+    assert trend.series(lines) == []
+
+
 def test_what_is_zero_or_was_not_measured_has_no_place_in_a_series() -> None:
     assert trend.series(trend.read(trend.line(run_of(1, 0.0)), "x")) == []
 
