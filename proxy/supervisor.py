@@ -28,7 +28,8 @@ from proxy.core.stats import Snapshot
 from proxy.engines import fixed_keys
 from proxy.process import EXIT_TIMEOUT, Stop, reload_logged
 from proxy.worker import engine_of, load_certificates, new_instance
-from proxy.worker_slot import FIRST_PAUSE, RestartPause, SlotState, Spawn, WorkerSlot, describe_exit
+from proxy.worker_process import describe_exit
+from proxy.worker_slot import FIRST_PAUSE, RestartPause, Spawn, WorkerSlot
 
 log = logging.getLogger("proxy.supervisor")
 
@@ -95,7 +96,7 @@ class Supervisor:
         Endpoints that a reload removed are left out. Workers that live forget them; the rest, of those that died, would
         be less than was shown before, and so a counter that began anew.
         """
-        await asyncio.gather(*(slot.ask("snapshot") for slot in self._slots))
+        await asyncio.gather(*(slot.refresh() for slot in self._slots))
         names = {endpoint.name for endpoint in self._config.endpoints}
         return [slot.snapshot().of_endpoints(names) for slot in self._slots]
 
@@ -144,7 +145,7 @@ class Supervisor:
         """Fetch all counts once a second, so that a worker that is killed takes no more than that with it."""
         while True:
             await asyncio.sleep(_ASK_EVERY)
-            await self.snapshots()
+            await asyncio.gather(*(slot.watch() for slot in self._slots))
 
     async def _wait_until_ready(self) -> bool:
         async def everyone() -> None:
@@ -165,20 +166,18 @@ class Supervisor:
         while not self._stop.asked.is_set():
             began = time.monotonic()
             how, code = await self._run(slot)
-            slot.state = SlotState.PAUSED
-            if self._stop.asked.is_set():
+            # A signal to the whole group may reach a worker before its supervisor.
+            if await self._stop.asked_within(FIRST_PAUSE):
                 break
             if not (slot.served.is_set() or self._all_ready):
-                # A signal to the whole group may end a worker that boots before its supervisor hears of it.
-                if not await self._stop.asked_within(FIRST_PAUSE):
-                    log.error("worker %d %s before it served", slot.index, how)
-                    self._stop.order(code)
+                log.error("worker %d %s before it served", slot.index, how)
+                self._stop.order(code)
                 break
             pause = pauses.after(time.monotonic() - began)
             log.error("worker %d %s; starting another in %gs", slot.index, how, pause)
             slot.restarts += 1
-            await self._stop.asked_within(pause)
-        slot.state = SlotState.STOPPED
+            await self._stop.asked_within(pause - FIRST_PAUSE)
+        await slot.left()
 
     async def _run(self, slot: WorkerSlot) -> tuple[str, int]:
         """Have one process in a slot. Returns how it went, in words, and the exit code that means for the proxy."""
@@ -189,6 +188,8 @@ class Supervisor:
         except Exception:
             log.exception("worker %d could not be supervised", slot.index)
             return "could not be supervised", _INTERNAL_ERROR
+        if code is None:
+            return "was signalled to stop and finishes what it has", 0
         return f"ended with {describe_exit(code)}", code if code > 0 else _INTERNAL_ERROR
 
     def _task(self) -> Message:

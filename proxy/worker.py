@@ -6,6 +6,7 @@ The parts are put together here and nowhere else: discovery and stats, the engin
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import secrets
@@ -223,6 +224,7 @@ async def serve_alone(
 
 def run_supervised(channel_fd: int) -> int:
     """A worker started by the supervisor, which sends its task over the channel. Returns the exit code."""
+    faulthandler.enable()  # the supervisor ends a worker that hangs by SIGABRT: where it hung is written down
     sock = socket.socket(fileno=channel_fd)
     task = receive_first(sock)
     if task is None:
@@ -242,6 +244,7 @@ async def _serve_supervised(worker: Worker, listener: socket.socket, sock: socke
     await worker.start(listener)
     channel.send({"ready": True})
     await stop.asked.wait()
+    channel.send({"leaving": True})  # so that a successor accepts while streams finish here
     await stop.graceful(worker.stop())
     channel.send({"last": worker.snapshot().as_wire()})
     obeying.cancel()

@@ -362,6 +362,28 @@ def test_a_killed_worker_is_replaced_its_streams_failed_and_nothing_is_lost_from
     assert sum(ended_well(stream) for stream in streams) == 8 - lost
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_signalled_worker_finishes_its_streams_while_its_successor_serves(
+    start: Start, upstream: Backend, engine: str
+) -> None:
+    """Its socket stays in the port's group, so half of all new connections waited until its last stream had ended."""
+    proxy = start("--engine", engine, "--workers", "2")
+    streams = [proxy.stream() for _ in range(8)]
+    proxy.admin("/internal/stats")
+    leaving = next(w["pid"] for w in proxy.admin("/internal/status")["workers"] if w["endpoints"]["a"]["active"])
+    os.kill(leaving, signal.SIGTERM)
+    for _ in range(40):
+        assert proxy.get()[0] == 200
+    assert alive(leaving)
+    upstream.release()
+    assert all(ended_well(stream) for stream in streams)
+    until(lambda: not alive(leaving), "it is gone")
+    assert proxy.said("was signalled to stop and finishes what it has; starting another in 0.1s")
+    stats = until(lambda: complete(proxy, 48), "all requests are counted")
+    assert stats["proxy.requests.success"] == 48
+    assert_identity(stats)
+
+
 def flowed(upstream: Backend, count: int) -> bool:
     return len(upstream.seen) > count + 50
 

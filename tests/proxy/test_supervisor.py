@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy import process, supervisor, worker_slot
+from proxy import process, supervisor, worker_process, worker_slot
 from proxy.config import load
 from proxy.net.listen import listen, listen_again
 from proxy.supervisor import Supervisor, _one_hash
@@ -182,7 +182,7 @@ def test_a_worker_that_does_not_answer_is_shown_with_its_last_counts(workers, lo
     async def main():
         async with running(loaded) as boss:
             await boss.snapshots()
-            monkeypatch.setattr(worker_slot, "ANSWER_TIMEOUT", 0.05)
+            monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 0.05)
             return await boss.snapshots(), await boss.status(), await boss.runtime(0)
 
     snapshots, status, runtime = asyncio.run(main())
@@ -251,6 +251,23 @@ def test_a_reload_is_forwarded_as_it_was_taken_and_a_bad_one_is_not(workers, loa
     (sent,) = (tmp_path / "got-0").read_text().splitlines()
     assert "timeout: 9s" in json.loads(sent)
     assert "port: 0" in json.loads(sent)
+
+
+def test_a_worker_that_hangs_is_replaced(workers, loaded, monkeypatch, caplog):
+    started = workers("serve(usual)")
+    monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(worker_process, "HUNG_AFTER", 3)
+    monkeypatch.setattr(worker_process, "ABORT_TIMEOUT", 0.01)
+    monkeypatch.setattr(supervisor, "_ASK_EVERY", 0.01)
+
+    async def main():
+        async with running(loaded) as boss:
+            started[1].send_signal(signal.SIGSTOP)
+            await until(lambda: len(started) == 3 and boss.health()["workers"]["serving"] == 2)
+
+    asyncio.run(main())
+    assert "worker 1 answers nothing (3 questions) and is killed" in caplog.messages
+    assert started[0].wait() == 0
 
 
 # -- what cannot be started
@@ -353,7 +370,7 @@ def test_a_reload_and_a_stop_while_a_worker_boots_reach_it_joined_and_kill_nobod
         async with running(loaded) as boss:
             (tmp_path / "slow").touch()
             started[0].kill()
-            await until(lambda: len(started) == 3 and boss._slots[0]._channel is not None)
+            await until(lambda: len(started) == 3 and boss._slots[0]._worker is not None)
             for _ in range(3):
                 boss._reload()
 

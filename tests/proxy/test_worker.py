@@ -193,9 +193,10 @@ def test_a_worker_answers_its_supervisor_and_leaves_its_last_counts():
         channel.send({"ask": "runtime", "since_ns": None, "id": 3})
         answers = [await channel.receive() for _ in range(3)]
         channel.send({"do": "stop"})
-        return answers, await channel.receive()
+        return answers, await channel.receive(), await channel.receive()
 
-    (answers, last), code, _ = supervised(conversation)
+    (answers, leaving, last), code, _ = supervised(conversation)
+    assert leaving == {"leaving": True}
     assert [(a["id"], a["asked"]) for a in answers] == [(1, "snapshot"), (2, "status"), (3, "runtime")]
     assert answers[1]["answer"]["pid"] == os.getpid()
     assert last["last"] == answers[0]["answer"]

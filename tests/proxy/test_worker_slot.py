@@ -5,15 +5,17 @@ import errno
 import json
 import logging
 import os
+import signal
 import struct
 from pathlib import Path
 
 import pytest
 
-from proxy import worker_slot
+from proxy import worker_process, worker_slot
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.net.listen import listen
-from proxy.worker_slot import FIRST_PAUSE, LIVED_WELL, LONGEST_PAUSE, RestartPause, SlotState, WorkerSlot, describe_exit
+from proxy.worker_process import describe_exit
+from proxy.worker_slot import FIRST_PAUSE, LIVED_WELL, LONGEST_PAUSE, RestartPause, WorkerSlot
 
 
 def frame(message):
@@ -28,6 +30,7 @@ class FakeProcess:
         self.sock = channel.dup()
         self.code = None
         self.killed = False
+        self.signals = []
 
     def poll(self):
         return self.code
@@ -35,6 +38,9 @@ class FakeProcess:
     def kill(self):
         self.killed = True
         self.exit(-9)
+
+    def send_signal(self, number):
+        self.signals.append(number)
 
     def exit(self, code=0):
         self.code = code
@@ -85,7 +91,11 @@ class Rig:
         """A process that was started now, and the task that waits for its end."""
         count = len(self.processes)
         running = self.run()
-        await until(lambda: len(self.processes) > count and self.slot._channel is not None)
+        await until(
+            lambda: (
+                len(self.processes) > count and self.slot._worker is not None and self.slot._worker._channel is not None
+            )
+        )
         return self.processes[-1], running
 
 
@@ -157,7 +167,7 @@ def test_a_channel_that_cannot_be_opened_ends_the_process_that_was_started(monke
 
     async def scenario(rig):
         before = descriptors()
-        monkeypatch.setattr(worker_slot, "open_channel", cannot)
+        monkeypatch.setattr(worker_process, "open_channel", cannot)
         with pytest.raises(OSError):
             await rig.run()
         assert rig.processes[0].killed
@@ -214,7 +224,7 @@ def test_messages_that_come_joined_are_all_taken():
 
 
 def test_an_answer_that_comes_twice_or_too_late_is_no_answer_to_the_next_question(monkeypatch):
-    monkeypatch.setattr(worker_slot, "ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 0.05)
 
     async def scenario(rig):
         process, running = await rig.started()
@@ -269,7 +279,7 @@ def test_a_worker_that_sends_what_is_no_message_is_killed(caplog):
 
 
 def test_a_process_that_hung_up_and_does_not_end_is_killed(monkeypatch):
-    monkeypatch.setattr(worker_slot, "EXIT_TIMEOUT", 0.02)
+    monkeypatch.setattr(worker_process, "EXIT_TIMEOUT", 0.02)
 
     async def scenario(rig):
         process, running = await rig.started()
@@ -280,7 +290,7 @@ def test_a_process_that_hung_up_and_does_not_end_is_killed(monkeypatch):
 
 
 def test_a_process_that_never_says_that_it_serves_is_killed(monkeypatch, caplog):
-    monkeypatch.setattr(worker_slot, "START_TIMEOUT", 0.02)
+    monkeypatch.setattr(worker_process, "START_TIMEOUT", 0.02)
 
     async def scenario(rig):
         _, running = await rig.started()
@@ -336,13 +346,78 @@ def test_a_slot_keeps_the_counts_of_all_its_dead():
                 process.say({"last": snapshot_of(requests)})
             process.exit()
             await running
-        return rig.slot.snapshot(), rig.slot.state
+        return rig.slot.snapshot(), rig.slot.serving
 
-    snapshot, state = on(scenario)
+    snapshot, serving = on(scenario)
     assert snapshot.counts["proxy.requests.total"] == snapshot.counts["proxy.requests.failed"] == 6
     assert snapshot.counts["proxy.active_connections"] == 0
     assert Snapshot.from_wire(snapshot.as_wire()) == snapshot
-    assert state is SlotState.PAUSED
+    assert not serving
+
+
+def test_a_worker_that_leaves_makes_room_for_another_and_keeps_its_counts_until_it_is_gone():
+    async def scenario(rig):
+        old, running = await rig.started()
+        old.say({"ready": True}, {"last": snapshot_of(2)}, {"leaving": True})
+        assert await running is None
+        assert not rig.slot.serving
+        new, running = await rig.started()
+        new.say({"ready": True}, {"last": snapshot_of(3)})
+        await until(lambda: rig.slot.serving and rig.slot.snapshot().counts.get("proxy.requests.total") == 5)
+        rig.slot.order({"do": "reload"})
+        rig.slot.stop()
+        await asyncio.sleep(0.01)
+        orders = [[message["do"] for message in process.heard()[1:]] for process in (old, new)]
+        leaving = asyncio.ensure_future(rig.slot.left())
+        old.say({"last": snapshot_of(7)})
+        old.exit()
+        await leaving
+        counts = rig.slot.snapshot().counts
+        new.exit(4)
+        return orders, counts["proxy.requests.total"], await running
+
+    assert on(scenario) == ([["stop"], ["reload", "stop"]], 10, 4)
+
+
+def test_all_workers_of_a_slot_are_killed():
+    async def scenario(rig):
+        old, running = await rig.started()
+        old.say({"ready": True}, {"leaving": True})
+        await running
+        new, running = await rig.started()
+        rig.slot.kill()
+        await rig.slot.left()
+        return await running, old.killed, new.killed
+
+    assert on(scenario) == (-9, True, True)
+
+
+def test_a_worker_that_hangs_is_ended_and_one_that_answers_now_and_then_is_not(monkeypatch, caplog):
+    monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 0.001)
+    monkeypatch.setattr(worker_process, "ABORT_TIMEOUT", 0.001)
+
+    async def scenario(rig):
+        process, running = await rig.started()
+        process.say({"ready": True})
+        await until(lambda: rig.slot.serving)
+        worker = rig.slot._worker
+        for _ in range(worker_process.HUNG_AFTER - 1):
+            await rig.slot.watch()
+        worker._handle({"answer": snapshot_of(1), "id": 99, "asked": "snapshot"})  # late: not what was asked last
+        monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 20)
+        watching = asyncio.ensure_future(rig.slot.watch())
+        await asyncio.sleep(0)
+        process.say({"answer": snapshot_of(1), "id": worker_process.HUNG_AFTER - 1, "asked": "snapshot"})
+        await watching
+        monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 0.001)
+        for _ in range(worker_process.HUNG_AFTER - 1):
+            await rig.slot.watch()
+        signals = list(process.signals)
+        await rig.slot.watch()
+        return signals, await running, process.signals
+
+    assert on(scenario) == ([], -9, [signal.SIGABRT])
+    assert caplog.messages == ["worker 3 answers nothing (10 questions) and is killed"]
 
 
 def test_pauses_grow_to_a_limit_and_begin_again_after_a_worker_that_lived():
