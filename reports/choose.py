@@ -1,9 +1,9 @@
 """Advice for one deployment, from the verdicts of stored campaigns and only inside the range they measured. Pure.
 
-Two things are taken from verdict.json: what a request costs the baseline (Sherpa) at the measured loads, and how
-Olla's cost compares with it in the same rounds. The speed of the machine is common to both engines and cancels in that
-ratio, so what Olla saves is the baseline's cost times (1 - ratio), as certain as the ratio's own interval: the answer
-agrees with the verdict of the campaign.
+Two things are taken from verdict.json: what a request costs Sherpa at the measured loads, and how Olla's cost compares
+with it in the same rounds. What Olla saves is Sherpa's cost times (1 - ratio). The speed of the machine is common to
+both engines and cancels in the ratio, so whether Olla saves is as certain as the ratio's own interval, and agrees with
+the verdict of the campaign. How much it saves is as uncertain as Sherpa's cost besides (`Cost.error`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from reports.decide import NEGLIGIBLE_CORE
 from reports.schema import ENGINES, METRICS
-from reports.words import number, share
+from reports.words import digits, number, share
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -111,11 +111,12 @@ class Advice:
     costs: tuple[Cost, ...]
     ratio: Ratio
     saved_cores: tuple[float, float, float]
-    """What Olla saves: estimate, and both ends of the ratio's interval."""
+    """What Olla saves: estimate, and what both ends of the ratio's interval make of it."""
     break_even_rps: float | None
     """Rate at which Olla saves NEGLIGIBLE_CORE of a core; None where it does at no rate."""
     break_even_measured: bool
-    """Whether that rate lies inside the measured range; otherwise it is an extrapolation and said to be one."""
+    """Whether that rate lies between the lowest and the highest measured one; else it is an extrapolation and said to
+    be one."""
     evidence: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -215,8 +216,8 @@ def choose(points: Sequence[Point], wanted: Deployment) -> Advice:
         for engine, times in zip(ENGINES, (1.0, ratio.value), strict=True)
     )
     saved = (cores * (1 - ratio.value), cores * (1 - ratio.high), cores * (1 - ratio.low))
-    break_even = _break_even(found, points, events)
-    top = max(point.rate_rps for point in points)
+    rate = break_even(points, events)
+    rates = [point.rate_rps for point in _of_kind(points, events)]
     engine, why = _answer(costs, saved)
     return Advice(
         engine=engine,
@@ -224,15 +225,16 @@ def choose(points: Sequence[Point], wanted: Deployment) -> Advice:
         costs=costs,
         ratio=ratio,
         saved_cores=saved,
-        break_even_rps=break_even,
-        break_even_measured=break_even is not None and break_even <= top,
+        break_even_rps=rate,
+        break_even_measured=rate is not None and min(rates) <= rate <= max(rates),
         evidence=tuple(dict.fromkeys(f"{point.campaign}/{point.scenario}" for point in points)),
     )
 
 
 def _answer(costs: Sequence[Cost], saved: tuple[float, float, float]) -> tuple[str, str]:
     sherpa, olla = costs
-    span = f"{saved[0]:.2f} of a core ({saved[1]:.2f}..{saved[2]:.2f} by the interval of the ratio)"
+    value, low, high = (digits(one) for one in saved)
+    span = f"{value} cores ({low}..{high} by the interval of the ratio)"
     if olla.meets_slo is False and sherpa.meets_slo is not False:
         return "sherpa", "only Sherpa meets the stated limits"
     if sherpa.meets_slo is False and olla.meets_slo is not False:
@@ -260,8 +262,8 @@ def _check_range(points: Sequence[Point], wanted: Deployment) -> None:
     streams = [point for point in points if point.events > 0]
     if not streams and (wanted.tokens is not None or wanted.streams is not None):
         raise OutsideRange("no streaming scenario was measured; run: proxy-engines compare --scenarios chat-stream")
-    lowest = min(point.rate_rps for point in points) / _BELOW
-    inside("--rate", wanted.rate_rps, (point.rate_rps for point in points), lowest=lowest)
+    rates = [point.rate_rps for point in _of_kind(points, wanted.tokens or 0.0)]
+    inside("--rate", wanted.rate_rps, rates, lowest=min(rates) / _BELOW)
     if wanted.tokens is not None:
         inside("--tokens", wanted.tokens, (point.events for point in points))
     if wanted.streams is not None:
@@ -269,10 +271,15 @@ def _check_range(points: Sequence[Point], wanted: Deployment) -> None:
     inside("--endpoints", wanted.endpoints, (point.endpoints for point in points))
 
 
+def _of_kind(points: Sequence[Point], events: float) -> Sequence[Point]:
+    """The points of streams for streams and of plain replies for plain replies; all where none is of the kind."""
+    return [point for point in points if (point.events > 0) == (events > 0)] or points
+
+
 def ratio_at(points: Sequence[Point], rate_rps: float, events: float) -> Ratio:
     """Olla's cost / Sherpa's at a load: between the nearest measured loads of its kind below and above, linear in the
     logarithms; its interval holds those of both. Beyond the measured loads it is that of the nearest one."""
-    kind = [point for point in points if (point.events > 0) == (events > 0)] or list(points)
+    kind = _of_kind(points, events)
     at = math.log(_units(rate_rps, events))
     load = {id(point): math.log(_units(point.rate_rps, point.events)) for point in kind}
     below = max((x for x in load.values() if x <= at + 1e-9), default=min(load.values()))
@@ -329,7 +336,8 @@ def _shared(units: float, sharing: float) -> float:
 def fit(points: Sequence[Point]) -> CostModel:
     """Sherpa's cost of a request and of an event by non-negative least squares on relative errors."""
     loads = tuple(_units(point.rate_rps, point.events) for point in points)
-    known = len({round(math.log(load), 1) for load in loads}) >= 3
+    steps = np.diff(np.sort(np.log(loads)))
+    known = 1 + int((steps > _BETWEEN).sum()) >= 3
     tried = np.linspace(0, 2 * _SHARING, 13) if known else [_SHARING]
     return min((_fit_at(points, loads, float(s), known) for s in tried), key=lambda found: found.residual)
 
@@ -357,8 +365,12 @@ def _not_negative(design: Floats) -> Floats:
     return found
 
 
-def _break_even(found: CostModel, points: Sequence[Point], events: float) -> float | None:
-    """The lowest rate at which Olla saves NEGLIGIBLE_CORE of a core; None if it does nowhere below a million."""
+def break_even(points: Sequence[Point], events: float) -> float | None:
+    """The lowest rate at which Olla saves NEGLIGIBLE_CORE of a core; None if it does nowhere below a million.
+
+    Bisection and `_not_negative` are written out: importing scipy.optimize takes a third of the time of a whole answer.
+    """
+    found = fit(points)
 
     def short(rate: float) -> float:
         return NEGLIGIBLE_CORE - found.cores(rate, events) * (1 - ratio_at(points, rate, events).value)
@@ -392,9 +404,8 @@ def _meets(engine: str, points: Sequence[Point], wanted: Deployment) -> bool | N
     """Whether the measured values at the next higher rate keep every stated limit; None without limits."""
     if not wanted.slo:
         return None
-    kind = [p for p in points if (p.events > 0) == (wanted.tokens is not None)] or list(points)
-    higher = [point for point in kind if point.rate_rps >= wanted.rate_rps]
-    nearest = min(higher, key=_rate) if higher else max(kind, key=_rate)
+    higher = (one for one in _of_kind(points, wanted.tokens or 0.0) if one.rate_rps >= wanted.rate_rps)
+    nearest = min(higher, key=lambda one: one.rate_rps)
     for metric, limit in wanted.slo.items():
         value = nearest.values[engine].get(metric)
         if value is None:
@@ -402,10 +413,6 @@ def _meets(engine: str, points: Sequence[Point], wanted: Deployment) -> bool | N
         if (value < limit) if METRICS[metric].higher_is_better else (value > limit):
             return False
     return True
-
-
-def _rate(point: Point) -> float:
-    return point.rate_rps
 
 
 def _cost_words(cost: Cost) -> str:

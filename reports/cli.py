@@ -126,7 +126,7 @@ def choose(
     for reason in advice.because[1:]:
         typer.echo(f"  {reason}")
     if advice.break_even_rps is not None:
-        where = "" if advice.break_even_measured else ", which is beyond what was measured: an extrapolation"
+        where = "" if advice.break_even_measured else ", which lies outside the measured rates: an extrapolation"
         saved = f"Olla saves {NEGLIGIBLE_CORE * 100:g} % of a core"
         typer.echo(f"  Break-even: {saved} from {advice.break_even_rps:,.0f} req/s{where}")
     typer.echo(f"  From: {', '.join(folder.resolve().name for folder in folders)}")

@@ -88,8 +88,8 @@ class Blame:
     """Replies that were not what the mock sent, over all rounds, void ones too."""
     why: str
     """The first run's own sentence."""
-    drifts: bool = False
-    """Its latency changes within each run, in round after round alike."""
+    drifts: str = ""
+    """The sentence of `drift` where its latency changes within each run, in round after round alike."""
 
     @property
     def word(self) -> Fault | None:
@@ -104,10 +104,11 @@ class Blame:
         if self.wrong_replies:
             replies = "reply" if self.wrong_replies == 1 else "replies"
             return f"{self.target} changed {self.wrong_replies:,} {replies}: {self.why}"
-        if self.drifts:
-            return f"{self.target}: {self.why}"
         bad = self.failed + self.overloaded
-        what = "failed" if self.word != "overloaded" else "could not carry the offered load"
+        if self.drifts and bad <= TOLERATED * self.rounds:
+            return f"{self.target}: {self.drifts}"
+        carried = self.failed > TOLERATED * self.rounds or not self.overloaded
+        what = "failed" if carried else "could not carry the offered load"
         return f"{self.target} {what} in {bad} of {self.rounds} rounds: {self.why}"
 
 
@@ -164,6 +165,12 @@ class Row:
         if self.difference is not None:
             return self.difference, self.ci_low, self.ci_high
         return None
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the test saw an effect and the row has no word for it all the same; its `reason` says why."""
+        seen = self.p_adjusted is not None and self.p_adjusted <= LEVEL
+        return self.verdict in ("too-noisy", "unclear") and seen
 
     @property
     def winner(self) -> str | None:
@@ -282,28 +289,29 @@ def _sorted_out(
 def _blames(
     valid: Mapping[_Place, Sequence[Facts]], voided: Mapping[_Place, Sequence[tuple[Facts, str]]], baseline: str | None
 ) -> dict[_Place, Blame]:
-    """What each target did wrong in each scenario. The baseline's two arms are one target: they drift together."""
+    """What each target did wrong in each scenario. The baseline's two arms are one target: they drift together. A queue
+    that grows where the load is not carried is an overload and no drift."""
     found = {}
     for scenario, target in dict.fromkeys((*valid, *voided)):
         runs = valid.get((scenario, target), ())
         arms = [runs]
         if baseline is not None and target.removesuffix(AA_SUFFIX) == baseline:
             arms = [valid.get((scenario, name), ()) for name in (baseline, baseline + AA_SUFFIX)]
-        drifts = drift([facts.record.validity for arm in arms for facts in arm])
+        drifts = drift([facts.record.validity for arm in arms for facts in arm if facts.record.ended != "overloaded"])
         bad = [facts for facts in runs if facts.record.ended != "ok"]
         everything = [*runs, *(facts for facts, _ in voided.get((scenario, target), ()))]
         changed = [facts for facts in everything if facts.record.wrong_replies]
         if bad or changed or drifts is not None:
             first = next(iter(changed or bad), None)
-            why = drifts if first is None else f"{first.record.why or 'a wrong reply'} (in {first.record.run})"
+            why = "" if first is None else f"{first.record.why or 'a wrong reply'} (in {first.record.run})"
             found[scenario, target] = Blame(
                 target=target,
                 rounds=len(runs),
                 failed=sum(facts.record.ended == "failed" for facts in bad),
                 overloaded=sum(facts.record.ended == "overloaded" for facts in bad),
                 wrong_replies=sum(facts.record.wrong_replies for facts in changed),
-                why=why or "",
-                drifts=drifts is not None,
+                why=why or drifts or "",
+                drifts=drifts or "",
             )
     return found
 
@@ -323,7 +331,7 @@ def drift(rounds: Sequence[Sequence[Check]]) -> str | None:
     if found.p is None or found.p > LEVEL or abs(math.expm1(found.mean)) <= DRIFT:
         return None
     return (
-        f"latency changes by {math.expm1(found.mean):+.0%} within each run, in {len(changes)} runs alike: "
+        f"latency changes by {100 * math.expm1(found.mean):+.0f} % within each run, in {len(changes)} runs alike: "
         "the target does not stand still, longer runs or a longer warm-up would be needed"
     )
 
@@ -624,8 +632,8 @@ def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
     if cheaper_is_less_busy and not 0.5 <= row.ratio <= 2:
         return None
     return (
-        f"CPU per unit falls with load, and the targets were only {ours:.0%} and {theirs:.0%} busy: "
-        f"a verdict this close needs both at {BUSY:.0%}"
+        f"CPU per unit falls with load, and the targets were only {100 * ours:.0f} % and {100 * theirs:.0f} % busy; "
+        f"a verdict this close needs both at {100 * BUSY:.0f} %"
     )
 
 
@@ -642,7 +650,7 @@ def _noise_doubt(row: Row, aa: Row | None) -> str | None:
     if row.basis == "ratio":
         # On the log scale, where halving and doubling are the same size.
         sizes = [abs(math.log1p(max(end, -1 + 1e-300))) for end in (row.effect[0], *aa.effect[1:])]
-        ends = "..".join(f"{end:+.0%}" for end in aa.effect[1:])
+        ends = "..".join(f"{100 * end:+.0f}" for end in aa.effect[1:]) + " %"
     else:
         sizes = [abs(end) for end in (row.effect[0], *aa.effect[1:])]
         ends = "..".join(f"{end:+.3g}" for end in aa.effect[1:]) + f" {row.spec.shown_unit}".rstrip()
@@ -653,7 +661,7 @@ def _noise_doubt(row: Row, aa: Row | None) -> str | None:
 
 def _margin_text(row: Row) -> str:
     if row.basis == "ratio":
-        return f"{margin(row):.0%} of the baseline"
+        return f"{100 * margin(row):.0f} % of the baseline"
     return f"{margin(row):.3g} {row.spec.shown_unit}".rstrip()
 
 

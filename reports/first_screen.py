@@ -11,23 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from reports import stats
+from reports import choose, stats
 from reports.compare import Row, visible_text
 from reports.decide import NEGLIGIBLE_CORE
 from reports.schema import AA_SUFFIX, ENGINES, FLOOR_TARGETS, ScenarioRecord
 from reports.study import Study
 from reports.summarise import Facts
-from reports.words import number, share, title
+from reports.verdict import verdict_of
+from reports.words import change, digits, share, title
 
 TOKENS_A_GPU: Final = 2500
 """Output tokens a second that one GPU generates: an assumption, for a medium model with many requests in a batch."""
 CORES_A_GPU: Final = 50
 """Cores that cost as much as one GPU: an assumption, from list prices of clouds."""
-
-
-def _digits(value: float) -> str:
-    """Two digits below 1, as elsewhere above."""
-    return number(float(f"{value:.2g}")) if abs(value) < 1 else number(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +40,12 @@ class ShownValue:
     @property
     def text(self) -> str:
         """The number."""
-        return _digits(self.value)
+        return digits(self.value)
 
     @property
     def range(self) -> str:
         """The interval: `0.21..0.33`, empty where there is none."""
-        return "" if self.low is None or self.high is None else f"{_digits(self.low)}..{_digits(self.high)}"
+        return "" if self.low is None or self.high is None else f"{digits(self.low)}..{digits(self.high)}"
 
     @property
     def times(self) -> str:
@@ -57,8 +53,8 @@ class ShownValue:
         if self.factor is None:
             return ""
         mean, low, high = self.factor
-        ends = "" if low is None or high is None else f" ({_digits(low)}..{_digits(high)})"
-        return f"×{_digits(mean)}{ends}"
+        ends = "" if low is None or high is None else f" ({digits(low)}..{digits(high)})"
+        return f"×{digits(mean)}{ends}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class FirstScreen:
     worse: tuple[str, ...]
     unknown: tuple[str, ...]
     headline: str
-    note: str = ""
+    note: str
     """How to read the table."""
     wrong: tuple[str, ...] = ()
     """Replies that any target changed: a proxy that does that is no measure for others."""
@@ -219,13 +215,17 @@ def first_screen(study: Study) -> FirstScreen:
     return FirstScreen(
         targets=targets,
         entries=tuple(found),
-        choose=_choose(study, {entry.metric: entry for entry in found}),
-        worse=study.advice.worse[:6],
+        choose=_when(study, {entry.metric: entry for entry in found}),
+        worse=study.advice.worse[:6] or (_NOTHING,) * (study.advice.engine is not None),
         unknown=_unknown(study),
         headline=_headline(study),
         note=_note(study, found),
         wrong=tuple(f"{name}: {one.say}." for (name, _), one in study.comparison.blames.items() if one.wrong_replies),
     )
+
+
+_NOTHING: Final = "Nothing that was measured of latency, CPU, rates and memory."
+"""What gets worse with the recommended engine, where nothing does: an empty list could have been forgotten."""
 
 
 def _note(study: Study, entries: Sequence[Entry]) -> str:
@@ -248,7 +248,7 @@ def _headline(study: Study) -> str:
     return "Neither engine wins everywhere" if study.advice.because else "No engine can be recommended"
 
 
-def _choose(study: Study, entries: dict[str, Entry]) -> tuple[tuple[str, str], ...]:
+def _when(study: Study, entries: dict[str, Entry]) -> tuple[tuple[str, str], ...]:
     """When to take which engine. Only what a decided row says; nothing where the engines were not compared."""
     if set(ENGINES) - set(study.targets) or study.baseline not in ENGINES:
         return ()
@@ -257,7 +257,7 @@ def _choose(study: Study, entries: dict[str, Entry]) -> tuple[tuple[str, str], .
     return (
         ("Choose Sherpa if", _sherpa(entries)),
         ("Choose Olla if", _olla(study, entries)),
-        ("Neither matters if", _neither(entries)),
+        ("Neither matters if", _neither(study, entries)),
     )
 
 
@@ -272,10 +272,10 @@ def _sherpa(entries: dict[str, Entry]) -> str:
     simple = "you want code that is easier to read and change, and"
     capacity = _pair(entries, "capacity_rps_per_core")
     if capacity is not None:
-        return f"{simple} each core gets less than half of the {_digits(capacity[0])} req/s that Sherpa carries."
+        return f"{simple} each core gets less than half of the {digits(capacity[0])} req/s that Sherpa carries."
     cores = _pair(entries, "cpu_us_per_request")
     if cores is not None:
-        return f"{simple} {_digits(cores[0])} cores for each 1,000 req/s are affordable."
+        return f"{simple} {digits(cores[0])} cores for each 1,000 req/s are affordable."
     return f"{simple} the differences above do not matter to you."
 
 
@@ -296,7 +296,7 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
         won = (each for each in rows if each is not None and each.winner == "olla" and each.ratio)
         row = next((each for each in won if entry is not None or each.primary), None)
         if row is not None and row.ratio:
-            said.append(what.format(f"×{_digits(row.ratio if study.main == 'olla' else 1 / row.ratio)}"))
+            said.append(what.format(f"×{digits(row.ratio if study.main == 'olla' else 1 / row.ratio)}"))
     lost = entries.get("goodput_rps")
     if lost is not None and all(name in lost.values for name in ENGINES):
         ours, theirs = lost.values["sherpa"], lost.values["olla"]
@@ -307,24 +307,27 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
     return _either(said)
 
 
-def _neither(entries: dict[str, Entry]) -> str:
+def _neither(study: Study, entries: dict[str, Entry]) -> str:
     said = []
     cores = _pair(entries, "cpu_us_per_event")
     if cores is not None:
         bill = abs(cores[0] - cores[1]) / CORES_A_GPU
         said.append(
-            f"GPUs are your bill (the engines differ by {_digits(abs(cores[0] - cores[1]))} cores a GPU, "
-            f"{share(_round(bill))} of its price)"
+            f"GPUs are your bill (the engines differ by {digits(abs(cores[0] - cores[1]))} cores a GPU, "
+            f"{digits(100 * bill)} % of its price)"
         )
     added = _pair(entries, "added_p50_us")
     if added is not None:
         said.append(
-            f"your models take 200 ms to a first token (the medians differ by {_digits(abs(added[0] - added[1]))} ms)"
+            f"your models take 200 ms to a first token (the medians differ by {digits(abs(added[0] - added[1]))} ms)"
         )
-    per = _pair(entries, "cpu_us_per_request")
-    if per is not None and per[0] != per[1]:
-        rate = NEGLIGIBLE_CORE / abs(per[0] - per[1]) * 1000
-        said.append(f"you serve fewer than {_digits(_round(rate))} req/s ({share(NEGLIGIBLE_CORE)} of a core)")
+    # CPU per request rises as the load falls, so this is the answer of `choose` and not a division.
+    rate = choose.break_even(points, 0.0) if (points := choose.points_of(verdict_of(study))) else None
+    if rate is not None:
+        said.append(
+            f"you serve fewer than {digits(_round(rate))} small requests/s (Olla then saves less than "
+            f"{share(NEGLIGIBLE_CORE)} of a core)"
+        )
     return _either(said) if said else "your load is far below the loads of this campaign."
 
 
@@ -340,21 +343,30 @@ def _round(value: float) -> float:
 
 def _unknown(study: Study) -> tuple[str, ...]:
     """What the campaign could not tell, by scenario: primary metrics without a verdict."""
-    words = {
-        "too-noisy": "too noisy", "void": "the bench spoilt too many rounds", "not-measured": "not measured",
-        "overloaded": "overloaded", "unreliable": "unreliable",
-    }  # fmt: skip
     said = []
     for scenario in study.cases:
-        rows = [row for row in study.comparison.rows if row.scenario == scenario and row.primary
-                and row.candidate.target == study.main and row.verdict in words]  # fmt: skip
-        for word in dict.fromkeys(row.verdict for row in rows):
-            mine = [row for row in rows if row.verdict == word]
-            labels = ", ".join(row.spec.label for row in mine)
-            noisy = word == "too-noisy" and mine[0].visible is not None
-            why = f"only effects beyond {visible_text(mine[0])} would show" if noisy else mine[0].reason
-            said.append(f"{labels} of {study.called[scenario]}: {words[word]}" + (f" ({why})" if why else ""))
+        found: dict[str, list[str]] = {}
+        for row in study.comparison.rows:
+            mine = row.scenario == scenario and row.primary and row.candidate.target == study.main
+            if mine and row.verdict in _OPEN:
+                found.setdefault(_why(row), []).append(row.spec.label)
+        said += [f"{', '.join(labels)} of {study.called[scenario]}: {why}" for why, labels in found.items()]
     return tuple(said)
+
+
+_OPEN: Final = {
+    "too-noisy": "too noisy", "void": "the bench spoilt too many rounds", "not-measured": "not measured",
+    "overloaded": "overloaded", "unreliable": "unreliable",
+}  # fmt: skip
+
+
+def _why(row: Row) -> str:
+    """Why a row has no verdict."""
+    if row.withheld:
+        return f"no verdict on {change(row)}: {row.reason}"
+    noisy = row.verdict == "too-noisy" and row.visible is not None
+    why = f"only effects beyond {visible_text(row)} would show" if noisy else row.reason
+    return _OPEN[row.verdict] + (f" ({why})" if why else "")
 
 
 # ------------------------------------------------------------------------------------------------ as lines of text

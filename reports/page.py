@@ -222,6 +222,10 @@ def table_markdown(table: Table) -> list[str]:
     return lines
 
 
+def _count(table: Table) -> str:
+    return f"{len(table.rows)} row{'' if len(table.rows) == 1 else 's'}"
+
+
 def _md_block(block: Block) -> Iterator[str]:
     match block:
         case Text() | Note():
@@ -238,7 +242,7 @@ def _md_block(block: Block) -> Iterator[str]:
         case Table():
             if block.folded:
                 yield from (
-                    f"{md(block.caption)}: {len(block.rows)} rows, in [report.html](report.html#{block.id}).",
+                    f"{md(block.caption)}: {_count(block)}, in [report.html](report.html#{block.id}).",
                     "",
                 )
             elif block.rows:
@@ -303,9 +307,7 @@ def _html_table(table: Table) -> Iterator[Markup]:
     if not table.rows:
         return
     if table.folded:
-        yield Markup('<details id="{}"><summary>{} ({} rows)</summary>').format(
-            table.id, table.caption, len(table.rows)
-        )
+        yield Markup('<details id="{}"><summary>{} ({})</summary>').format(table.id, table.caption, _count(table))
     yield Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="{0}"><table class="data sort{1}"{2}>'
         "<caption>{0}</caption><thead><tr>"

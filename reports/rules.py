@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from reports import ladder
 from reports.compare import Comparison
 from reports.schema import METRICS, ScenarioRecord, TargetRecord
 from reports.stats import LEVEL, Estimate, estimate
@@ -131,12 +132,16 @@ class Evidence:
         ]
 
     def ordinary(self, target: str) -> list[str]:
-        """Scenarios at a fixed rate, without faults, that this target ran: what `typically` is about."""
+        """Scenarios at a fixed rate, without faults, that this target ran: what `typically` is about.
+
+        A rung of a ladder is none of them: each is a share of the target's own capacity, and the last lie beyond it.
+        """
         special = {"saturation", "cold-start", "slow-endpoint", "failing-endpoint"}
         return [
             name
             for name, scenario in self.campaign.header.scenarios.items()
-            if scenario.loop == "open" and not scenario.faults and not special & set(scenario.tags)
+            if scenario.loop == "open" and scenario.group != ladder.GROUP
+            and not scenario.faults and not special & set(scenario.tags)
             and self.runs(name, target)
         ]  # fmt: skip
 

@@ -116,7 +116,7 @@ def _wanted(line: str, where: str) -> _Wanted:
 
 def _table(folder: Path, targets: Sequence[str], wanted: Sequence[_Wanted], where: str) -> str:
     runs = _runs(folder)
-    names = ["No proxy" if name == "direct" else title(name) for name in targets]
+    names = [title(name) for name in targets]
     lines = ["| | " + " | ".join(names) + " |", "|---" + "|--:" * len(names) + "|"]
     for one in wanted:
         if _pools(folder) and one.metric in TAILS:

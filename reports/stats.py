@@ -49,11 +49,6 @@ class Interval:
     high: float
     level: float
 
-    @property
-    def confidence(self) -> str:
-        """`95 %`, as it is printed beside the interval."""
-        return f"{100 * (1 - self.level):.4g} %"
-
     def exp(self) -> Interval:
         """The interval of the ratio, where this one is of its logarithm."""
         low, high = max(self.low, -_LARGEST_LOG), min(self.high, _LARGEST_LOG)

@@ -112,7 +112,6 @@ class Study:
         return decide.recommend(self.campaign, self.comparison)
 
     # ------------------------------------------------------------------------------------------------ as data frames
-
     def runs(self) -> pd.DataFrame:
         """One row a run: scenario, target, round, how it ended, then every metric (NaN where not measured)."""
         return pd.DataFrame(
@@ -199,7 +198,3 @@ class Study:
                 for one in self.judged
             ]
         )
-
-    def recommendation(self) -> decide.Recommendation:
-        """Which engine this campaign speaks for."""
-        return self.advice

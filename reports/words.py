@@ -1,8 +1,9 @@
 """The fixed words of every report: verdict sentences, units, digits. One home, so that no page says it differently.
 
 `Olla is faster: CPU per request -78 % (95 % CI -79..-77), 6 rounds` · `Equivalent within 5 %: ...` ·
-`Too noisy to tell: ... effects under 12 % are not visible here` · `Overloaded: ...` · `Unreliable: ...` · `Void: ...` ·
-`Not measured: ...`. Secondary rows have other words: `with Olla: memory idle +12 % (95 % CI 11..13), secondary`.
+`Too noisy to tell: ... effects under 12 % are not visible here` · `No verdict: ...` (an effect was seen, and something
+else may have made it) · `Overloaded: ...` · `Unreliable: ...` · `Void: ...` · `Not measured: ...`. Secondary rows have
+other words: `With Olla: memory idle +12 % (95 % CI 11..13), 6 rounds, secondary`.
 Never `faster` with an interval that crosses 1, never a bare percentage, never a rank by mean.
 """
 
@@ -36,6 +37,11 @@ def number(value: float) -> str:
     if size >= 1:
         return f"{value:.2f}"
     return f"{value:.3g}"
+
+
+def digits(value: float) -> str:
+    """Two digits below 1, where a zero at the end counts: `0.20`; as `number` above."""
+    return number(value) if value == 0 or abs(value) >= 1 or not math.isfinite(value) else f"{value:#.2g}"
 
 
 def share(value: float) -> str:
@@ -99,6 +105,8 @@ def sentence(row: Row) -> str:
             return f"{name} is {worse}: {label} {change(row)}, {rounds}"
         case "equivalent":
             return f"Equivalent within {_margin(row)}: {label} {change(row)}, {rounds}"
+        case "too-noisy" | "unclear" if row.withheld:
+            return f"No verdict: {label} {change(row)}, {rounds}; {row.reason}"
         case "too-noisy":
             return f"Too noisy to tell: {label}, {row.reason}"
         case "lower" | "higher":
@@ -116,7 +124,9 @@ def sentence(row: Row) -> str:
 def shown(row: Row) -> str:
     """The verdict word as pages show it: memory and the like are better or worse, never faster."""
     better, worse = row.spec.words
-    return {"faster": better, "slower": worse}.get(row.verdict, row.verdict)
+    if row.withheld:
+        return "no verdict"
+    return {"faster": better, "slower": worse}.get(row.verdict, row.verdict.replace("-", " "))
 
 
 def _margin(row: Row) -> str:
@@ -127,7 +137,9 @@ def _margin(row: Row) -> str:
 
 
 def title(target: str) -> str:
-    """An engine's name as a proper noun; other targets as they are written."""
+    """An engine's name as a proper noun, `direct` in words; other targets as they are written."""
+    if target == "direct":
+        return "No proxy"
     return target.capitalize() if target in ENGINES else target
 
 

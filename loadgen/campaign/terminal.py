@@ -170,8 +170,7 @@ def show(console: Console, screen: FirstScreen) -> None:
         table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1))
         table.add_column("")
         for target in screen.targets:
-            name = "No proxy" if target == "direct" else title(target)
-            table.add_column(Text(name), justify="right", no_wrap=True)
+            table.add_column(Text(title(target)), justify="right", no_wrap=True)
         for entry in screen.entries:
             table.add_row(Text(entry.label), *map(_cell, first_screen.cells(screen, entry)))
         console.print(table)

@@ -298,16 +298,17 @@ def trend(at_s: Floats, latency_ms: Floats, duration_s: float, steady: bool) -> 
 
 
 def digest(wrong: int, checked: int) -> Check:
-    """Every reply was right, byte for byte. A single wrong one voids the run: a proxy that corrupts is not fast."""
+    """Every reply was right, byte for byte. One wrong reply makes its target unreliable: a proxy that corrupts is not
+    fast."""
+    if not checked:
+        return _not_measured("digest", "no reply had a digest", "target")
     return Check(
         check="digest",
         value=float(wrong),
         limit=0.0,
         ok=wrong == 0,
         blame="target",
-        text=f"{wrong:,} of {checked:,} checked replies were not what the mock sent"
-        if checked
-        else "no reply had a digest",
+        text=f"{wrong:,} of {checked:,} checked replies were not what the mock sent",
     )
 
 

@@ -12,7 +12,7 @@ from reports.parts.rows import written
 from reports.plots import GRID, INK, MUTED, folded, log_ticks, panel
 from reports.schema import AA_SUFFIX
 from reports.study import Study
-from reports.words import headline, number, sentence, title
+from reports.words import headline, number, sentence, shown, title
 
 
 def part(study: Study) -> Part:
@@ -50,8 +50,7 @@ def _table(study: Study, screen: FirstScreen) -> Table:
             if same is not None:
                 again = [Cell(Span(f"the same, {one.name}", "quiet"))]
                 rows.append(TableRow((*again, *(_cell(same, target) for target in screen.targets))))
-    names = {"direct": "No proxy"}
-    columns = (Column("For your load"), *(Column(names.get(name, title(name)), True) for name in screen.targets))
+    columns = (Column("For your load"), *(Column(title(name), True) for name in screen.targets))
     return Table("first", "What it costs, in your units", columns, tuple(rows), cards=True, note=screen.note)
 
 
@@ -123,7 +122,7 @@ def _effects(study: Study) -> Figure | None:
                     fontsize=8,
                     color=colour,
                 )
-                alt.append(f"{study.called[row.scenario]}, {row.spec.label}: ×{number(row.ratio or 1)}, {row.verdict}")
+                alt.append(f"{study.called[row.scenario]}, {row.spec.label}: ×{number(row.ratio or 1)}, {shown(row)}")
             ax.axvline(1, color=MUTED, lw=1)
             ax.set_xscale("log")
             low, high = min(row.ci_low or 1 for row in mine), max(row.ci_high or 1 for row in mine)

@@ -16,7 +16,7 @@ from reports.plots import GRID, MUTED, Palette, panel, short
 from reports.rules import shortened
 from reports.study import Study
 from reports.summarise import Facts
-from reports.words import number, title
+from reports.words import digits, number, title
 
 PAUSE_S: Final = 1.0
 """Losses that stop for this long have stopped: something avoids the endpoint."""
@@ -46,9 +46,9 @@ def part(study: Study) -> Part:
         Column("Campaign"),
         Column("Requests", True),
         Column("Lost of 1,000 (95 % CI)", True),
-        Column("How they ended"),
-        Column("Losses stopped after", True),
-        Column("Endpoint used again after", True),
+        Column("How they ended", about="refused: no connection, or an answer that says the request failed"),
+        Column("Losses stopped after", True, "in the slowest round: from the fault's begin to a second without a loss"),
+        Column("Endpoint used again after", True, "in the slowest round: from the fault's end"),
     )
     blocks: list[Block] = [Table("endings", "How requests ended while an endpoint failed", columns, tuple(rows))]
     figure = _resilience(study)
@@ -70,6 +70,8 @@ def _ending(study: Study, one: Study, scenario: str, target: str, runs: Sequence
     lost = stats.estimate(shares) if shares else None
     ends = None if lost is None else lost.interval()
     stopped = [seen.stopped_s for seen in known if seen.lost]
+    lasting = all(fault.to_s is None for fault in one.campaign.scenario(scenario).faults)
+    again = slowest([seen.recovered_s for seen in known], "not used again")
     return TableRow(
         (
             Cell(study.called[scenario], hint=scenario),
@@ -82,8 +84,8 @@ def _ending(study: Study, one: Study, scenario: str, target: str, runs: Sequence
                 more="" if ends is None else f"({number(max(ends.low, 0.0))}..{number(ends.high)})",
             ),
             Cell(", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))),
-            Cell("no request was lost" if known and not stopped else slowest(stopped, "the losses never stopped")),
-            Cell(slowest([seen.recovered_s for seen in known], "not used again")),
+            Cell("no request was lost" if known and not stopped else slowest(stopped, "not while it failed")),
+            Cell("it failed to the end" if lasting else again),
         )
     )
 
@@ -94,7 +96,7 @@ def slowest(values: Sequence[float | None], never: str) -> str:
     if not known:
         return never if values else "no request rows"
     more = f" ({never} in {len(values) - len(known)} runs)" if len(known) < len(values) else ""
-    return f"{number(max(known))} s{more}"
+    return f"{digits(max(known))} s{more}"
 
 
 def _resilience(study: Study) -> Figure | None:

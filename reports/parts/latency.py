@@ -104,13 +104,16 @@ def _shares(
     if not panels:
         return None
     caption = (
-        f"{about}; {_pooled(study)}. Dashed: no proxy, or a relay of bare TCP: the floor, which is never subtracted."
+        f"{about}; {_pooled(study, study.cases)}. Dashed: no proxy, or a relay of bare TCP: the floor, which is never "
+        "subtracted."
     )
     return Figure(name, heading, caption, "; ".join(alt), tuple(panels))
 
 
-def _pooled(study: Study) -> str:
-    counts = sorted({len(runs) for (_, target), runs in study.comparison.valid.items() if target in study.targets})
+def _pooled(study: Study, scenarios: Sequence[str]) -> str:
+    """Of how many rounds the samples of a figure with these scenarios are."""
+    valid = study.comparison.valid.items()
+    counts = sorted({len(runs) for (name, target), runs in valid if target in study.targets and name in scenarios})
     if not counts:
         return "no valid round"
     text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -136,8 +139,8 @@ def _tail(study: Study) -> Figure | None:
     if not panels:
         return None
     caption = (
-        f"End-to-end latency by percentile; {_pooled(study)}. A line ends where fewer than ten samples lie beyond it. "
-        f"{_worst_tail(study)}"
+        f"End-to-end latency by percentile; {_pooled(study, study.cases)}. A line ends where fewer than ten samples "
+        f"lie beyond it. {_worst_tail(study)}"
     )
     return Figure("tail", "The tail", caption.strip(), "; ".join(alt), tuple(panels))
 
@@ -365,6 +368,7 @@ def _pauses(one: Study, scenario: str, target: str, runs: Sequence[Facts], calle
 def _collections(study: Study) -> Figure | None:
     """Pauses of the collector by generation: from shortest to longest, half of them thick, the median a mark."""
     palette, panels, alt = Palette(study.targets), [], []
+    drawn = []
     for scenario in study.scenarios:
         found = {
             target: runs
@@ -375,6 +379,7 @@ def _collections(study: Study) -> Figure | None:
         wanted = scenario in study.cases or "gc-load" in study.campaign.scenario(scenario).tags
         if not wanted or not any(f.gc.ms.size for runs in found.values() for f in runs if f.gc):
             continue
+        drawn.append(scenario)
         with panel(2.4, left=0.75) as ((ax,), made):
             ticks = []
             for place, (target, runs) in enumerate(found.items()):
@@ -415,6 +420,6 @@ def _collections(study: Study) -> Figure | None:
         return None
     caption = (
         f"Garbage collections by generation (0, 1, 2): shortest to longest, the middle half thick, median as a bar; "
-        f"{_pooled(study)}. A pause depends on the live heap, so compare within one plot only."
+        f"{_pooled(study, drawn)}. A pause depends on the live heap, so compare within one plot only."
     )
     return Figure("gc", "Garbage collection", caption, "; ".join(alt), tuple(panels))

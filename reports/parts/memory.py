@@ -98,7 +98,8 @@ def _memory(study: Study) -> Figure | None:
 
 def _over_time(study: Study, palette: Palette, engines: Sequence[str], alt: list[str]) -> list[Panel]:
     with_rss = [s for s in study.scenarios if any(_has(f) for t in engines for f in study.runs_of(s, t))]
-    streams = [s for s in with_rss if study.campaign.scenario(s).kind == "stream"] or with_rss
+    cases = [s for s in with_rss if s in study.cases] or with_rss
+    streams = [s for s in cases if study.campaign.scenario(s).kind == "stream"] or cases
     if not streams:
         return []
     chosen = max(streams, key=lambda s: study.campaign.scenario(s).duration_s)

@@ -21,20 +21,22 @@ def part(study: Study) -> Part:
     for one in study.all:
         suffix = f", {one.name}" if study.others else ""
         blocks.append(
-            Text(f"{tally(one)}.", heading=f"Command{suffix}", literal=one.campaign.header.command or "not recorded")
+            Text(
+                "" if one is study else f"{tally(one)}.",  # this campaign's stands above the answer
+                heading=f"Command{suffix}",
+                literal=one.campaign.header.command or "not recorded",
+            )
         )
     blocks += [
         Text(
             "The sample is a run: one fresh process of the target, measured after its warm-up. In each round "
-            "every target "
-            "plays each scenario with the same schedule, in an order that changes from round to round. Each "
-            "round gives one "
-            f"ratio to {title(study.baseline) if study.baseline else 'the baseline'}; the estimate is the mean of "
-            "their "
-            "logarithms, the interval Student's t. p99 and p99.9 are of all rounds' requests together, with "
-            "intervals from "
-            "resampling whole rounds. The primaries of a scenario share one false-alarm budget of 5 % (Holm). Wrong "
-            "replies are errors; their times never count.",
+            "every target of a scenario gets the same schedule, in an order that changes from round to round. Each "
+            f"round gives one ratio to {title(study.baseline) if study.baseline else 'the baseline'}; the estimate is "
+            "the mean of their logarithms, the interval Student's t. Collections, stalls and errors are compared as "
+            "differences. p99 and p99.9 of requests, and p99 of event transit, are of all rounds together, with "
+            "intervals from resampling whole rounds; p99 of the gap between events is each run's own. The primary "
+            "metrics of a scenario share one false-alarm rate of 5 % (Holm). Wrong replies are errors; their times "
+            "never count.",
             heading="Method",
         ),
         _scenarios(study),

@@ -114,12 +114,11 @@ def change(row: Row) -> tuple[str, str]:
 
 def noise(aa: Row) -> str:
     """The interval of the baseline against itself."""
-    effect = aa.effect
-    if effect is None:
+    if aa.effect is None:
         return ""
-    if aa.basis == "ratio":
-        return f"{interval(effect[1], effect[2])} %"
-    return f"{signed(effect[1])}..{signed(effect[2])} {aa.spec.shown_unit}".strip()
+    unit = "%" if aa.basis == "ratio" else aa.spec.shown_unit
+    ends = change(aa)[1]
+    return ends if "×" in ends else f"{ends} {unit}".strip()
 
 
 def signed(value: float) -> str:

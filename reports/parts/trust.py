@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from reports import compare, ladder, stats
 from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, missing
-from reports.parts.rows import noise, signed
+from reports.parts.rows import change, noise
 from reports.schema import AA_SUFFIX, Check
 from reports.study import Study
+from reports.summarise import Facts
 from reports.words import number, percent, title
 
 _BIAS = (
@@ -45,13 +46,21 @@ def valid_runs(study: Study) -> str:
 
 
 def tally(study: Study) -> str:
-    """How many runs, rounds and requests, in one sentence."""
+    """How many runs, rounds and replies, in one sentence."""
     rounds = len({run.record.round for run in study.campaign.runs})
-    requests = sum(int(f.extras.get("requests") or 0) for f in study.facts)
+    planned = study.campaign.header.rounds_planned
+    more = "" if rounds == planned else f" ({planned} planned)"
     return (
-        f"{valid_runs(study)}, in {rounds} rounds ({study.campaign.header.rounds_planned} planned); "
-        f"{requests:,} replies were checked byte for byte"
+        f"{valid_runs(study)}, in {rounds} round{'' if rounds == 1 else 's'}{more}; "
+        f"{sum(map(_compared, study.facts)):,} replies were compared byte for byte with what was sent"
     )
+
+
+def _compared(facts: Facts) -> int:
+    """Replies of a run that had a digest: all of our driver's from mocks, none of wrk's."""
+    known = any(check.check == "digest" and check.value is not None for check in facts.record.validity)
+    outcomes = facts.extras.get("outcomes") or {}
+    return sum(int(outcomes.get(name, 0)) for name in ("ok", "wrong_reply")) if known else 0
 
 
 # -------------------------------------------------------------------------------------------------------------- doubts
@@ -83,7 +92,7 @@ def _doubts(study: Study) -> list[str]:
         said.append(f"Listed but never run: {', '.join(absent)}.")
     silent = [name for name in study.scenarios if not any(f.record.scenario == name for f in study.facts)]
     if silent and study.facts:
-        said.append(f"Scenarios without a single run: {', '.join(silent)}.")
+        said.append(f"Scenarios without a single run: {', '.join(study.called[name] for name in silent)}.")
     return said + _voids(study) + _warnings(study)
 
 
@@ -99,7 +108,11 @@ def _voids(study: Study) -> list[str]:
             whose = ", ".join(dict.fromkeys(target for target, _ in found))
             reasons = sorted({re.sub(r" \(in [^)]*\)$", "", reason) for _, reason in found})
             more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
-            said.append(f"{name}: {len(found)} of {total} runs are void ({whose}): {'; '.join(reasons[:2])}{more}.")
+            are = "is" if len(found) == 1 else "are"
+            said.append(
+                f"{study.called[name]}: {len(found)} of {total} runs {are} void ({whose}): "
+                f"{'; '.join(reasons[:2])}{more}."
+            )
     return said
 
 
@@ -107,6 +120,10 @@ _CHANGES = {
     "trend": "latency changed within the run",
     "steal": "the host took CPU away",
     "other-load": "others used CPU",
+    "little": "the engine counted fewer open requests than rate × time",
+    "generator-cpu": "the driver was busier than it should be",
+    "bench-cpu": "driver and mocks were busier than they should be",
+    "saturation": "the target was not at the limit of its core",
 }
 
 
@@ -158,9 +175,9 @@ def _floor(study: Study) -> list[Block]:
     for aa in study.comparison.rows:
         if aa.is_aa and aa.primary and aa.effect is not None and (aa.effect[1], aa.effect[2]) != (0, 0):
             row = study.comparison.row(aa.scenario, aa.metric, study.main or "")
-            effect = "–" if row is None or row.effect is None else _effect(row)
+            effect = "" if row is None else change(row)[0]
             name = Cell(f"{study.called[aa.scenario]} · {aa.spec.label}", hint=aa.scenario)
-            rows.append(TableRow((name, Cell(noise(aa)), Cell(effect))))
+            rows.append(TableRow((name, Cell(noise(aa)), Cell(effect or "–"))))
     columns = (
         Column("Metric"),
         Column(f"{title(study.baseline or '')} against itself, 95 % CI", True),
@@ -171,13 +188,6 @@ def _floor(study: Study) -> list[Block]:
         if rows
         else []
     )
-
-
-def _effect(row: compare.Row) -> str:
-    assert row.effect is not None
-    if row.basis == "ratio":
-        return percent(row.effect[0])
-    return f"{signed(row.effect[0])} {row.spec.shown_unit}".strip()
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

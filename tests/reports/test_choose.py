@@ -92,7 +92,6 @@ def test_a_saving_nobody_is_billed_for_is_no_reason_for_complexity() -> None:
     assert advice.engine == "sherpa"
     assert "not worth its complexity" in advice.because[0]
     assert advice.break_even_rps is not None
-    assert advice.break_even_measured
     there = choose(POINTS, Deployment(rate_rps=advice.break_even_rps, endpoints=4)).costs
     assert there[0].cores - there[1].cores == pytest.approx(0.05)
 
@@ -104,6 +103,26 @@ def test_a_break_even_beyond_the_measured_range_is_called_an_extrapolation() -> 
     assert not advice.break_even_measured
 
 
+def test_a_break_even_below_the_measured_rates_is_an_extrapolation_too() -> None:
+    inside = choose([point(rate, 0, 180.0, 0.3) for rate in (100, 1000)], Deployment(rate_rps=100, endpoints=4))
+    assert inside.break_even_measured
+    below = choose([point(500, 0, 180.0, 0.3)], Deployment(rate_rps=100, endpoints=4))
+    assert below.break_even_rps is not None
+    assert below.break_even_rps < 500
+    assert not below.break_even_measured
+
+
+def test_a_rate_is_measured_where_requests_of_its_kind_were() -> None:
+    # Plain replies at 500/s say nothing of streams at 500/s.
+    with pytest.raises(OutsideRange, match=r"--rate 500 is outside the measured range 5\.\.50"):
+        choose(POINTS, Deployment(500, 4, tokens=100))
+
+
+def test_three_loads_of_nearly_the_same_size_are_one() -> None:
+    assert not fit([point(rate, 0, 100.0, 0.3) for rate in (990, 1000, 1060)]).sharing_known
+    assert fit([point(rate, 0, 100.0, 0.3) for rate in (500, 1000, 2000)]).sharing_known
+
+
 def test_limits_rule_an_engine_out() -> None:
     assert choose(POINTS, Deployment(100, 4, slo={"e2e_p99_ms": 1.5})).engine == "olla"
     assert choose(POINTS, Deployment(100, 4, slo={"e2e_p99_ms": 5.0})).engine == "sherpa"
@@ -112,11 +131,11 @@ def test_limits_rule_an_engine_out() -> None:
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (Deployment(501, 4), r"--rate 501 is outside the measured range 5\.\.500"),
-        (Deployment(4, 4), r"--rate 4 is outside the measured range 5\.\.500"),
+        (Deployment(501, 4), r"--rate 501 is outside the measured range 50\.\.500"),
+        (Deployment(49, 4), r"--rate 49 is outside the measured range 50\.\.500"),
         (Deployment(100, 5), r"--endpoints 5 is outside the measured range 4\.\.4"),
-        (Deployment(100, 4, tokens=101), r"--tokens 101 is outside the measured range 0\.\.100"),
-        (Deployment(100, 4, streams=501, tokens=9), r"--streams 501 is outside the measured range 0\.\.500"),
+        (Deployment(50, 4, tokens=101), r"--tokens 101 is outside the measured range 0\.\.100"),
+        (Deployment(50, 4, streams=501, tokens=9), r"--streams 501 is outside the measured range 0\.\.500"),
         (Deployment(100, 4, slo={"gc_count": 1}), "gc_count: not measured"),
     ],
 )

@@ -187,6 +187,29 @@ def test_c3_memory_is_a_straight_line_in_connections(bend: float, word: str) -> 
         assert "30.8 KiB per connection over 100..2000" in found.measured
 
 
+def test_c3_memory_that_rises_in_some_rounds_only_tells_nothing() -> None:
+    scenarios = {
+        f"streams-{n}": ScenarioRecord(kind="stream", connections=n, tags=["sweep-connections"]) for n in (1, 2, 3)
+    }
+    facts = [
+        fact(f"streams-{n}", round_, "sherpa", {"rss_peak_mib": 40 + n * (1 if round_ > 1 else -1)})
+        for n in (1, 2, 3)
+        for round_ in (1, 2, 3)
+    ]
+    campaign = campaign_of(ENGINES, scenarios, 3)
+    found = next(one for one in ledger(campaign, compare(campaign, facts)) if one.claim.id == "C3").finding
+    assert found.verdict == "not-testable"
+    assert "memory rises with connections in 2 of 3 rounds" in found.measured
+
+
+def test_a_rung_of_a_ladder_is_no_use_case_of_a_claim() -> None:
+    # The last rung lies beyond the capacity: time added there says nothing of the typical case.
+    made = added(400.0, 90_000.0)
+    made["scenarios"]["s1"] = ScenarioRecord(rate_rps=5000, group="ladder")
+    found = judged("C1", **made).finding
+    assert (found.verdict, found.evidence) == ("holds", ("r01..r04-s0-sherpa",))
+
+
 @pytest.mark.parametrize(("cpu", "word"), [(100.0, "holds"), (900.0, "does-not-hold")])
 def test_c4_share_of_a_request_on_the_cpu(cpu: float, word: str) -> None:
     extras = {("chat", "sherpa"): {"wall_mean_ms": 1.0}}

@@ -210,7 +210,7 @@ def test_an_effect_by_which_the_baseline_differs_from_itself_has_no_word(again: 
     found = compared(values).row("chat", "cpu_us_per_request", "olla")
     assert found is not None
     assert found.verdict == word
-    assert ("sherpa differs from itself here (+12%..+15%), by as much as this" in found.reason) == (word == "too-noisy")
+    assert ("sherpa differs from itself here (+12..+15 %), by as much as this" in found.reason) == (word == "too-noisy")
 
 
 # ------------------------------------------------------------------------------------------------------- differences
@@ -370,7 +370,8 @@ def test_a_cpu_verdict_that_low_load_could_have_made_is_withheld(
     assert found is not None
     assert found.verdict == word
     if word == "too-noisy":
-        assert "needs both at 30%" in found.reason
+        assert "needs both at 30 %" in found.reason
+    assert found.withheld == (word == "too-noisy")
 
 
 # ------------------------------------------------------------------------------------------------- missing and void
@@ -483,7 +484,7 @@ def trends(changes: Sequence[float | None], warned_above: float = 0.10) -> list[
 def test_a_change_that_every_round_repeats_is_a_drift() -> None:
     said = drift(trends([0.30, 0.25, 0.35, 0.28, 0.31, 0.33]))
     assert said is not None
-    assert "latency changes by +30% within each run, in 6 runs alike" in said
+    assert "latency changes by +30 % within each run, in 6 runs alike" in said
     assert drift(trends([-0.25, -0.22, -0.24, -0.26])) is not None  # a cold start
 
 
@@ -526,6 +527,18 @@ def test_a_drifting_target_has_no_one_latency_and_spoils_no_other() -> None:
     assert word(facts, "nginx").verdict == "unreliable"
     assert "the target does not stand still" in word(facts, "nginx").reason
     assert word(facts, "olla").verdict == "faster"
+
+
+def test_a_queue_that_grows_is_an_overload_and_no_drift() -> None:
+    facts = [
+        replace(one, record=one.record.model_copy(update={"outcome": "overloaded", "fault": "35 % were not carried"}))
+        if one.record.target == "nginx"
+        else one
+        for one in drifting("nginx")
+    ]
+    found = word(facts, "nginx")
+    assert found.verdict == "overloaded"
+    assert "nginx could not carry the offered load in 6 of 6 rounds: 35 % were not carried" in found.reason
 
 
 def test_both_arms_of_the_baseline_drift_together_or_not_at_all() -> None:

@@ -14,17 +14,22 @@ from typing import Any
 from urllib.parse import unquote
 
 import jsonschema
+import numpy as np
 import pytest
 
 import reports
-from reports import store
-from reports.page import md
-from reports.parts.trust import valid_runs
+from reports import choose, store
+from reports.compare import compare
+from reports.page import Table, md
+from reports.parts import faults
+from reports.parts.trust import tally, valid_runs
 from reports.render import ReportResult, build_report
-from reports.schema import POOLED, CampaignHeader, RunRecord
+from reports.schema import POOLED, CampaignHeader, Check, Fault, RunRecord, ScenarioRecord
 from reports.store import ReportError
 from reports.study import Study
-from tests.reports.synthetic import CHAT, VARIANTS, World, full_world, write_campaign
+from reports.summarise import Facts, Outcomes
+from reports.words import digits
+from tests.reports.synthetic import CHAT, VARIANTS, World, campaign_of, fact, full_world, write_campaign
 
 COPY = Callable[[], Path]
 SCHEMA = json.loads(Path(reports.__file__).with_name("verdict.schema.json").read_text())
@@ -262,7 +267,7 @@ def test_void_runs_are_shown_with_their_reason_and_drawn_hollow(copied: COPY) ->
     page = Shape(result.html.read_text()).shown()
     assert reason in page
     # The whole round of this scenario: sherpa, olla, direct and the second arm.
-    assert f"chat: 4 of 16 runs are void (direct, olla, sherpa, sherpa@aa): {reason}" in page
+    assert f": 4 of 16 runs are void (direct, olla, sherpa, sherpa@aa): {reason}" in page
     assert "fill: none" in (folder / "figures" / "cpu-1.svg").read_text()
 
 
@@ -536,3 +541,45 @@ def test_runs_that_count_are_those_whose_round_the_bench_did_not_spoil_whatever_
     record |= {"outcome": "overloaded", "fault": "requests in flight went from 1 to 900", "void_reason": None}
     path.write_text(json.dumps(record))
     assert valid_runs(Study.load(folder)) == f"{before} (1 overloaded)"
+
+
+def studied(scenario: ScenarioRecord, *facts: Facts) -> Study:
+    campaign = campaign_of(("sherpa", "olla"), {"chat": scenario}, 1)
+    return Study(campaign, facts, compare(campaign, facts))
+
+
+def test_replies_without_a_digest_are_not_said_to_have_been_compared() -> None:
+    ours, wrk = (
+        fact("chat", n, "sherpa", {}, requests=12, outcomes={"ok": 9, "wrong_reply": 1, "refused": 2}) for n in (1, 2)
+    )
+    ours.record.validity.append(Check(check="digest", value=0.0))
+    wrk.record.validity.append(Check(check="digest", text="not measured: no reply had a digest"))
+    assert tally(studied(ScenarioRecord(), ours, wrk)).endswith(
+        "; 10 replies were compared byte for byte with what was sent"
+    )
+
+
+@pytest.mark.parametrize(("to_s", "said"), [(None, "it failed to the end"), (4.0, "0.50 s")])
+def test_an_endpoint_that_fails_to_the_end_is_never_used_again_and_nobody_is_blamed(
+    to_s: float | None, said: str
+) -> None:
+    fault = Fault(endpoint="mock-1", kind="slow", from_s=1.0, to_s=to_s)
+    at = np.array([0.5, 1.5, 4.5])
+    seen = Outcomes(at, np.full(3, "ok", dtype=object), np.full(3, "mock-1", dtype=object))
+    one = replace(fact("chat", 1, "sherpa", {}, outcomes={"ok": 3}), outcomes=seen, window_s=6.0)
+    blocks = faults.part(studied(ScenarioRecord(faults=[fault]), one)).blocks
+    table = next(block for block in blocks if isinstance(block, Table))
+    assert table.rows[0].cells[-1].say == said
+
+
+@pytest.mark.parametrize("cpu", [200.0, 4000.0])
+def test_the_first_screen_and_choose_name_the_same_break_even(copied: COPY, cpu: float) -> None:
+    folder = copied()
+    for path in (folder / "runs").glob("*-chat-sherpa*/run.json"):
+        rewrite(path, summary={"cpu_us_per_request": cpu})
+        (path.parent / "usage.parquet").unlink()
+    result = build_report(folder)
+    rate = choose.break_even(choose.points_of(result.verdict), 0.0)
+    assert rate is not None
+    said = dict(result.screen.choose)["Neither matters if"]
+    assert f"fewer than {digits(float(f'{rate:.2g}'))} small requests/s" in said

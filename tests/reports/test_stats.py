@@ -65,12 +65,6 @@ def test_equal_samples_have_an_interval_of_no_width() -> None:
     assert welch([1.0, 1.0], [1.0, 1.0]).p == 1.0
 
 
-def test_an_interval_says_its_own_confidence() -> None:
-    samples = [0.1, 0.2, 0.15]
-    said = [ends.confidence for level in (0.05, 0.05 / 3, 0.001) if (ends := estimate(samples).interval(level))]
-    assert said == ["95 %", "98.33 %", "99.9 %"]
-
-
 def test_the_smallest_visible_effect_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(5)
     sd, starts = 0.05, 8

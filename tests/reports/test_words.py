@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from reports.compare import Row, SideValue
-from reports.words import change, headline, interval, number, percent, sentence, share, title
+from reports.words import change, confidence, digits, headline, interval, number, percent, sentence, share, shown, title
 
 OLLA = Row(
     "chat",
@@ -33,6 +33,17 @@ def test_the_sentences_are_the_fixed_ones() -> None:
     assert sentence(void) == "Void: generator lag p99 9 ms over its 2 ms budget"
     absent = replace(OLLA, verdict="not-measured", reason="no CPU samples of the target")
     assert sentence(absent) == "Not measured: CPU per request, no CPU samples of the target"
+
+
+def test_an_effect_that_was_seen_and_has_no_word_is_not_called_noise() -> None:
+    withheld = replace(OLLA, verdict="too-noisy", p_adjusted=0.001, reason="the targets were only 5 % busy")
+    said = "No verdict: CPU per request -78 % (95 % CI -79..-77), 6 rounds; the targets were only 5 % busy"
+    assert (sentence(withheld), shown(withheld)) == (said, "no verdict")
+    assert shown(replace(withheld, p_adjusted=0.4)) == "too noisy"
+
+
+def test_an_interval_says_its_own_confidence() -> None:
+    assert [confidence(level) for level in (0.05, 0.05 / 3, 0.001)] == ["95 % CI", "98.33 % CI", "99.9 % CI"]
 
 
 def test_memory_and_pauses_are_better_or_worse_not_faster() -> None:
@@ -69,6 +80,11 @@ def test_numbers_have_three_honest_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
+def test_below_one_two_digits_are_shown_and_zeros_among_them() -> None:
+    said = [digits(value) for value in (0.2, 0.0996, 0.804, 0, 1.5, 4041.2)]
+    assert said == ["0.20", "0.10", "0.80", "0", "1.50", "4,041"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(-0.78, "-78 %"), (0.0004, "0 %"), (0.031, "+3.1 %"), (0.0996, "+10 %"), (11.0, "×12.0")]
 )
@@ -89,7 +105,7 @@ def test_shares_have_no_sign() -> None:
 
 
 def test_engines_are_proper_nouns_and_other_targets_are_not() -> None:
-    assert (title("olla"), title("sherpa"), title("nginx"), title("olla-8k")) == ("Olla", "Sherpa", "nginx", "olla-8k")
+    assert (title("olla"), title("sherpa"), title("nginx"), title("direct")) == ("Olla", "Sherpa", "nginx", "No proxy")
 
 
 def test_the_headline_is_what_was_served_then_cpu_then_latency() -> None:
