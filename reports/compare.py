@@ -632,7 +632,7 @@ def _cpu_doubt(row: Row, seen: Comparison) -> str | None:
     if cheaper_is_less_busy and not 0.5 <= row.ratio <= 2:
         return None
     return (
-        f"CPU per unit falls with load, and the targets were only {100 * ours:.0f} % and {100 * theirs:.0f} % busy; "
+        f"CPU per unit falls with load, and the targets were {100 * ours:.0f} % and {100 * theirs:.0f} % busy; "
         f"a verdict this close needs both at {100 * BUSY:.0f} %"
     )
 

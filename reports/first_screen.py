@@ -325,7 +325,7 @@ def _neither(study: Study, entries: dict[str, Entry]) -> str:
     rate = choose.break_even(points, 0.0) if (points := choose.points_of(verdict_of(study))) else None
     if rate is not None:
         said.append(
-            f"you serve fewer than {digits(_round(rate))} small requests/s (Olla then saves less than "
+            f"you serve fewer than {_round(rate):,.0f} small requests/s (Olla then saves less than "
             f"{share(NEGLIGIBLE_CORE)} of a core)"
         )
     return _either(said) if said else "your load is far below the loads of this campaign."

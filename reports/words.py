@@ -41,7 +41,9 @@ def number(value: float) -> str:
 
 def digits(value: float) -> str:
     """Two digits below 1, where a zero at the end counts: `0.20`; as `number` above."""
-    return number(value) if value == 0 or abs(value) >= 1 or not math.isfinite(value) else f"{value:#.2g}"
+    if value == 0 or not math.isfinite(value) or abs(float(f"{value:.2g}")) >= 1:
+        return number(value)
+    return f"{value:#.2g}"
 
 
 def share(value: float) -> str:

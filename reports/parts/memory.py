@@ -102,7 +102,7 @@ def _over_time(study: Study, palette: Palette, engines: Sequence[str], alt: list
     streams = [s for s in cases if study.campaign.scenario(s).kind == "stream"] or cases
     if not streams:
         return []
-    chosen = max(streams, key=lambda s: study.campaign.scenario(s).duration_s)
+    chosen = max(streams, key=lambda s: ((one := study.campaign.scenario(s)).duration_s, one.connections or 0))
     with panel(right=0.75) as ((ax,), made):
         ends = []
         for target in engines:

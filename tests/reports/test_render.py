@@ -28,7 +28,6 @@ from reports.schema import POOLED, CampaignHeader, Check, Fault, RunRecord, Scen
 from reports.store import ReportError
 from reports.study import Study
 from reports.summarise import Facts, Outcomes
-from reports.words import digits
 from tests.reports.synthetic import CHAT, VARIANTS, World, campaign_of, fact, full_world, write_campaign
 
 COPY = Callable[[], Path]
@@ -582,4 +581,4 @@ def test_the_first_screen_and_choose_name_the_same_break_even(copied: COPY, cpu:
     rate = choose.break_even(choose.points_of(result.verdict), 0.0)
     assert rate is not None
     said = dict(result.screen.choose)["Neither matters if"]
-    assert f"fewer than {digits(float(f'{rate:.2g}'))} small requests/s" in said
+    assert f"fewer than {float(f'{rate:.2g}'):,.0f} small requests/s" in said

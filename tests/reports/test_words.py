@@ -81,8 +81,8 @@ def test_numbers_have_three_honest_digits(value: float, text: str) -> None:
 
 
 def test_below_one_two_digits_are_shown_and_zeros_among_them() -> None:
-    said = [digits(value) for value in (0.2, 0.0996, 0.804, 0, 1.5, 4041.2)]
-    assert said == ["0.20", "0.10", "0.80", "0", "1.50", "4,041"]
+    said = [digits(value) for value in (0.2, 0.0996, 0.804, 0.997, 0, 1.5, 4041.2)]
+    assert said == ["0.20", "0.10", "0.80", "0.997", "0", "1.50", "4,041"]
 
 
 @pytest.mark.parametrize(
