@@ -39,6 +39,13 @@ def test_u9_real_servers_get_chats_of_the_model_and_nothing_of_mocks(url: str, m
     assert "sk-1" not in asked.model_dump_json()
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(0.5, 80), (1, 40), (2, 20), (8, 20)])
+def test_a_run_lasts_until_it_has_enough_streams_for_a_median(url: str, rate: float, seconds: float) -> None:
+    asked = Asked(given=(f"a={url}", f"b={url}"), real=Real(model="llama", rate_rps=rate))
+    assert plan(asked).scenarios[0].duration_s == seconds
+    assert plan(asked.model_copy(update={"duration_s": 5.0})).scenarios[0].duration_s == 5.0
+
+
 def test_u9_a_trace_is_replayed_to_real_servers(url: str, tmp_path: Path) -> None:
     from loadgen.workload.scenario import Replay
 
