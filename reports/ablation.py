@@ -73,7 +73,7 @@ class Step:
     def sentence(self) -> str:
         """For the table: the word, with its doubt."""
         if self.busy is not None and self.busy < BUSY and self.group != "ladder":
-            return f"{self.word}, at {self.busy:.0%} of a core"
+            return f"{self.word}, at {100 * self.busy:.0f} % of a core"
         return self.word
 
 

@@ -1,13 +1,13 @@
 """All targets side by side: each scenario's primary metrics, and how the main candidate compares with each other. Pure.
 
-A value is the median over a target's valid rounds; a ratio the median, over the rounds that both have, of the main
-candidate's value divided by the other's. Percentiles of the tail are of all valid rounds together. What the verdict
-words say is another question: they need intervals.
+A value is the mean over a target's valid rounds, geometric where the metric is compared as a ratio; a ratio is the
+geometric mean, over the rounds that both have, of the main candidate's value divided by the other's. Percentiles of the
+tail are of all valid rounds together. The words of verdicts need intervals and stand elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,13 +67,18 @@ def _cell(comparison: Comparison, scenario: str, metric: str, target: str) -> Ta
     theirs = _by_round(comparison, scenario, metric, target)
     if not theirs:
         return TargetCell(target)
-    value = float(np.median(list(theirs.values())))
-    times = None
+    value, times = _mean(theirs.values(), METRICS[metric]), None
     if comparison.main is not None and target != comparison.main:
         ours = _by_round(comparison, scenario, metric, comparison.main)
-        ratios = [ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()) if theirs[n]]
-        times = float(np.median(ratios)) if ratios else None
+        ratios = [ours[n] / theirs[n] for n in sorted(ours.keys() & theirs.keys()) if ours[n] > 0 and theirs[n] > 0]
+        times = float(np.exp(np.log(ratios).mean())) if ratios else None
     return TargetCell(target, value, times, len(theirs))
+
+
+def _mean(values: Iterable[float], metric: Metric) -> float:
+    found = np.fromiter(values, np.float64)
+    geometric = metric.basis == "ratio" and bool((found > 0).all())
+    return float(np.exp(np.log(found).mean()) if geometric else found.mean())
 
 
 def _tail(comparison: Comparison, scenario: str, metric: str, target: str) -> TargetCell | None:

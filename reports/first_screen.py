@@ -135,12 +135,12 @@ def _most_streams(study: Study) -> str | None:
 
 _ASKED: Final = (
     _Asked("Cores for 1,000 req/s", "CPU of the proxy's processes, small answers", "cpu_us_per_request", _small, 1e-3),
-    _Asked("Requests/s a core carries", "right replies, closed loop", "capacity_rps_per_core", _tagged("saturation")),
+    _Asked("Requests/s per core", "right replies, closed loop", "capacity_rps_per_core", _tagged("saturation")),
     _Asked("Added to a request, median, ms", "time inside the proxy", "added_p50_us", _small, 1e-3),
     _Asked("Added to a request, p99, ms", "of all rounds' requests", "added_p99_us", _small, 1e-3),
     _Asked("Added to a token, median, ms", "from the backend's write to the client's read", "transit_event_p50_us",
            _streaming, 1e-3),
-    _Asked("KiB an open stream", "growth over the idle process", "rss_kib_per_stream", _most_streams),
+    _Asked("KiB per open stream", "growth over the idle process", "rss_kib_per_stream", _most_streams),
     _Asked(f"Cores beside a GPU ({TOKENS_A_GPU:,} tokens/s)", "CPU per streamed token times the GPU's rate",
            "cpu_us_per_event", _streaming, TOKENS_A_GPU * 1e-6),
 )  # fmt: skip
@@ -284,10 +284,10 @@ def _olla(study: Study, entries: dict[str, Entry]) -> str:
     said = []
     for metric, what in (
         ("capacity_rps_per_core", "you need more requests from a core ({})"),
-        ("cpu_us_per_request", "you pay for CPU ({} per request)"),
-        ("added_p50_us", "tenths of a millisecond count ({} added)"),
-        ("cpu_us_per_event", "you stream many tokens ({} CPU each)"),
-        ("rss_kib_per_stream", "you hold thousands of streams open ({} memory)"),
+        ("cpu_us_per_request", "you pay for CPU ({} for each request)"),
+        ("added_p50_us", "tenths of a millisecond count ({} of the time added)"),
+        ("cpu_us_per_event", "you stream many tokens ({} of the CPU for each)"),
+        ("rss_kib_per_stream", "you hold thousands of streams open ({} of the memory)"),
     ):
         # The scenario in the table where there is one; closed loops have no line there, and their verdicts stand too.
         entry = entries.get(metric)

@@ -30,8 +30,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reports.compare import Blame, Comparison, Row, visible_text
-from reports.schema import AA_SUFFIX, SCHEMA_VERSION, GateRecord, RunRecord, Strict
-from reports.store import ReportError, dump_json, read_json, write_atomically
+from reports.schema import AA_SUFFIX, SCHEMA_VERSION, Json, RunRecord, Strict
+from reports.store import ReportError, dump_json, write_atomically
 
 BASE: Final = "base"
 HEAD: Final = "head"
@@ -208,9 +208,20 @@ class Side(BaseModel):
     """The commit's first line."""
 
 
-class GateRun(GateRecord):
+class GateRun(BaseModel):
     """gate.json: everything one gate run saw."""
 
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False)
+
+    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
+    id: str
+    started: str
+    base: str = ""
+    head: str = ""
+    versions: Json = Field(default_factory=dict)
+    machine: Json = Field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """What L1 counted of head: benchmark -> counter -> value, e.g. instructions per request."""
     command: str = ""
     sides: dict[str, Side] = Field(default_factory=dict)
     machine_class: str = ""
@@ -464,19 +475,6 @@ def write_run(folder: Path, run: GateRun) -> None:
     write_atomically(folder / SUMMARY, summary(run).encode())
     write_atomically(folder / COMMENT, comment(run).encode())
     write_atomically(folder / JUNIT, junit(run))
-
-
-def load_run(folder: Path) -> GateRun:
-    """The gate run kept in `folder`. Raises ReportError."""
-    data = read_json(folder / RECORD)
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int) or "rows" not in data:
-        raise ReportError(f"{folder / RECORD}: not a gate run")
-    if data["schema"] > SCHEMA_VERSION:
-        raise ReportError(f"{folder / RECORD}: written by a newer version; this one reads schema {SCHEMA_VERSION}")
-    try:
-        return GateRun.model_validate(data)
-    except ValueError as exc:
-        raise ReportError(f"{folder / RECORD}: not a gate run ({str(exc).splitlines()[0]})") from exc
 
 
 _MARKS: Final[dict[Word, str]] = {

@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from reports.schema import RunRecord
+from reports.words import digits, title
 
 GROUP: Final = "ladder"
 KNEE: Final = 5.0
 """Beyond the knee p95 from the intended moment is over so many times that of the lowest rung. p95, as p99 needs 1,000
 requests in a run, which a low rung does not have."""
+
+
+def called(scenario: str) -> str:
+    """A rung in words, from its name: `ladder of Sherpa, 110 %`."""
+    target, _, percent = scenario.removeprefix(f"{GROUP}-").rpartition("-")
+    return f"{GROUP} of {title(target)}, {percent} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +66,16 @@ class Ladder:
     def words(self) -> str:
         """One sentence."""
         knee = self.knee
+        name = title(self.target)
         if knee is None:
-            return f"{self.target}: not even its lowest rung was carried quickly"
-        at = f"{knee.percent} % of its capacity ({knee.rate:,.0f} req/s, p95 {knee.p95_ms or 0:.2g} ms)"
+            return f"{name}: not even its lowest rung was carried quickly"
+        at = f"{knee.percent} % of its capacity ({knee.rate:,.0f} req/s, p95 {digits(knee.p95_ms or 0)} ms)"
         if not self.ended:
-            return f"{self.target}: no knee up to {at}, where its ladder ends"
+            return f"{name}: no knee up to its highest rung, {at}"
         after = self.rungs[self.rungs.index(knee) + 1]
-        late = "" if after.p95_ms is None else f", p95 {after.p95_ms:.2g} ms"
+        late = "" if after.p95_ms is None else f", p95 {digits(after.p95_ms)} ms"
         word = "overloaded" if after.overloaded else "slow"
-        return f"{self.target}: knee at {at}; at {after.percent} % it is {word}{late}"
+        return f"{name}: knee at {at}; at {after.percent} % it is {word}{late}"
 
 
 def ladders(records: Iterable[RunRecord]) -> list[Ladder]:

@@ -51,7 +51,9 @@ def _size(count: int) -> str:
 def names(campaign: Campaign, scenarios: Sequence[str]) -> dict[str, str]:
     """Each scenario's words; its id where there are none, and behind them where two scenarios share them."""
     known = {name: campaign.scenario(name) for name in scenarios}
-    found = {name: (one.group != ladder.GROUP and called(one)) or name for name, one in known.items()}
+    found = {
+        name: ladder.called(name) if one.group == ladder.GROUP else called(one) or name for name, one in known.items()
+    }
     often = Counter(found.values())
     return {name: words if often[words] == 1 else f"{words} ({name})" for name, words in found.items()}
 

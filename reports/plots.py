@@ -11,6 +11,7 @@ state, no display.
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -223,11 +224,11 @@ def log_ticks(axis: Axis, low: float, high: float, prefix: str = "") -> bool:
 
     Not those of matplotlib, which between two powers of ten are in the notation of TeX.
     """
-    inches = axis.axes.bbox.width / axis.axes.figure.dpi if isinstance(axis, XAxis) else np.inf
-    most = min(inches / 0.36, 6)
+    box, apart = (axis.axes.bbox.width, 0.38) if isinstance(axis, XAxis) else (axis.axes.bbox.height, 0.16)
+    decade = box / axis.axes.figure.dpi / math.log10(high / low)
     for steps in ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in range(-4, 8) for m in steps if low <= m * 10.0**e <= high]
-        if len(ticks) <= most:
+        if len(ticks) <= 6 and (np.diff(np.log10(ticks)) * decade >= apart).all():
             break
     found = len(ticks) >= 2
     texts = [f"{prefix}{tick:,.0f}" if tick >= 10 else f"{prefix}{tick:g}" for tick in ticks]

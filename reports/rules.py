@@ -310,7 +310,11 @@ class Rule:
             held = sum(word == "holds" for word in words.values())
             said = f"holds in {held} of {len(found)} scenarios, the least favourable {said}"
         used = [place for name in shown for place in found[name][1]]
-        return finding(said, verdict, evidence.names(*dict.fromkeys(used)))
+        runs = evidence.names(*dict.fromkeys(used))
+        if self.across == "most" and verdict == "not-testable":
+            said += "; it neither holds nor fails in most use cases: more rounds would tell"
+            return Finding(said, verdict, runs)
+        return finding(said, verdict, runs)
 
 
 Judge: TypeAlias = Callable[[Evidence], Finding]

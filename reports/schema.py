@@ -124,7 +124,6 @@ USAGE: Final = _schema(
 TABLES: Final[dict[str, pa.Schema]] = {"requests": REQUESTS, "events": EVENTS, "runtime": RUNTIME, "usage": USAGE}
 
 OUTCOMES: Final = ("ok", "refused", "timeout", "reset", "truncated", "wrong_reply", "client_cancelled")
-RUNTIME_KINDS: Final = ("gc", "stall")
 ROLES: Final = ("target", "mock", "driver")
 
 
@@ -255,8 +254,6 @@ class ScenarioRecord(_Record):
     """constant, poisson, gamma(cv), trace."""
     profile: str = ""
     """Backend profile. `instant` answers at once."""
-    backend_ttft_ms: float | None = None
-    """The backend's own share of TTFT by its profile, named beside whole-TTFT verdicts."""
     slo: dict[str, float] = Field(default_factory=dict)
     """Limits a request must meet to count in goodput: any of ttft_ms, tpot_ms, e2e_ms (from intended in open loop)."""
     request_bytes: int | None = None
@@ -458,20 +455,6 @@ class RunRecord(_Record):
         """Replies that were not, byte for byte, what the mock sent."""
         found = next((check for check in self.validity if check.check == "digest" and not check.ok), None)
         return 0 if found is None else max(int(found.value) if isinstance(found.value, int | float) else 1, 1)
-
-
-class GateRecord(_Record):
-    """gate.json: what a regression check counted."""
-
-    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
-    id: Name
-    started: str
-    base: str = ""
-    head: str = ""
-    versions: Json = Field(default_factory=dict)
-    machine: Json = Field(default_factory=dict)
-    counts: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Deterministic counts of the head, benchmark -> counter -> value, e.g. instructions per request."""
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics

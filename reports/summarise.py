@@ -59,7 +59,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts over logarithmic buckets of microseconds; histograms of several runs add up."""
+    """Counts over logarithmic buckets of microseconds, the same in every run."""
 
     counts: Ints
 
@@ -76,9 +76,6 @@ class Histogram:
         """Upper edges of the buckets, microseconds."""
         steps = np.arange(1, _BUCKETS_PER_DECADE * _DECADES + 1, dtype=np.float64)
         return _LOWEST_US * 10 ** (steps / _BUCKETS_PER_DECADE)
-
-    def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(self.counts + other.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,7 +549,7 @@ class _Measurement:
             return
         uncovered = max(samples.at[0], 0.0) + max(self.length - samples.at[-1], 0.0)
         if uncovered > 0.1 * self.length:
-            self._missing(names, f"CPU samples leave {uncovered / self.length:.0%} of the window uncovered")
+            self._missing(names, f"CPU samples leave {100 * uncovered / self.length:.0f} % of the window uncovered")
             return
         used = np.interp([0.0, self.length], samples.at, samples.cpu_ns)
         gross = float(used[1] - used[0]) * self.length / (self.length - uncovered)
@@ -583,8 +580,8 @@ class _Measurement:
         if self.scenario.loop == "closed" and busy >= SATURATED and goodput > 0:
             self.values["capacity_rps_per_core"] = Value(goodput / utilisation)
         else:
-            said = f"capacity is measured in closed loop from {SATURATED:.0%} busy on; the target was {busy:.0%} busy"
-            self._missing(("capacity_rps_per_core",), said)
+            least = f"capacity is measured in closed loop from {100 * SATURATED:.0f} % busy on"
+            self._missing(("capacity_rps_per_core",), f"{least}; the target was {100 * busy:.0f} % busy")
 
     def _memory(self, samples: _Samples | None, active_peak: int) -> None:
         idle = self.record.idle_rss_bytes

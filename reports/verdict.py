@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any, Final
 
 from reports import counted, endurance, ladder
-from reports.compare import Row, SideValue
+from reports.claims import Judged
+from reports.compare import Blame, Row, SideValue
 from reports.rules import patterns
-from reports.schema import VERDICT_SCHEMA_VERSION, ScenarioRecord
+from reports.schema import VERDICT_SCHEMA_VERSION, Check, ScenarioRecord
+from reports.store import Run
 from reports.study import Study
 
 
@@ -26,18 +28,7 @@ def verdict_of(study: Study) -> dict[str, Any]:
         "schema": VERDICT_SCHEMA_VERSION,
         "campaign": campaign.header.id,
         "rows": [_row_json(row) for row in comparison.rows if _written(row, study)],
-        "claims": [
-            {
-                "claim": one.claim.id,
-                "sentence": one.claim.sentence,
-                "source": one.claim.source,
-                "rule": one.claim.rule,
-                "measured": one.finding.measured,
-                "verdict": one.finding.verdict,
-                "evidence": list(one.finding.evidence),
-            }
-            for one in study.judged
-        ],
+        "claims": [_claim_json(one) for one in study.judged],
         "recommendation": {
             "engine": advice.engine,
             "because": list(advice.because),
@@ -45,32 +36,9 @@ def verdict_of(study: Study) -> dict[str, Any]:
             "unless": list(advice.unless),
         },
         "scenarios": {name: _scenario_json(scenario) for name, scenario in campaign.header.scenarios.items()},
-        "faults": [
-            {
-                "scenario": scenario,
-                "target": target,
-                "word": one.word,
-                "rounds": one.rounds,
-                "failed": one.failed,
-                "overloaded": one.overloaded,
-                "wrong_replies": one.wrong_replies,
-                "why": one.why,
-            }
-            for (scenario, target), one in comparison.blames.items()
-        ],
+        "faults": [_fault_json(scenario, one) for (scenario, _), one in comparison.blames.items()],
         "validity": [
-            {
-                "check": check.check,
-                "value": check.value,
-                "limit": check.limit,
-                "ok": check.ok,
-                "blame": check.blame,
-                "warn": check.warn,
-                "run": run.name,
-                "target": run.record.target,
-                "scenario": run.record.scenario,
-                "round": run.record.round,
-            }
+            _check_json(run, check)
             for run in campaign.runs
             for check in run.record.validity
             if check.warn or not check.ok
@@ -83,6 +51,46 @@ def verdict_of(study: Study) -> dict[str, Any]:
     if work is not None:
         verdict["counted"] = work.as_json()
     return verdict
+
+
+def _claim_json(one: Judged) -> dict[str, Any]:
+    return {
+        "claim": one.claim.id,
+        "sentence": one.claim.sentence,
+        "source": one.claim.source,
+        "rule": one.claim.rule,
+        "measured": one.finding.measured,
+        "verdict": one.finding.verdict,
+        "evidence": list(one.finding.evidence),
+    }
+
+
+def _fault_json(scenario: str, one: Blame) -> dict[str, Any]:
+    return {
+        "scenario": scenario,
+        "target": one.target,
+        "word": one.word,
+        "rounds": one.rounds,
+        "failed": one.failed,
+        "overloaded": one.overloaded,
+        "wrong_replies": one.wrong_replies,
+        "why": one.why,
+    }
+
+
+def _check_json(run: Run, check: Check) -> dict[str, Any]:
+    return {
+        "check": check.check,
+        "value": check.value,
+        "limit": check.limit,
+        "ok": check.ok,
+        "blame": check.blame,
+        "warn": check.warn,
+        "run": run.name,
+        "target": run.record.target,
+        "scenario": run.record.scenario,
+        "round": run.record.round,
+    }
 
 
 def dump(verdict: dict[str, Any]) -> bytes:

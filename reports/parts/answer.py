@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from reports import decide
 from reports.compare import Row
@@ -27,7 +28,8 @@ def part(study: Study) -> Part:
         blocks.append(Note(items=tuple([strong(f"{when} "), then] for when, then in screen.choose), tone="lead"))
     if screen.worse:
         with_ = title(study.advice.engine or "")
-        blocks.append(Note(heading=f"What gets worse with {with_}", items=screen.worse, tone="doubt"))
+        note = Note(heading=f"What gets worse with {with_}", items=screen.worse)
+        blocks.append(replace(note, tone="doubt") if study.advice.worse else note)
     if screen.unknown:
         blocks.append(Note(heading="What we could not tell", items=screen.unknown[:8], tone="doubt"))
     blocks.append(_cases(study))
@@ -125,8 +127,10 @@ def _effects(study: Study) -> Figure | None:
                 alt.append(f"{study.called[row.scenario]}, {row.spec.label}: ×{number(row.ratio or 1)}, {shown(row)}")
             ax.axvline(1, color=MUTED, lw=1)
             ax.set_xscale("log")
-            low, high = min(row.ci_low or 1 for row in mine), max(row.ci_high or 1 for row in mine)
-            ax.set_xlim(max(min(low, 0.7) * 0.85, 1e-3), min(max(high, 1.4) * 1.15, 1e3))
+            low = max(min(0.7, *(row.ci_low or 1 for row in mine)), 1e-3)
+            high = min(max(1.4, *(row.ci_high or 1 for row in mine)), 1e3)
+            room = (high / low) ** 0.12  # for the numbers above the outermost marks
+            ax.set_xlim(low / room, high * room)
             log_ticks(ax.xaxis, *ax.get_xlim(), prefix="×")
             ax.set_yticks(range(0, -len(mine), -1), [folded(study.called[row.scenario]) for row in mine])
             ax.set_ylim(-len(mine) + 0.5, 0.8)
@@ -136,10 +140,8 @@ def _effects(study: Study) -> Figure | None:
         panels += made
     caption = (
         f"{title(study.main or '')} as a multiple of {title(study.baseline)}, in metrics that were declared "
-        "beforehand and "
-        f"are not equivalent: estimate and 95 % interval over {_rounds(rows)}. Grey bar: {title(study.baseline)} "
-        "against "
-        "itself, the noise floor."
+        f"beforehand and are not equivalent: estimate and 95 % interval over {_rounds(rows)}. Grey bar: "
+        f"{title(study.baseline)} against itself, the noise floor."
     )
     return Figure("effects", "What differs", caption, "; ".join(alt), tuple(panels))
 

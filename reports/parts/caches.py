@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from reports.page import Cell, Column, Table, TableRow
+from reports.parts.rows import night, nights
 from reports.study import Study
-from reports.words import title
+from reports.words import share, title
 
 
 def prefix_caches(study: Study) -> Table | None:
@@ -14,27 +15,27 @@ def prefix_caches(study: Study) -> Table | None:
         backends = [backend for facts in runs for backend in facts.extras.get("mocks") or ()]
         hits, misses = (sum(int(backend.get(name) or 0) for backend in backends) for name in _COUNTS)
         if hits + misses:
-            share = hits / (hits + misses)
+            rate = hits / (hits + misses)
             cells = (
                 Cell(study.called[scenario], hint=scenario),
                 Cell(title(target)),
-                Cell(one.name),
+                *night(study, one),
                 Cell(f"{hits:,}", float(hits)),
                 Cell(f"{misses:,}", float(misses)),
-                Cell(f"{share:.1%}", share),
+                Cell(share(rate), rate),
             )
             rows.append(TableRow(cells))
     if not rows:
         return None
-    return Table("prefixes", "Prompts whose turn before was served by the same backend", _COLUMNS, tuple(rows))
+    columns = (
+        Column("Scenario"),
+        Column("Target"),
+        *nights(study),
+        Column("Prefix hits", True),
+        Column("Misses", True),
+        Column("Hit rate", True),
+    )
+    return Table("prefixes", "Prompts whose turn before was served by the same backend", columns, tuple(rows))
 
 
 _COUNTS = ("prefix_hits", "prefix_misses")
-_COLUMNS = (
-    Column("Scenario"),
-    Column("Target"),
-    Column("Campaign"),
-    Column("Prefix hits", True),
-    Column("Misses", True),
-    Column("Hit rate", True),
-)

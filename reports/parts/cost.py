@@ -8,14 +8,14 @@ import numpy as np
 
 from reports import beside, counted
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, Text, missing
-from reports.parts.rows import verdicts
+from reports.parts.rows import night, nights, verdicts
 from reports.parts.workers import workers
 from reports.plots import PAPER, Palette, folded, log_x, panel, short
 from reports.rules import shortened
 from reports.schema import METRICS, Metric
 from reports.stats import estimate
 from reports.study import Study
-from reports.words import number, title
+from reports.words import number, share, title
 
 
 def part(study: Study) -> Part:
@@ -36,17 +36,18 @@ def _capacity(study: Study) -> list[Block]:
     for one, scenario, target, runs in study.each():
         bounds = [both for f in runs if (both := f.bounds("capacity_rps_per_core")) is not None]
         if bounds:
-            low, high = (estimate([both[side] for both in bounds]) for side in (0, 1))
+            low, high = (estimate(np.log([both[side] for both in bounds])) for side in (0, 1))
             ends = low.interval(), high.interval()
-            interval = f"{number(ends[0].low)}..{number(ends[1].high)}" if ends[0] and ends[1] else "–"
+            interval = f"{number(ends[0].exp().low)}..{number(ends[1].exp().high)}" if ends[0] and ends[1] else "–"
+            between = math.exp(low.mean), math.exp(high.mean)
             busy = np.mean([f.busy for f in runs if f.busy is not None])
             cells = (
                 Cell(title(target)),
                 Cell(study.called[scenario], hint=scenario),
-                Cell(one.name),
-                Cell(f"{number(low.mean)}..{number(high.mean)}", low.mean),
+                *night(study, one),
+                Cell(f"{number(between[0])}..{number(between[1])}", between[0]),
                 Cell(interval),
-                Cell(f"{busy:.0%}"),
+                Cell(share(round(float(busy), 2))),
                 Cell(runs[0].record.generator),
                 Cell(str(len(bounds)), hint=", ".join(shortened(runs))),
             )
@@ -55,18 +56,17 @@ def _capacity(study: Study) -> list[Block]:
         return [
             missing(
                 "no run drove its target to saturation. Capacity is never extrapolated from a low load: CPU per "
-                "request "
-                "falls as load rises"
+                "request falls as load rises"
             )
         ]
     columns = (
         Column("Target"),
         Column("Load"),
-        Column("Campaign"),
-        Column("Requests/s a core", True),
+        *nights(study),
+        Column("Requests/s per core", True),
         Column("95 % CI", True),
-        Column("Busy", True),
-        Column("Generator"),
+        Column("Busy", True, "share of its core that the target used"),
+        Column("Generator", about="the program that sent the load"),
         Column("Rounds", True),
     )
     caption = "Capacity of a core: from the rate measured to that rate divided by the busy share"
@@ -95,9 +95,7 @@ def _side_by_side(study: Study) -> list[Block]:
         ]
         rows.append(TableRow((name, *cells)))
     columns = (Column("Metric"), *(Column(title(name), True) for name in targets))
-    caption = (
-        f"Side by side: medians over valid rounds; in brackets {title(study.main or '')} as a multiple of the other"
-    )
+    caption = f"Side by side: means over valid rounds; in brackets {title(study.main or '')} as a multiple of the other"
     return [Table("beside", caption, columns, tuple(rows), folded=len(rows) > 40)]
 
 
@@ -110,8 +108,7 @@ def _counted(study: Study) -> list[Block]:
     rows = tuple(TableRow(tuple(map(Cell, cells))) for cells in found.cells())
     caption = (
         "Counted work of one client that waits for each answer: instructions (callgrind), allocations (memray), system "
-        "calls (strace). Exact, and the same on every machine; in brackets as a multiple of "
-        f"{title(study.baseline or '')}'s"
+        f"calls (strace). No clock is in it; in brackets as a multiple of {title(study.baseline or '')}'s"
     )
     missing_ = tuple(f"Not counted: {text}" for text in found.missing)
     return [Table("counted", caption, columns, rows), *([Text(items=missing_)] if missing_ else [])]
@@ -133,11 +130,9 @@ def _cpu(study: Study) -> Figure | None:
     if not panels:
         return None
     caption = (
-        "CPU of the target's process tree without its idle share: geometric mean and 95 % interval; small dots "
-        "are single "
-        "runs, hollow ones void. CPU per request falls as load rises, because requests share wake-ups: compare "
-        "within a "
-        "line only."
+        "CPU of the target's process tree without its idle share: geometric mean and 95 % interval; small dots are "
+        "single runs, hollow ones void. CPU per request falls as load rises, because requests share wake-ups: compare "
+        "within a line only."
     )
     return Figure("cpu", "What the work costs", caption, "; ".join(alt), tuple(panels))
 

@@ -11,7 +11,7 @@ import numpy as np
 from reports import stats, summarise
 from reports.first_screen import lost_share
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, missing
-from reports.parts.rows import verdicts
+from reports.parts.rows import night, nights, verdicts
 from reports.plots import GRID, MUTED, Palette, panel, short
 from reports.rules import shortened
 from reports.study import Study
@@ -43,7 +43,7 @@ def part(study: Study) -> Part:
     columns = (
         Column("Scenario"),
         Column("Target"),
-        Column("Campaign"),
+        *nights(study),
         Column("Requests", True),
         Column("Lost of 1,000 (95 % CI)", True),
         Column("How they ended", about="refused: no connection, or an answer that says the request failed"),
@@ -76,7 +76,7 @@ def _ending(study: Study, one: Study, scenario: str, target: str, runs: Sequence
         (
             Cell(study.called[scenario], hint=scenario),
             Cell(title(target), hint=", ".join(shortened(runs))),
-            Cell(one.name),
+            *night(study, one),
             Cell(f"{sum(counts.values()):,}", float(sum(counts.values()))),
             Cell(
                 "–" if lost is None else number(lost.mean),

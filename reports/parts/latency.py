@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from reports.ladder import GROUP, ladders
+from reports.ladder import GROUP, KNEE, ladders
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, Text, missing
 from reports.parts.caches import prefix_caches
-from reports.parts.rows import verdicts
+from reports.parts.rows import night, nights, verdicts
 from reports.plots import INK, Floats, Palette, label_ends, log_x, log_y, panel, short
 from reports.rules import shortened
-from reports.schema import FLOOR_TARGETS
+from reports.schema import FLOOR_TARGETS, METRICS, Metric
+from reports.stats import Tail
 from reports.study import Study
-from reports.summarise import Facts, Histogram
-from reports.words import number, title
+from reports.summarise import Facts
+from reports.words import number, share, shown, title
 
 
 def part(study: Study) -> Part:
@@ -27,7 +28,7 @@ def part(study: Study) -> Part:
     for figure, reason in (
         (_overhead(study), "no valid run kept request rows with both clocks"),
         (_transit(study), "no valid run kept event rows with both clocks"),
-        (_tail(study), "no valid run kept request rows (100 in all at least)"),
+        (_tail(study), "no valid run kept request or event rows (100 in all at least)"),
         (_load(study), "one rate per workload only: latency against load needs several"),
     ):
         blocks.append(figure or missing(reason))
@@ -49,6 +50,20 @@ def _overhead(study: Study) -> Figure | None:
     return _shares(study, "overhead", "Time added to a request", samples, "added time, µs", about)
 
 
+def _together(runs: Sequence[Facts], metric: str) -> Tail | None:
+    """The values behind a percentile of the tail, of all runs as one; None where there are none."""
+    tails = [tail for one in runs if (tail := one.tail(metric)) is not None and tail.size]
+    if not tails:
+        return None
+    counts = [np.ones(tail.values.size, np.int64) if tail.counts is None else tail.counts for tail in tails]
+    values, counted = np.concatenate([tail.values for tail in tails]), np.concatenate(counts)
+    return Tail(values[counted > 0], counted[counted > 0])
+
+
+def _quantiles(tail: Tail, shares: Floats) -> Floats:
+    return np.asarray(np.quantile(tail.values, shares, weights=tail.counts, method="inverted_cdf"), dtype=np.float64)
+
+
 def _pool(runs: Sequence[Facts], name: str) -> Floats:
     """A time of all right replies of some runs, in order."""
     found = [tail.each() for one in runs if (tail := one.times(name)) is not None]
@@ -56,20 +71,10 @@ def _pool(runs: Sequence[Facts], name: str) -> Floats:
 
 
 def _transit(study: Study) -> Figure | None:
-    edges = Histogram.edges()
-
     def samples(scenario: str, target: str) -> Floats:
-        parts = [f.transit for f in study.runs_of(scenario, target) if f.transit is not None]
-        if not parts:
-            return np.empty(0)
-        total = parts[0]
-        for one in parts[1:]:
-            total = total + one
-        cumulative = np.cumsum(total.counts)
-        if cumulative[-1] == 0:
-            return np.empty(0)
+        found = _together(study.runs_of(scenario, target), "transit_event_p99_us")
         # One value per 1/2000 of the events: an ECDF again, at the histogram's resolution.
-        return edges[np.searchsorted(cumulative, np.linspace(0, cumulative[-1], 2001)[1:])]
+        return np.empty(0) if found is None else _quantiles(found, np.linspace(0, 1, 2001)[1:])
 
     about = "Share of streamed events that took at most this time from the backend's write to the client's read"
     return _shares(study, "transit", "Time added to a streamed token", samples, "transit, µs", about)
@@ -91,7 +96,7 @@ def _shares(
             ends = np.concatenate([np.quantile(v, [0.002, 0.998]) for v in found.values()])
             log_x(ax, float(ends.min()), float(ends.max()))
             ax.set_ylim(0, 1.02)
-            ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             ax.set_title(short(study.called[scenario], 44))
             ax.set_xlabel(axis)
             order = sorted(found, key=lambda t: float(np.median(found[t])))
@@ -125,34 +130,46 @@ def _tail(study: Study) -> Figure | None:
     """Latency by percentile on a scale of nines, ending where ten samples remain."""
     palette, panels, alt = Palette(study.targets), [], []
     for scenario in study.cases:
-        found: dict[str, Floats] = {}
-        for target in study.targets:
-            pooled = _pool(study.runs_of(scenario, target), "e2e_ms")
-            if pooled.size >= 100:
-                found[target] = pooled
+        metric = _tail_metric(study, scenario)
+        found = {
+            target: tail
+            for target in study.targets
+            if (tail := _together(study.runs_of(scenario, target), metric.id)) is not None and tail.size >= 100
+        }
         if found:
-            panels.append(_tail_panel(study, palette, scenario, found))
-            alt.append(
-                f"{study.called[scenario]}: "
-                + ", ".join(f"{title(t)} p99 {number(float(np.quantile(v, 0.99)))} ms" for t, v in found.items())
-            )
+            panels.append(_tail_panel(study, palette, scenario, metric, found))
+            p99 = {name: float(_quantiles(tail, np.array([0.99]))[0]) * _ms(metric) for name, tail in found.items()}
+            said = ", ".join(f"{title(target)} p99 {number(one)} ms" for target, one in p99.items())
+            alt.append(f"{study.called[scenario]}: {said}")
     if not panels:
         return None
     caption = (
-        f"End-to-end latency by percentile; {_pooled(study, study.cases)}. A line ends where fewer than ten samples "
-        f"lie beyond it. {_worst_tail(study)}"
+        "Latency by percentile: of plain replies from the intended send time to the last byte, of streams from the "
+        "backend's write of an event to the client's read, as their pace is the backend's; "
+        f"{_pooled(study, study.cases)}. A line ends where fewer than ten samples lie beyond it. {_worst_tail(study)}"
     )
     return Figure("tail", "The tail", caption.strip(), "; ".join(alt), tuple(panels))
 
 
-def _tail_panel(study: Study, palette: Palette, scenario: str, found: dict[str, Floats]) -> Panel:
+def _tail_metric(study: Study, scenario: str) -> Metric:
+    """What the tail of a scenario is of: events in streams, whole replies else, as in `ScenarioRecord.primaries`."""
+    return METRICS["transit_event_p99_us" if study.campaign.scenario(scenario).kind == "stream" else "e2e_p99_ms"]
+
+
+def _ms(metric: Metric) -> float:
+    """What makes milliseconds of it."""
+    return 1e-3 if metric.unit == "us" else 1.0
+
+
+def _tail_panel(study: Study, palette: Palette, scenario: str, metric: Metric, found: dict[str, Tail]) -> Panel:
     deepest, ends = 1.0, []
     with panel(right=0.75) as ((ax,), made):
-        for target, values in found.items():
-            last = math.log10(values.size / 10)  # ten samples beyond
+        for target, tail in found.items():
+            last = math.log10(tail.size / 10)  # ten samples beyond
             nines = np.linspace(0, last, 100)
-            ax.plot(nines, np.quantile(values, 1 - 10.0**-nines), **palette.line(target))
-            ends.append((target, last, float(np.quantile(values, 1 - 10.0**-last))))
+            values = _quantiles(tail, 1 - 10.0**-nines) * _ms(metric)
+            ax.plot(nines, values, **palette.line(target))
+            ends.append((target, last, float(values[-1])))
             deepest = max(deepest, last)
         log_y(ax)
         ticks = [(0.30103, "50"), (1, "90"), (2, "99"), (3, "99.9"), (4, "99.99"), (5, "99.999")]
@@ -161,7 +178,7 @@ def _tail_panel(study: Study, palette: Palette, scenario: str, found: dict[str, 
         ax.set_xlim(0, deepest + 0.05)
         ax.set_title(short(study.called[scenario], 44))
         ax.set_xlabel("percentile")
-        ax.set_ylabel("end to end, ms")
+        ax.set_ylabel(f"{metric.label.removesuffix(' p99').lower()}, ms")
         label_ends(ax, ends, palette)
     return made[0]
 
@@ -170,12 +187,12 @@ def _worst_tail(study: Study) -> str:
     """The use case in which the recommended engine's p99 is furthest above the other's; said, not hidden."""
     engine, worst = study.advice.engine, None
     for scenario in study.cases:
-        row = study.comparison.row(scenario, "e2e_p99_ms", study.main or "")
+        row = study.comparison.row(scenario, _tail_metric(study, scenario).id, study.main or "")
         if engine is None or row is None or row.ratio is None:
             continue
         ratio = row.ratio if engine == study.main else 1 / row.ratio
         if ratio > 1.1 and (worst is None or ratio > worst[0]):
-            worst = ratio, scenario, row.verdict
+            worst = ratio, scenario, shown(row)
     if worst is None:
         return ""
     said = f"{title(engine or '')}'s p99 is ×{number(worst[0])} the other's with {study.called[worst[1]]}"
@@ -184,7 +201,7 @@ def _worst_tail(study: Study) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- load
 def _load(study: Study) -> Figure | None:
-    """Latency against offered load, a panel a target that was offered several rates; the knee marked."""
+    """Latency against offered load, a panel for each workload at several rates; the last rate kept marked."""
     groups: dict[str, list[str]] = {}
     for name in study.scenarios:
         scenario = study.campaign.scenario(name)
@@ -213,9 +230,8 @@ def _load(study: Study) -> Figure | None:
     if not panels:
         return None
     caption = (
-        "End-to-end latency from the intended send time, medians over rounds with the range of the rounds; a "
-        "dotted line "
-        "marks a target's knee, the last rate it kept (goodput within 1 % of the offer), where it was offered more. "
+        "End-to-end latency from the intended send time, medians over rounds with the range of the rounds. A dotted "
+        "line marks the last rate that a target kept (goodput within 1 % of the offer), where it was offered more. "
         + " ".join(f"{one}." for one in alt)
     )
     return Figure("load", "Latency against load", caption, "; ".join(alt), tuple(panels))
@@ -250,7 +266,10 @@ def _ladder(study: Study) -> Figure | None:
         ax.set_ylabel("end to end, ms")
         label_ends(ax, ends, palette)
     words = "; ".join(one.words() for one in found)
-    caption = f"From a tenth of each target's own capacity to beyond it, each alone; the ring is the knee. {words}."
+    caption = (
+        "Each target alone, from a tenth of its own capacity to beyond it or to half of what driver and mocks carry. "
+        f"The ring is the knee: the last rung whose p95 is at most {KNEE:g} times that of the lowest. {words}."
+    )
     return Figure("ladder", "Up to the knee", caption, words, tuple(made))
 
 
@@ -291,7 +310,7 @@ def _kept(target: str, points: Sequence[_Point]) -> str:
         return f"{title(target)} kept none of the rates"
     if max(kept) < max(rates):
         return f"{title(target)} kept up to {number(max(kept))} req/s"
-    return f"{title(target)} kept every rate it was offered, up to {number(max(rates))} req/s: its knee lies beyond"
+    return f"{title(target)} kept every rate it was offered, up to {number(max(rates))} req/s"
 
 
 # ------------------------------------------------------------------------------------ what makes the tail
@@ -299,8 +318,7 @@ def _makes_the_tail(study: Study) -> list[Block]:
     blocks: list[Block] = [
         Text(
             "A garbage collection stops the process, a stall is an event loop that runs late, and a queue shows as "
-            "latency that "
-            "rises with load. The first two are recorded inside the engines.",
+            "latency that rises with load. The first two are recorded inside the engines.",
             heading="What makes the tail",
         )
     ]
@@ -309,14 +327,14 @@ def _makes_the_tail(study: Study) -> list[Block]:
         return [*blocks, missing("no recorder ran inside a target, or no collection happened in a measured window")]
     blocks.append(figure)
     rows = [
-        _pauses(one, scenario, target, runs, study.called[scenario])
+        _pauses(study, one, scenario, target, runs)
         for one, scenario, target, runs in study.each()
         if target not in FLOOR_TARGETS and any(f.gc is not None for f in runs)
     ]
     columns = (
         Column("Scenario"),
         Column("Target"),
-        Column("Campaign"),
+        *nights(study),
         Column("Collections, gen 0 / 1 / 2", True),
         Column("Total, ms", True),
         Column("Median, ms", True),
@@ -333,7 +351,7 @@ def _makes_the_tail(study: Study) -> list[Block]:
     return blocks
 
 
-def _pauses(one: Study, scenario: str, target: str, runs: Sequence[Facts], called: str) -> TableRow:
+def _pauses(study: Study, one: Study, scenario: str, target: str, runs: Sequence[Facts]) -> TableRow:
     recorded = [f for f in runs if f.gc is not None]
     ms = np.concatenate([f.gc.ms for f in recorded if f.gc is not None])
     generation = np.concatenate([f.gc.generation for f in recorded if f.gc is not None])
@@ -348,14 +366,14 @@ def _pauses(one: Study, scenario: str, target: str, runs: Sequence[Facts], calle
     held = sum(join.with_pause for join in stalled)
     return TableRow(
         (
-            Cell(called, hint=scenario),
+            Cell(study.called[scenario], hint=scenario),
             Cell(title(target), hint=", ".join(shortened(recorded))),
-            Cell(one.name),
+            *night(study, one),
             Cell(" / ".join(str(int((generation == g).sum())) for g in (0, 1, 2)), float(ms.size)),
             Cell(number(float(ms.sum())), float(ms.sum())),
             Cell(number(float(np.median(ms))) if ms.size else "–"),
             Cell(number(float(ms.max())) if ms.size else "–"),
-            Cell(f"{float(ms.sum()) / 1e3 / seconds:.3%}" if seconds else "–"),
+            Cell(share(float(ms.sum()) / 1e3 / seconds) if seconds else "–"),
             Cell(f"{hit:,} of {hit + sum(join.without for join in joins):,}"),
             Cell(number(float(np.median(shared))) if shared else "–"),
             Cell(", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())) or "none"),
@@ -405,10 +423,8 @@ def _collections(study: Study) -> Figure | None:
                     color=colour,
                     weight="bold",
                 )
-                alt.append(
-                    f"{study.called[scenario]} {title(target)}: {ms.size} collections, {number(float(ms.sum()))} "
-                    "ms in all"
-                )
+                total = number(float(ms.sum()))
+                alt.append(f"{study.called[scenario]} {title(target)}: {ms.size} collections, {total} ms in all")
             log_y(ax)
             ax.set_xlim(-0.5, len(found) - 0.5)
             ax.set_xticks([x for x, _ in ticks], [text for _, text in ticks])

@@ -8,7 +8,7 @@ import numpy as np
 
 from reports import endurance
 from reports.page import Block, Cell, Column, Figure, Panel, Part, Table, TableRow, Text, missing
-from reports.parts.rows import verdicts
+from reports.parts.rows import night, nights, verdicts
 from reports.plots import GRID, Palette, label_ends, panel, short
 from reports.rules import shortened
 from reports.schema import FLOOR_TARGETS
@@ -24,10 +24,10 @@ def part(study: Study) -> Part:
     columns = (
         Column("Scenario"),
         Column("Target"),
-        Column("Campaign"),
+        *nights(study),
         Column("Idle, MiB", True),
         Column("Peak, MiB", True),
-        Column("A stream, KiB", True),
+        Column("Per stream, KiB", True),
         Column("Open at once", True),
         Column("Growth", True, "second half of the window against the first"),
     )
@@ -53,7 +53,7 @@ def _row(study: Study, one: Study, scenario: str, target: str, runs: Sequence[Fa
         (
             Cell(study.called[scenario], hint=scenario),
             Cell(title(target), hint=", ".join(shortened(runs))),
-            Cell(one.name),
+            *night(study, one),
             *cells,
             Cell(str(max(active)) if active else "–"),
             Cell(percent(float(np.mean(growth))) if growth else "–"),
@@ -89,9 +89,8 @@ def _memory(study: Study) -> Figure | None:
     if not panels:
         return None
     caption = (
-        "Resident memory of the target's processes. Against streams: means with the range of the rounds and a "
-        "fitted line. "
-        "Over time: every valid round, the measured window shaded."
+        "Resident memory of the target's processes. Against streams: means with the range of the rounds and a fitted "
+        "line. Over time: every valid round, the measured window shaded."
     )
     return Figure("memory", "Memory", caption, "; ".join(alt), tuple(panels))
 

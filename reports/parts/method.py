@@ -8,11 +8,12 @@ from urllib.parse import quote
 
 from reports import ablation, micro
 from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, code, missing
+from reports.parts.rows import night, nights
 from reports.parts.trust import tally
 from reports.rules import patterns
 from reports.schema import METRICS, ScenarioRecord
 from reports.study import Study
-from reports.words import PACED, interval, number, percent, title
+from reports.words import PACED, interval, number, percent, share, title
 
 
 def part(study: Study) -> Part:
@@ -166,10 +167,10 @@ def _environment(study: Study) -> Block:
             **{f"trace: {k}": v for k, v in header.dropped.items()},
         }
         rows += [
-            TableRow((Cell(str(key).replace("_", " ")), Cell(one.name), Cell(_fact(key, value))))
+            TableRow((Cell(str(key).replace("_", " ")), *night(study, one), Cell(_fact(key, value))))
             for key, value in facts.items()
         ]
-    columns = (Column("What"), Column("Campaign"), Column("Value"))
+    columns = (Column("What"), *nights(study), Column("Value"))
     return Table("environment", "Machine, versions, limits", columns, tuple(rows), folded=True)
 
 
@@ -220,7 +221,7 @@ def _runs(study: Study) -> Block | None:
                     Cell(record.target),
                     Cell(record.scenario),
                     Cell(f"{requests:,}" if requests else "–", requests),
-                    Cell(f"{busy:.0%}" if busy else "–", busy),
+                    Cell(share(round(busy, 2)) if busy else "–", busy),
                     Cell(code((record.config_hash or "")[:12])),
                     Cell("kept" if facts.requests is not None else "archive" if facts.kept else "summary only"),
                     Cell(state),

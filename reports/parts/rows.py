@@ -22,6 +22,16 @@ def written(row: Row, study: Study) -> bool:
     return row.primary and row.spec.applies(study.campaign.scenario(row.scenario))
 
 
+def night(study: Study, one: Study) -> tuple[Cell, ...]:
+    """Which campaign a row is of, where there are several (`nights`)."""
+    return (Cell(one.name),) if study.others else ()
+
+
+def nights(study: Study) -> tuple[Column, ...]:
+    """The column of `night`."""
+    return (Column("Campaign"),) if study.others else ()
+
+
 def verdicts(study: Study, name: str, what: str, wanted: Callable[[Row], bool]) -> list[Block]:
     """The rows of the main candidate that a part asks for: those of use cases that differ, and the others folded."""
     mine = [row for row in study.comparison.rows if written(row, study) and wanted(row) and not row.is_aa]

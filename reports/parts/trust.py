@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from reports import compare, ladder, stats
 from reports.page import Block, Cell, Column, Note, Part, Span, Table, TableRow, Text, missing
@@ -12,7 +13,7 @@ from reports.parts.rows import change, noise
 from reports.schema import AA_SUFFIX, Check
 from reports.study import Study
 from reports.summarise import Facts
-from reports.words import number, percent, title
+from reports.words import number, share, title
 
 _BIAS = (
     "The authors wrote both engines, the harness and the scenarios.",
@@ -116,7 +117,27 @@ def _voids(study: Study) -> list[str]:
     return said
 
 
-_CHANGES = {
+MEANINGS: Final = {
+    "generator-lag": "how late the driver took up requests, p99",
+    "generator-cpu": "CPU of the driver, of one core",
+    "bench-cpu": "CPU of driver and mocks, of the core they share",
+    "saturation": "how busy a closed loop kept the target",
+    "mock-ceiling": "what the mocks alone serve; the limit is twice the load",
+    "steal": "CPU that the hypervisor took away",
+    "other-load": "CPU of other programs",
+    "achieved-rate": "of what was due, what piled up",
+    "errors": "requests that ended unexpectedly",
+    "little": "the engine's count of open requests against rate × time",
+    "trend": "change of latency within a run",
+    "digest": "replies that were changed",
+    "agreement": "by how many replies wrk and the mocks differ",
+    "reply-size": "bytes of a reply as wrk read it",
+    "completed": "whether the run could be made",
+}
+"""What each check of a run looks at."""
+_COUNTS: Final = ("digest", "agreement")
+"""Checks whose values without a unit are counts, and not shares."""
+_CHANGES: Final = {
     "trend": "latency changed within the run",
     "steal": "the host took CPU away",
     "other-load": "others used CPU",
@@ -138,14 +159,8 @@ def _warnings(study: Study) -> list[str]:
     for name, checks in sorted(warned.items()):
         values = [float(check.value) for check in checks if isinstance(check.value, float | int)]
         what = _CHANGES.get(name, f"{name} was outside its comfortable range")
-        share = not checks[0].unit or checks[0].unit.startswith("of ")
-        ends = (
-            (percent(one) if share else f"{number(one)} {checks[0].unit}" for one in (min(values), max(values)))
-            if values
-            else ()
-        )
-        span = " to ".join(dict.fromkeys(ends))
-        said.append(f"In {len(checks)} of {len(study.campaign.runs)} runs {what}{f' ({span})' if span else ''}.")
+        span = f" ({_range(values, name, checks[0].unit)})" if values else ""
+        said.append(f"In {len(checks)} of {len(study.campaign.runs)} runs {what}{span}.")
     return said
 
 
@@ -209,13 +224,15 @@ def _checks(study: Study) -> list[Block]:
         if not judged:
             word, say = "none", "does not apply here"
         unit = next((check.unit for check in checks if check.unit), "")
-        limits = _range([check.limit for check in judged if isinstance(check.limit, float | int)], unit)
+        seen = [check.value for check in judged if isinstance(check.value, float | int)]
+        limits = [check.limit for check in judged if isinstance(check.limit, float | int)]
+        meaning = MEANINGS.get(name, "")
         rows.append(
             TableRow(
                 (
-                    Cell(name),
-                    Cell(_range([c.value for c in judged if isinstance(c.value, float | int)], unit)),
-                    Cell(limits),
+                    Cell([name, Span(f" {meaning}", "quiet")] if meaning else name),
+                    Cell(_range(seen, name, unit)),
+                    Cell(_range(limits, name, unit)),
                     Cell("a void round" if checks[0].blame == "bench" else "the target's result"),
                     Cell(
                         f"{len(judged) - failed} of {len(judged)}", hint=f"no rule for {len(checks) - len(judged)} runs"
@@ -238,9 +255,11 @@ def _checks(study: Study) -> list[Block]:
     return [Table("checks", caption, columns, tuple(rows))]
 
 
-def _range(values: Sequence[float], unit: str) -> str:
-    """`1.00..10.3 ms`, or one number where they are all the same."""
+def _range(values: Sequence[float], check: str, unit: str) -> str:
+    """`1.00..10.3 ms`, or one number where they are all the same; shares in percent."""
     if not values:
         return "–"
-    ends = list(dict.fromkeys((number(min(values)), number(max(values)))))
-    return f"{'..'.join(ends)} {unit}".strip()
+    ends = (min(values), max(values))
+    if check in _COUNTS or (unit and not unit.startswith("of ")):
+        return f"{'..'.join(dict.fromkeys(map(number, ends)))} {unit or 'replies'}".strip()
+    return " to ".join(dict.fromkeys("0 %" if abs(one) < 0.0005 else share(float(f"{one:.2g}")) for one in ends))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from reports.page import Cell, Column, Table, TableRow
+from reports.parts.rows import night, nights
 from reports.study import Study
 from reports.words import number, title
 
@@ -24,7 +25,7 @@ def workers(study: Study) -> Table | None:
         cells = (
             Cell(study.called[scenario], hint=scenario),
             Cell(title(target)),
-            Cell(one.name),
+            *night(study, one),
             Cell(f"{several[0].extras['workers']:.0f}"),
             Cell(f"{several[0].record.cores}"),
             *(_mean(facts.value(name) for facts in several) for name in names),
@@ -37,7 +38,18 @@ def workers(study: Study) -> Table | None:
         "Workers, means over valid rounds. The kernel deals new connections to workers by a hash: many short ones fall "
         "evenly, few long ones do not"
     )
-    return Table("workers", caption, _COLUMNS, tuple(rows))
+    columns = (
+        Column("Scenario"),
+        Column("Target"),
+        *nights(study),
+        Column("Workers", True),
+        Column("Cores", True, "that they had; the bench has others"),
+        Column("Right replies/s", True),
+        Column("CPU, µs", True, "for a request, in streams for an event"),
+        Column("Peak, MiB", True, "resident, of all processes"),
+        Column("Busiest worker, %", True, "its share of the CPU that all used"),
+    )
+    return Table("workers", caption, columns, tuple(rows))
 
 
 def _mean(values: Iterable[float | None], *, most: bool = False) -> Cell:
@@ -47,16 +59,3 @@ def _mean(values: Iterable[float | None], *, most: bool = False) -> Cell:
         return Cell("–")
     mean = float(np.mean(known))
     return Cell(number(mean), mean, more=f"(at most {number(max(known))})" if most else "")
-
-
-_COLUMNS = (
-    Column("Scenario"),
-    Column("Target"),
-    Column("Campaign"),
-    Column("Workers", True),
-    Column("Cores", True, "that they had; the bench has others"),
-    Column("Right replies/s", True),
-    Column("CPU, us", True, "for a request, in streams for an event"),
-    Column("Peak, MiB", True, "resident, of all processes"),
-    Column("Busiest worker, %", True, "its share of the CPU that all used"),
-)

@@ -91,7 +91,6 @@ STREAM = ScenarioRecord(
     duration_s=8,
     arrivals="poisson",
     profile="realistic",
-    backend_ttft_ms=80,
     events_per_request=24,
     response_bytes=24 * 180,
     slo={"ttft_ms": 500},
@@ -224,7 +223,7 @@ def tables_of(
     slow = rng.random(n) < 0.01
     added = truth.added_us * factor * spread * np.where(slow, 5, 1) * 1e3
     mock_recv = sent + (added * 0.55).astype(np.int64)
-    think = ((scenario.backend_ttft_ms or 0.05) * 1e6 * plan.lognormal(0, 0.05, n)).astype(np.int64)
+    think = ((80 if scenario.profile == "realistic" else 0.05) * 1e6 * plan.lognormal(0, 0.05, n)).astype(np.int64)
     mock_sent = mock_recv + think
     first_byte = mock_sent + (added * 0.45).astype(np.int64)
     endpoints = np.array([f"mock-{i % (scenario.endpoints or 1)}" for i in range(n)], dtype=object)

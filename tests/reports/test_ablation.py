@@ -82,7 +82,7 @@ def test_a_switch_is_judged_alone_and_as_the_last_one_missing_always_on_over_off
 def test_a_change_that_crosses_zero_is_too_noisy_and_an_idle_engine_says_so() -> None:
     (step,) = steps({"olla": 18.0, "olla-no-breaker": 18.0}, wobble=0.2, busy=0.08)
     assert step.word == "too noisy to tell"
-    assert step.sentence == "too noisy to tell, at 8% of a core"
+    assert step.sentence == "too noisy to tell, at 8 % of a core"
     assert [one.sentence for one in steps({"olla": 18.0, "olla-no-breaker": 18.0})] == ["buys nothing"]
 
 

@@ -24,9 +24,9 @@ def test_hits_and_misses_of_all_backends_and_rounds_are_added(copied: Callable[[
     table = prefix_caches(Study.load(folder))
     assert table is not None
     assert {row.cells[1].say for row in table.rows} == {"Olla"}
-    assert sum(row.cells[3].value or 0 for row in table.rows) == 90 * rounds
-    assert sum(row.cells[4].value or 0 for row in table.rows) == 10 * rounds
-    assert {row.cells[5].say for row in table.rows} == {"90.0%"}
+    assert sum(row.cells[2].value or 0 for row in table.rows) == 90 * rounds
+    assert sum(row.cells[3].value or 0 for row in table.rows) == 10 * rounds
+    assert {row.cells[4].say for row in table.rows} == {"90 %"}
     assert table in part(Study.load(folder)).blocks
 
 

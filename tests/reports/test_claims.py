@@ -112,7 +112,11 @@ def test_typically_is_the_majority_of_use_cases_and_the_old_rule_is_shown() -> N
     assert found.verdict == "holds"
     assert found.measured.endswith("(the rule before 2026-11-30 says: does-not-hold)")
     assert judged("C1", **added(400.0, 4000.0, 5000.0)).finding.verdict == "does-not-hold"
-    assert judged("C1", **added(400.0, 1000.0, 5000.0)).finding.verdict == "not-testable"
+    split = judged("C1", **added(400.0, 1000.0, 5000.0)).finding
+    assert split.verdict == "not-testable"
+    # The least favourable of the three fails outright: no interval of it crosses anything.
+    assert "it neither holds nor fails in most use cases" in split.measured
+    assert "crosses the threshold" not in split.measured
 
 
 def test_a_sweep_is_one_use_case() -> None:

@@ -394,18 +394,8 @@ def test_a_run_that_measured_nothing_says_why() -> None:
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     gate.write_run(tmp_path, FULL)
-    assert gate.load_run(tmp_path) == FULL
+    assert gate.GateRun.model_validate_json((tmp_path / "gate.json").read_bytes()) == FULL
     assert "NaN" not in (tmp_path / "gate.json").read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [("{", "JSON"), ('{"schema": 1}', "not a gate run"), ('{"schema": 99, "rows": []}', "newer"), ("[]", "not a gate")],
-)
-def test_a_file_that_is_no_gate_run_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "gate.json").write_text(text)
-    with pytest.raises(ReportError, match=says):
-        gate.load_run(tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- own limits

@@ -32,7 +32,9 @@ def test_the_knee_is_the_last_rung_before_latency_rises_over_five_times() -> Non
     assert [rung.percent for rung in found.rungs] == [10, 50, 70, 85, 100]
     assert found.knee is not None
     assert found.knee.percent == 70
-    assert found.words() == "olla: knee at 70 % of its capacity (700 req/s, p95 2 ms); at 85 % it is slow, p95 12 ms"
+    assert (
+        found.words() == "Olla: knee at 70 % of its capacity (700 req/s, p95 2.00 ms); at 85 % it is slow, p95 12.0 ms"
+    )
 
 
 def test_an_overloaded_rung_ends_it_and_one_spoilt_by_the_bench_says_nothing() -> None:
@@ -47,7 +49,7 @@ def test_an_overloaded_rung_ends_it_and_one_spoilt_by_the_bench_says_nothing() -
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        ([run(10, 1.0), run(50, 1.1)], "no knee up to 50 % of its capacity"),
+        ([run(10, 1.0), run(50, 1.1)], "no knee up to its highest rung, 50 % of its capacity"),
         ([run(10, None, "overloaded")], "not even its lowest rung"),
     ],
 )

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 import reports
+from loadgen.campaign import validity
 from reports import choose, store
 from reports.compare import compare
 from reports.page import Table, md
 from reports.parts import faults
-from reports.parts.trust import tally, valid_runs
+from reports.parts.trust import MEANINGS, tally, valid_runs
 from reports.render import ReportResult, build_report
 from reports.schema import POOLED, CampaignHeader, Check, Fault, RunRecord, ScenarioRecord
 from reports.store import ReportError
@@ -430,7 +431,7 @@ def test_a_campaign_with_every_kind_of_scenario_fills_every_part(tmp_path: Path)
     assert drawn == {"effects", "cpu", "overhead", "transit", "tail", "load", "gc", "memory", "resilience"}
     page = Shape(result.html.read_text()).shown()
     assert "Capacity of a core" in page
-    assert "Requests/s a core carries" in page
+    assert "Requests/s per core" in page
     assert len(result.md.read_text().splitlines()) < 300
     assert result.json.stat().st_size < 400_000
     assert {case.split(":")[0] for case in result.headlines} == {
@@ -582,3 +583,7 @@ def test_the_first_screen_and_choose_name_the_same_break_even(copied: COPY, cpu:
     assert rate is not None
     said = dict(result.screen.choose)["Neither matters if"]
     assert f"fewer than {float(f'{rate:.2g}'):,.0f} small requests/s" in said
+
+
+def test_the_report_says_of_every_check_what_it_looks_at() -> None:
+    assert MEANINGS.keys() == {*validity.LIMITS, "completed"}

@@ -219,7 +219,7 @@ def test_time_per_output_token_leaves_the_first_out() -> None:
 def test_histograms_of_rounds_add_up_to_two_percent() -> None:
     rng = np.random.default_rng(1)
     one, two = rng.lognormal(5, 1, 5000), rng.lognormal(6, 1, 5000)
-    counts = (Histogram.of(one) + Histogram.of(two)).counts
+    counts = Histogram.of(one).counts + Histogram.of(two).counts
     median = Histogram.edges()[np.searchsorted(np.cumsum(counts), 5000)]
     assert median == pytest.approx(np.median(np.concatenate([one, two])), rel=0.02)
 
@@ -260,7 +260,7 @@ def test_cpu_of_mocks_and_driver_is_not_the_targets() -> None:
 
 def test_samples_that_miss_the_window_give_no_cpu_but_a_reason() -> None:
     facts = measured(requests=requests(10), usage=usage((0, 1, 0, 10), (800, 1, 100, 10)))
-    assert facts.metrics["cpu_us_per_request"].reason == "CPU samples leave 20% of the window uncovered"
+    assert facts.metrics["cpu_us_per_request"].reason == "CPU samples leave 20 % of the window uncovered"
 
 
 def test_cpu_per_event_and_per_mib_divide_the_same_cpu() -> None:

@@ -22,7 +22,7 @@ def test_workers_have_a_row_for_each_target_with_the_mean_and_the_largest_share(
     table = workers(Study.load(folder))
     assert table is not None
     assert {row.cells[1].say for row in table.rows} == {"Olla"}
-    assert {row.cells[3].say for row in table.rows} == {"2"}
+    assert {row.cells[2].say for row in table.rows} == {"2"}
     for row in table.rows:
         assert row.cells[-1].more == "(at most 90.0)"
         assert 50 < (row.cells[-1].value or 0) < 90
