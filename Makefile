@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Containers often set it. Hundreds of processes are started here, and each would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Most tests wait for sockets and clocks, so two of them share a core well.
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(2 * len(os.sched_getaffinity(0)))' 2>/dev/null || echo 2)
 FAST := tests/proxy/core tests/proxy/http1 tests/proxy/olla tests/loadgen/workload tests/loadgen/wire \
