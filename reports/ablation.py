@@ -2,7 +2,7 @@
 
 Three groups of steps, each the ratio of CPU per unit of two targets that ran in the same rounds:
 
-- ``ladder``: Sherpa on the plain loop -> Sherpa -> Olla with its switches off -> Olla. The change of engine is one
+- ``path``: Sherpa on the plain loop -> Sherpa -> Olla with its switches off -> Olla. The change of engine is one
   step: what no switch turns off cannot be split.
 - ``alone``: a switch turned on in an Olla that has none.
 - ``last``: the same switch as the last one missing from Olla as it is.
@@ -25,7 +25,7 @@ from reports.schema import METRICS, ScenarioRecord, TargetRecord
 from reports.stats import Estimate, Interval, estimate
 from reports.store import Campaign
 
-Group: TypeAlias = Literal["ladder", "alone", "last"]
+Group: TypeAlias = Literal["path", "alone", "last"]
 Word: TypeAlias = Literal["saves", "costs", "buys nothing", "too noisy to tell"]
 
 _LOOP: Final = "server.loop"
@@ -72,13 +72,13 @@ class Step:
     @property
     def sentence(self) -> str:
         """For the table: the word, with its doubt."""
-        if self.busy is not None and self.busy < BUSY and self.group != "ladder":
+        if self.busy is not None and self.busy < BUSY and self.group != "path":
             return f"{self.word}, at {100 * self.busy:.0f} % of a core"
         return self.word
 
 
 def steps(campaign: Campaign, comparison: Comparison) -> list[Step]:
-    """All steps that were measured in two rounds or more, by scenario in the order ladder, alone, last."""
+    """All steps that were measured in two rounds or more, by scenario in the order path, alone, last."""
     known = {target.name: target for target in campaign.header.targets}
     found = []
     for name in campaign.header.scenarios:
@@ -101,12 +101,12 @@ def _pairs(known: Mapping[str, TargetRecord]) -> Iterator[tuple[Group, str, str,
     bare = {name for name in parents & known.keys() if len(known[name].switches) > 1}
     for target in known.values():
         if target.kind == "variant" and _LOOP in target.switches and target.engine == "sherpa":
-            yield "ladder", "uvloop", target.name, target.variant_of or ""
+            yield "path", "uvloop", target.name, target.variant_of or ""
     for name in bare:
         if "sherpa" in known:
-            yield "ladder", "the other engine", "sherpa", name
+            yield "path", "the other engine", "sherpa", name
     for name in bare:
-        yield "ladder", "all its switches", name, known[name].variant_of or ""
+        yield "path", "all its switches", name, known[name].variant_of or ""
     for target in known.values():
         if target.name not in bare and bare.intersection(_ancestors(known, target)):
             yield "alone", _label(target), target.variant_of or "", target.name

@@ -19,12 +19,12 @@ For a campaign (`recommend`), over its use cases: controls, rungs of a ladder an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from reports import places
 from reports.compare import Comparison, Row
-from reports.places import use_cases
 from reports.schema import ENGINES
 from reports.store import Campaign
 from reports.words import headline, number, sentence, title
@@ -126,24 +126,26 @@ def recommend(campaign: Campaign, comparison: Comparison) -> Recommendation:
         right = [engine for engine in ENGINES if engine not in changed]
         return Recommendation(right[0] if right else None, tuple(said for said in changed.values()), ())
     rows = [row for row in comparison.rows if row.candidate.target == names[other]]
-    wanted = use_cases(campaign, list(dict.fromkeys(row.scenario for row in rows)))
+    scenarios = list(dict.fromkeys(row.scenario for row in rows))
+    called, wanted = places.names(campaign, scenarios), places.use_cases(campaign, scenarios)
     cases = {name: [row for row in rows if row.scenario == name] for name in wanted}
     acts = {name: action(mine, comparison) for name, mine in cases.items()}
     won = {name: act for name, act in acts.items() if act.use == names[other] and act.because}
     lost = {name: act for name, act in acts.items() if act.use == names[baseline] and act.because}
     if won and lost:
-        because = [f"each engine wins something: {name}: {act.because}" for name, act in (won | lost).items()]
+        because = [f"each engine wins something: {called[name]}: {act.because}" for name, act in (won | lost).items()]
         advice = ("your workload is like one of the scenarios above: take its winner",)
         return Recommendation(None, tuple(because), advice)
     if won or lost:
         engine, reasons = (other, won) if won else (baseline, lost)
-        because = [f"{name}: {act.because}" for name, act in reasons.items()]
-        worse = _worse(rows, names[engine])
+        because = [f"{called[name]}: {act.because}" for name, act in reasons.items()]
+        worse = _worse(rows, names[engine], called)
         return Recommendation(engine, tuple(because), _unless(campaign, comparison, engine), worse)
+    acts = {called[name]: act for name, act in acts.items()}
     return _undecided([row for row in rows if row.primary and row.scenario in cases], acts)
 
 
-def _undecided(primaries: Sequence[Row], acts: dict[str, Action]) -> Recommendation:
+def _undecided(primaries: Sequence[Row], acts: Mapping[str, Action]) -> Recommendation:
     """What is said where no use case has a winner."""
     weighed = [f"each engine wins something: {name}: {act.say}" for name, act in acts.items() if act.because]
     if weighed:
@@ -172,18 +174,18 @@ def _changed(comparison: Comparison, names: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _worse(rows: Sequence[Row], engine: str) -> tuple[str, ...]:
+def _worse(rows: Sequence[Row], engine: str, called: Mapping[str, str]) -> tuple[str, ...]:
     """What is worse with this engine: each primary row, then the largest secondary one of each metric."""
     against = [row for row in rows if row.winner not in (None, engine)]
-    said = [f"{row.scenario}: {sentence(row)}" for row in against if row.primary]
+    said = [f"{called[row.scenario]}: {sentence(row)}" for row in against if row.primary]
     secondary: dict[str, list[Row]] = {}
     for row in against:
         if not row.primary and row.spec.family in ("latency", "memory", "throughput", "cpu"):
             secondary.setdefault(row.metric, []).append(row)
     for found in secondary.values():
         largest = max(found, key=lambda row: abs((row.effect or (0.0,))[0]))
-        more = f" (and in {len(found) - 1} more)" if len(found) > 1 else ""
-        said.append(f"{largest.scenario}{more}: {sentence(largest)}")
+        others = "" if len(found) == 1 else f" (and in {len(found) - 1} more scenario{'s' if len(found) > 2 else ''})"
+        said.append(f"{called[largest.scenario]}{others}: {sentence(largest)}")
     return tuple(said)
 
 

@@ -272,7 +272,8 @@ def _sherpa(entries: dict[str, Entry]) -> str:
     simple = "you want code that is easier to read and change, and"
     capacity = _pair(entries, "capacity_rps_per_core")
     if capacity is not None:
-        return f"{simple} each core gets less than half of the {digits(capacity[0])} req/s that Sherpa carries."
+        comfort = f"{share(choose.COMFORT)} of the {digits(capacity[0])} req/s"
+        return f"{simple} each core gets less than {comfort} that Sherpa carries."
     cores = _pair(entries, "cpu_us_per_request")
     if cores is not None:
         return f"{simple} {digits(cores[0])} cores for each 1,000 req/s are affordable."

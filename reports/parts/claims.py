@@ -12,8 +12,7 @@ def part(study: Study) -> Part:
     held, not_held, open_ = (words.count(word) for word in ("holds", "does-not-hold", "not-testable"))
     say = (
         f"The engine guide of the original Olla, a proxy in Go, makes {len(words)} claims about its two engines. "
-        "Of these, "
-        f"{held} hold here, {not_held} do not, and this campaign cannot test {open_}."
+        f"Here {held} of them hold, {not_held} do not hold, and {open_} cannot be tested by this campaign."
     )
     others = [{one.claim.id: one for one in other.judged} for other in study.others]
     rows = []

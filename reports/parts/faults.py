@@ -70,7 +70,8 @@ def _ending(study: Study, one: Study, scenario: str, target: str, runs: Sequence
     lost = stats.estimate(shares) if shares else None
     ends = None if lost is None else lost.interval()
     stopped = [seen.stopped_s for seen in known if seen.lost]
-    lasting = all(fault.to_s is None for fault in one.campaign.scenario(scenario).faults)
+    ends_s = [math.inf if fault.to_s is None else fault.to_s for fault in one.campaign.scenario(scenario).faults]
+    lasting = all(end >= (facts.window_s or 0.0) for end in ends_s for facts in runs)
     again = slowest([seen.recovered_s for seen in known], "not used again")
     return TableRow(
         (

@@ -128,10 +128,10 @@ def _ablation(study: Study) -> list[Block]:
         Column("In words"),
     )
     caption = (
-        "CPU with one switch against without it: on the way from engine to engine (ladder), where all others are off "
+        "CPU with one switch against without it: on the way from engine to engine (path), where all others are off "
         "(alone), where it is the last one missing (last)"
     )
-    return [Table("steps", caption, columns, tuple(rows))]
+    return [Table("steps", caption, columns, tuple(rows), folded=len(rows) > 24)]
 
 
 def _micro(study: Study) -> list[Block]:

@@ -51,10 +51,9 @@ def tally(study: Study) -> str:
     rounds = len({run.record.round for run in study.campaign.runs})
     planned = study.campaign.header.rounds_planned
     more = "" if rounds == planned else f" ({planned} planned)"
-    return (
-        f"{valid_runs(study)}, in {rounds} round{'' if rounds == 1 else 's'}{more}; "
-        f"{sum(map(_compared, study.facts)):,} replies were compared byte for byte with what was sent"
-    )
+    replies = sum(map(_compared, study.facts))
+    said = f"{replies:,} replies were compared byte for byte" if replies else "no reply could be compared byte for byte"
+    return f"{valid_runs(study)}, in {rounds} round{'' if rounds == 1 else 's'}{more}; {said} with what was sent"
 
 
 def _compared(facts: Facts) -> int:
@@ -180,8 +179,8 @@ def _aa_words(study: Study) -> str:
     primaries = sum(row.verdict in compare.DECIDED for row in judged)
     return (
         f"The baseline ran against itself: {differ} of {len(judged)} rows differ at 95 %, where about "
-        f"{len(judged) * stats.LEVEL:.0f} would by chance. {primaries} primary rows are called different. An effect no "
-        "larger than that difference gets no verdict."
+        f"{len(judged) * stats.LEVEL:.0f} would by chance. {primaries} primary rows are called different. Where the "
+        "baseline differs from itself, an effect no larger than that gets no verdict."
     )
 
 

@@ -57,13 +57,13 @@ def test_the_profile_has_both_sides_of_every_switch() -> None:
     assert last == alone | {"server.loop"}
 
 
-def test_the_ladder_goes_from_sherpa_on_the_plain_loop_to_olla_and_the_engine_is_one_step() -> None:
+def test_the_path_goes_from_sherpa_on_the_plain_loop_to_olla_and_the_engine_is_one_step() -> None:
     costs = {"sherpa-plain-loop": 200.0, "sherpa": 180.0, "olla-bare": 24.0, "olla-only-breaker": 24.0, "olla": 18.0}
-    found = [step for step in steps(costs) if step.group == "ladder"]
+    found = [step for step in steps(costs) if step.group == "path"]
     assert [(step.group, step.label, step.under, step.over) for step in found] == [
-        ("ladder", "uvloop", "sherpa-plain-loop", "sherpa"),
-        ("ladder", "the other engine", "sherpa", "olla-bare"),
-        ("ladder", "all its switches", "olla-bare", "olla"),
+        ("path", "uvloop", "sherpa-plain-loop", "sherpa"),
+        ("path", "the other engine", "sherpa", "olla-bare"),
+        ("path", "all its switches", "olla-bare", "olla"),
     ]
     assert [round(step.change[0], 3) for step in found] == [-0.1, -0.867, -0.25]
     assert [step.word for step in found] == ["saves"] * 3

@@ -127,7 +127,7 @@ def test_secondary_rows_that_got_worse_are_listed_once_a_metric_and_decide_nothi
     found = recommend(campaign, compare(campaign, facts))
     assert found.engine == "olla"
     assert len(found.worse) == 1
-    assert found.worse[0].startswith("two (and in 1 more): With Olla: memory peak +100 %")
+    assert found.worse[0].startswith("two (and in 1 more scenario): With Olla: memory peak +100 %")
 
 
 def failing(check: str, **more: object) -> Check:
