@@ -23,8 +23,8 @@ from reports.words import digits, number, share
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 COMFORT: Final = 0.5
-"""Share of its core a worker is planned for; above it queues grow steeply. In the ladder of 1 December 2026 Sherpa's p95
-was 2.3 times that of its lowest rung at 50 % of its capacity, and 7.5 times at 70 %."""
+"""Share of its core a worker is planned for; above it queues grow steeply. In the ladder of 1 December 2026 the p95 of
+Sherpa was 2.3 times that of its lowest rung at 50 % of its capacity, and 7.5 times at 70 %."""
 _ORDINARY_REPLY: Final = 65_536
 _BELOW: Final = 10.0
 """How far below the lowest measured rate an answer is given, with an error that says so."""
