@@ -279,9 +279,11 @@ def _authority(method: bytes, target: bytes, http10: bool, hosts: list[bytes]) -
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         raise ProxyError("bad_request", "target")
-    host, path = absolute[1], absolute[2] or b"/"  # RFC 9112 3.2.2: the target's authority wins over Host
+    host, path = absolute[1], absolute[2]  # RFC 9112 3.2.2: the target's authority wins over Host
     if not _HOST.fullmatch(host):
         raise ProxyError("bad_request", "authority")
+    if not path:
+        return host, b"*" if method == b"OPTIONS" else b"/"  # 3.2.4
     return host, path if path.startswith(b"/") else b"/" + path
 
 

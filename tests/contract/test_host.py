@@ -96,9 +96,12 @@ def test_targets_of_no_known_form_are_refused_or_stay_paths(start, endpoint, tar
 
 
 @pytest.mark.promise("HOST-ABSOLUTE")
-def test_options_with_an_asterisk_is_forwarded(start, endpoint):
-    """RFC 9112 3.2.4."""
-    assert served(start, endpoint, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").target == "*"
+@pytest.mark.parametrize(
+    ("target", "sent"), [(b"*", "*"), (b"http://h", "*"), (b"http://h/", "/"), (b"http://h?x", "/?x")]
+)
+def test_options_of_the_whole_server_are_forwarded_with_an_asterisk(start, endpoint, target, sent):
+    """RFC 9112 3.2.4: an absolute target without path and query, too."""
+    assert served(start, endpoint, b"OPTIONS %b HTTP/1.1\r\nHost: h\r\n\r\n" % target).target == sent
 
 
 @pytest.mark.promise("HOST-ABSOLUTE")

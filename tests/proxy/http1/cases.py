@@ -30,6 +30,7 @@ ACCEPTED = {
         head("Connection: keep-alive", line="GET / HTTP/1.0"), (b"GET", b"/", b"me:8080", 0, True)
     ),
     "an absolute target": (head(line="GET HTTP://other:99?q HTTP/1.1"), (b"GET", b"/?q", b"other:99", 0, True)),
+    "an absolute server": (head(line="OPTIONS http://other:99 HTTP/1.1"), (b"OPTIONS", b"*", b"other:99", 0, True)),
     "the whole server": (head(line="OPTIONS * HTTP/1.1"), (b"OPTIONS", b"*", b"me:8080", 0, True)),
     "two empty lines before": (b"\r\n\r\n" + head(), (b"POST", b"/v1/chat", b"me:8080", 0, True)),
     "an upgrade": (
