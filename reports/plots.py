@@ -162,16 +162,16 @@ def short(name: str, most: int = 34) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def folded(name: str, width: int = 25) -> str:
-    """A name on two lines where one is too short for it."""
-    lines = textwrap.wrap(name, width)
-    return "\n".join([lines[0], short(" ".join(lines[1:]), width)]) if len(lines) > 1 else name
+def folded(name: str) -> str:
+    """A name on two lines of 25 letters where one is too short for it."""
+    lines = textwrap.wrap(name, 25)
+    return "\n".join([lines[0], short(" ".join(lines[1:]), 25)]) if len(lines) > 1 else name
 
 
-def label(ax: Axes, target: str, palette: Palette, at: tuple[float, float], *, dx: float = 5, dy: float = 0) -> None:
+def label(ax: Axes, target: str, palette: Palette, at: tuple[float, float], dy: float) -> None:
     """The target's name beside its line, in its colour, on a patch of the page's colour."""
     ax.annotate(
-        short(title(target), 16), at, (dx, dy), textcoords="offset points", va="center", fontsize=8.5, weight="bold",
+        short(title(target), 16), at, (5, dy), textcoords="offset points", va="center", fontsize=8.5, weight="bold",
         color=palette.colour(target), zorder=6,
         bbox={"boxstyle": "square,pad=0.12", "fc": PAPER, "ec": "none", "alpha": 0.85},
     )  # fmt: skip
@@ -199,7 +199,7 @@ def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float]], palette: Pale
     heights = [float(ax.transData.transform((x, y))[1]) * 72 / ax.figure.dpi for _, x, y in ends]
     top = float(ax.bbox.y1) * 72 / ax.figure.dpi
     for (target, x, y), height, free in zip(ends, heights, spread(heights, 11.0, top), strict=True):
-        label(ax, target, palette, (x, y), dy=free - height)
+        label(ax, target, palette, (x, y), free - height)
 
 
 def log_x(ax: Axes, low: float, high: float) -> None:

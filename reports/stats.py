@@ -9,7 +9,7 @@ What is assumed where:
   logarithms, so that halving and doubling are the same size.
 - `welch`: two groups of independent samples that were not paired.
 - `pooled_tail`: the requests of one start are not independent; the starts are. So whole starts are resampled.
-- `components`, `plan`: a start moves the level of all that is measured in it (hash seed, memory layout, placement);
+- `components`, `cheapest`: a start moves the level of all that is measured in it (hash seed, memory layout, placement);
   within a start the mean of a longer load varies less, inversely to its length. T. Kalibera, R. Jones, "Rigorous
   benchmarking in reasonable time", ISMM 2013.
 - `slope`: a straight line; neighbouring samples may be alike, and the interval is widened for it.
@@ -92,11 +92,11 @@ class Estimate:
         half = self.half_width(level)
         return None if half is None else Interval(self.mean - half, self.mean + half, level)
 
-    def visible(self, level: float = LEVEL, power: float = POWER) -> float | None:
-        """The smallest effect that a test at `level` would have seen with this chance."""
+    def visible(self, level: float = LEVEL) -> float | None:
+        """The smallest effect that a test at `level` would have seen four times in five (POWER)."""
         if self.se is None:
             return None
-        return (_quantile(1 - level / 2, self.free) + _quantile(power, self.free)) * self.se
+        return (_quantile(1 - level / 2, self.free) + _quantile(POWER, self.free)) * self.se
 
 
 _ROUNDING: Final = 1e-12
@@ -147,15 +147,15 @@ class Tested:
     """The level at which the unadjusted p was tested."""
 
 
-def holm(p_values: Mapping[K, float], level: float = LEVEL) -> dict[K, Tested]:
-    """Holm's step-down: the chance of any false alarm in the family stays at `level`, whatever depends on what."""
+def holm(p_values: Mapping[K, float]) -> dict[K, Tested]:
+    """Holm's step-down: the chance of any false alarm in the family stays at LEVEL, whatever depends on what."""
     found: dict[K, Tested] = {}
-    least, tested, going = 0.0, level, True
+    least, tested, going = 0.0, LEVEL, True
     for position, key in enumerate(sorted(p_values, key=lambda one: p_values[one])):
         left = len(p_values) - position
         least = max(least, min(1.0, left * p_values[key]))
         if going:
-            tested = level / left
+            tested = LEVEL / left
             going = p_values[key] <= tested
         # After the first that is kept all others are kept, at the level where it stopped.
         found[key] = Tested(least, tested)
@@ -201,9 +201,7 @@ def pooled(starts: Sequence[Tail], percent: float) -> float:
     return float(_Upper.of(starts, percent).at(np.ones((1, len(starts))))[0])
 
 
-def pooled_tail(
-    ours: Sequence[Tail], theirs: Sequence[Tail] | None, percent: float, *, seed: int = 0, draws: int = DRAWS
-) -> Estimate:
+def pooled_tail(ours: Sequence[Tail], theirs: Sequence[Tail] | None, percent: float, *, draws: int = DRAWS) -> Estimate:
     """The logarithm of a pooled percentile, or of theirs / ours where `theirs` ran in the same rounds, start by start.
 
     The standard error comes from resampling whole starts (both sides of a round together), widened by n / (n - 1) for
@@ -222,7 +220,7 @@ def pooled_tail(
     mean = float(logs(np.ones((1, n)))[0])
     if n == 1:
         return Estimate(mean, None, 0, 1)
-    weights = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws).astype(np.float64)
+    weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=draws).astype(np.float64)
     se = float(logs(weights).std(ddof=1)) * math.sqrt(n / (n - 1))
     return Estimate(mean, se, n - 1, n)
 
@@ -290,9 +288,9 @@ class Components:
         """Variance of what one start of this length says."""
         return self.between + self.within_s / length_s
 
-    def half_width(self, starts: int, length_s: float, level: float = LEVEL) -> float:
-        """Half width to be expected of the interval over so many starts."""
-        return _quantile(1 - level / 2, starts - 1) * math.sqrt(self.of_start(length_s) / starts)
+    def half_width(self, starts: int, length_s: float) -> float:
+        """Half width to be expected of the 95 % interval over so many starts."""
+        return _quantile(1 - LEVEL / 2, starts - 1) * math.sqrt(self.of_start(length_s) / starts)
 
 
 def components(starts: Sequence[Sequence[float] | Floats], piece_s: float) -> Components:
@@ -337,85 +335,24 @@ class Bounds:
     longest_s: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class SamplePlan:
-    """How many starts, how long each, and what is to be expected of it."""
-
-    starts: int
-    length_s: float
-    seconds: float
-    half_widths: Mapping[str, float]
-    """By row, on the scale of the components (log ratios: 0.05 is about 5 %)."""
-    short: Mapping[str, float | None]
-    """The rows that do not get the half width that was wanted, and the seconds it would take; None: no plan within
-    the bounds reaches it."""
-
-
-def plan(
-    rows: Mapping[str, Components],
-    costs: Costs,
-    half_width: float,
-    *,
-    budget_s: float = math.inf,
-    bounds: Bounds | None = None,
-    level: float = LEVEL,
-) -> SamplePlan:
-    """The cheapest plan under which every row is expected to reach `half_width`; within `budget_s` the one that comes
-    nearest. Fixed before the first counted run: nothing here looks at a result.
+def cheapest(
+    rows: Mapping[K, Components], costs: Costs, half_width: float, bounds: Bounds | None = None
+) -> tuple[int, float] | None:
+    """(starts, length of each) of least cost under which every row is expected to reach `half_width`, on the scale of
+    the components (log ratios: 0.05 is about 5 %); None if no plan within the bounds does. Nothing here looks at a
+    result: the plan is made before the first counted run.
 
     For each number of starts the shortest load that suffices is found in closed form (variance between + within /
     length); of those the cheapest is taken. Kalibera and Jones' optimum, with whole starts and Student's t.
-    ValueError without rows.
     """
-    if not rows:
-        raise ValueError("no rows to plan for")
-    limits = bounds or Bounds()
-    best = _cheapest(rows, costs, half_width, limits, level)
-    if best is None or costs.seconds(*best) > budget_s:
-        best = _nearest(rows, costs, budget_s, limits, level)
-    starts, length = best
-    widths = {name: one.half_width(starts, length, level) for name, one in rows.items()}
-    short: dict[str, float | None] = {}
-    for name, width in widths.items():
-        if width > half_width * (1 + 1e-9):
-            alone = _cheapest({name: rows[name]}, costs, half_width, limits, level)
-            short[name] = None if alone is None else costs.seconds(*alone)
-    return SamplePlan(starts, length, costs.seconds(starts, length), widths, short)
-
-
-def _counts(limits: Bounds) -> range:
-    return range(max(limits.least_starts, 2), max(limits.most_starts, limits.least_starts, 2) + 1)
-
-
-def _cheapest(
-    rows: Mapping[str, Components], costs: Costs, wanted: float, limits: Bounds, level: float
-) -> tuple[int, float] | None:
-    """(starts, length) of least cost that gives every row the half width; None if none within the limits does."""
-    found = []
-    for starts in _counts(limits):
-        allowed = starts * (wanted / _quantile(1 - level / 2, starts - 1)) ** 2
+    limits, found = bounds or Bounds(), []
+    for starts in range(max(limits.least_starts, 2), limits.most_starts + 1):
+        allowed = starts * (half_width / _quantile(1 - LEVEL / 2, starts - 1)) ** 2
         if all(one.between < allowed for one in rows.values()):
             needed = max(one.within_s / (allowed - one.between) for one in rows.values())
             if needed <= limits.longest_s:
                 found.append((starts, max(needed, limits.shortest_s)))
     return min(found, key=lambda one: costs.seconds(*one), default=None)
-
-
-def _nearest(
-    rows: Mapping[str, Components], costs: Costs, budget_s: float, limits: Bounds, level: float
-) -> tuple[int, float]:
-    """(starts, length) within the budget of the smallest largest half width; the least there is if nothing fits."""
-    fits = []
-    for starts in _counts(limits):
-        left = (budget_s / starts - costs.start_s) / costs.load_s if math.isfinite(budget_s) else limits.longest_s
-        length = min(left, limits.longest_s)
-        if length >= limits.shortest_s:
-            fits.append((starts, length))
-    if not fits:
-        return _counts(limits)[0], limits.shortest_s
-    return min(
-        fits, key=lambda fit: max(row.half_width(starts=fit[0], length_s=fit[1], level=level) for row in rows.values())
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ slope
@@ -429,7 +366,7 @@ class StraightLine:
     """Its value at the first sample."""
 
 
-def slope(x: Floats, y: Floats, blocks: int, level: float = LEVEL) -> StraightLine | None:
+def slope(x: Floats, y: Floats, blocks: int) -> StraightLine | None:
     """The slope of `y` over `x`; None with fewer than four samples a block.
 
     Neighbouring samples say the same, so a line through all of them would be far too sure of itself. Means of `blocks`
@@ -451,9 +388,9 @@ def slope(x: Floats, y: Floats, blocks: int, level: float = LEVEL) -> StraightLi
     independent = max(blocks * (1 - alike) / (1 + alike), 3.0)
     # With `blocks` independent ones the divisor would be blocks - 2.
     error = math.sqrt(spread / (independent - 2) / float(away @ away))
-    reach = _quantile(1 - level / 2, independent - 2) * error
+    reach = _quantile(1 - LEVEL / 2, independent - 2) * error
     return StraightLine(
         found,
-        Interval(found - reach, found + reach, level),
+        Interval(found - reach, found + reach, LEVEL),
         float(means.mean()) + found * (float(x[0]) - float(at.mean())),
     )

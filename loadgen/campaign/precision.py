@@ -234,17 +234,16 @@ class _ScenarioRows:
     bounds: Bounds
     hope: float
 
-    def alone(self, row: Row, width: float) -> stats.SamplePlan:
-        """The plan for this row only."""
-        return stats.plan({row: self.rows[row]}, self.price, math.log1p(width), bounds=self.bounds)
+    def alone(self, row: Row, width: float) -> tuple[int, float] | None:
+        """(starts, seconds) for this row only."""
+        return stats.cheapest({row: self.rows[row]}, self.price, math.log1p(width), self.bounds)
 
     def at(self, width: float) -> tuple[int, float] | None:
         """(starts, seconds) at the least cost that give this half width; None if none do."""
-        hopeful = {name: one for name, one in self.rows.items() if not self.alone(name, max(self.hope, width)).short}
+        hopeful = {name: one for name, one in self.rows.items() if self.alone(name, max(self.hope, width))}
         if not hopeful:
             return self.least()
-        best = stats.plan(hopeful, self.price, math.log1p(width), bounds=self.bounds)
-        return None if best.short else (best.starts, best.length_s)
+        return stats.cheapest(hopeful, self.price, math.log1p(width), self.bounds)
 
     def least(self) -> tuple[int, float]:
         """The least there is."""
@@ -258,7 +257,7 @@ class _ScenarioRows:
         for name, width in widths.items():
             if width > wanted * 1.02:
                 alone = self.alone(name, wanted)
-                short[name] = None if alone.short else alone.seconds
+                short[name] = None if alone is None else self.price.seconds(*alone)
         return Chosen(starts=starts, length_s=length, forecast=widths, short=short)
 
 
