@@ -173,7 +173,7 @@ def _of_requests(want: Expected, seen: Seen) -> list[Difference]:
                 Difference("accepted", f"{got.start} {got.fields} {got.body[:80]!r}, though {want.rest} {want.why}")
             ]
         sent = want.requests[i]
-        if got.start[:2] != (sent.start[0], _path(sent.start[1])):
+        if got.start[:2] != (sent.start[0], _path(*sent.start[:2])):
             shown = [(answer.start[1], answer.body[:160]) for answer in seen.answers]
             return [Difference("another request line", f"{got.start} for {sent.start}: {shown} {seen.broken}")]
         if got.body != sent.body:
@@ -218,12 +218,14 @@ def _of_answers(one: Exchange, want: Expected, seen: Seen) -> list[Difference]:
     return []
 
 
-def _path(target: bytes) -> bytes:
-    """A request's path and query, also of an absolute target."""
+def _path(method: bytes, target: bytes) -> bytes:
+    """A request's path and query, also of an absolute target; OPTIONS without both is for the whole server."""
     if target.startswith(b"/") or target == b"*":
         return target
     absolute = strict.ABSOLUTE.match(target)
     path = target[absolute.end() :] if absolute else target
+    if not path and method == b"OPTIONS":
+        return b"*"
     return path if path.startswith(b"/") else b"/" + path
 
 
