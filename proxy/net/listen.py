@@ -13,6 +13,11 @@ from collections.abc import Callable
 BACKLOG = 4096  # the kernel caps it at net.core.somaxconn (4096 since Linux 5.4); asyncio's 100 drops a burst's SYNs
 ACCEPTS_AT_ONCE = 64
 
+# An engine that stops waits so long, in seconds, for the request of a connection that it has just accepted. Its client
+# did nothing wrong, and in a proxy with several workers the others go on: without it such a stop under load lost
+# requests. Requests follow within milliseconds; a client that connects ahead of its need may be cut off.
+ARRIVAL_TIME = 1.0
+
 # What a peer may have sent that we have not read, in the kernel's memory. Linux lets a receive window grow to
 # `net.ipv4.tcp_rmem`'s maximum (32 MiB here): a fast endpoint behind a slow client would fill it for each stream. 4 MiB
 # still allow 400 MiB/s at a round trip of 10 ms. SO_RCVBUF would switch the kernel's tuning off altogether.

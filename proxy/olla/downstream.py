@@ -41,8 +41,9 @@ class ClientConnection(asyncio.Protocol):
     """A client's TCP connection."""
 
     __slots__ = (
-        "address", "contexts", "deadline", "decoder", "engine", "exchange", "left", "mark", "owner", "parts", "pending",
-        "read_paused", "reader", "state", "streaming", "taking", "transport", "upload_paused", "write_paused",
+        "address", "contexts", "deadline", "decoder", "engine", "exchange", "fresh", "left", "mark", "owner", "parts",
+        "pending", "read_paused", "reader", "state", "streaming", "taking", "transport", "upload_paused",
+        "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -54,6 +55,7 @@ class ClientConnection(asyncio.Protocol):
         self.owner = owner
         self.exchange: Exchange | None = None
         self.state = HEAD
+        self.fresh = True  # no request was answered yet
         self.pending = b""  # bytes that are not part of the present request
         self.parts: list[bytes] = []  # a small body that is still arriving
         self.left = 0  # bytes of body to come
@@ -287,6 +289,7 @@ class ClientConnection(asyncio.Protocol):
             self._close(unread=self.state == BODY or bool(self.pending))
             return
         self.state = HEAD
+        self.fresh = False
         self.deadline = engine.keep_alive_horizon
         if self.pending or self.read_paused:
             engine.loop.call_soon(self._next_request)
@@ -349,6 +352,10 @@ class ClientConnection(asyncio.Protocol):
             self.exchange.configure()
         elif self.state == HEAD and not self._head_begun:
             self.deadline = engine.horizon + settings.keep_alive_timeout
+
+    def arriving(self) -> bool:
+        """Whether a request may be under way: its head has begun, or it is a new connection's first."""
+        return self.state == HEAD and (self.fresh or self._head_begun)
 
     def unfinished(self) -> bool:
         """Whether somebody still waits for bytes of an answer."""

@@ -156,6 +156,7 @@ class ClientConnection(WriteTimeout, RequestHandler):
             read_bufsize=READ_BUFFER,
         )
         self.was_cut = False  # by the proxy; else a connection that is lost is one that the client left
+        self.fresh = True  # no request was answered yet
         self.busy = False  # a request is in progress
         self.last = False  # no other one will be served
         self._server = server
@@ -218,7 +219,7 @@ class ClientConnection(WriteTimeout, RequestHandler):
             keep_alive = bool(response.keep_alive)
             return response
         finally:
-            self.busy = False
+            self.fresh = self.busy = False
             self.last = not keep_alive
             if keep_alive and self.transport is not None:
                 if not self.transport.is_reading():
@@ -230,6 +231,10 @@ class ClientConnection(WriteTimeout, RequestHandler):
         self.last = True
         if not self.busy:
             self.force_close()
+
+    def arriving(self) -> bool:
+        """Whether a request may be under way: its head has begun, or it is a new connection's first."""
+        return not self.busy and not self.last and (self.fresh or self._gate.head_begun)
 
     def write_timed_out(self) -> None:
         """It did not take its response in time."""
@@ -319,6 +324,15 @@ class Server(web.Server):
     def __call__(self) -> ClientConnection:
         """A protocol for a new connection."""
         return ClientConnection(self)
+
+    async def requests_arrived(self, within: float) -> None:
+        """Wait for the requests of connections that were accepted just now, for up to `within` seconds."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within
+        while (left := ends - loop.time()) > 0:
+            await asyncio.sleep(min(left, 0.02))  # first: what was accepted may have no protocol yet
+            if not any(cast(ClientConnection, connection).arriving() for connection in self.connections):
+                break
 
     def abort(self) -> None:
         """Cut every connection."""

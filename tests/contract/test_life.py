@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.contract.peers import Cut, answering
-from tests.contract.running import ProcessProxy, connect, settled
+from tests.contract.peers import PATIENCE, Cut, answering
+from tests.contract.running import ProcessProxy, connect, settled, until
 
 
 def stream(proxy, endpoint):
@@ -70,13 +72,29 @@ def test_no_new_connection_is_accepted_while_it_stops(start, endpoint):
 
 
 @pytest.mark.promise("LIFE-STOP")
-def test_idle_connections_are_closed_at_once(start, endpoint):
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_a_request_on_a_connection_that_was_accepted_just_before_is_served(start, endpoint, begun):
+    """A worker that is replaced would lose it, while the others go on serving."""
+    endpoint.serve(answering(b"served"))
+    proxy = start(endpoint, server__shutdown_timeout="5s")
+    with proxy.client() as client:
+        client.send(begun)
+        until(lambda: proxy.stats()["proxy.client_connections"] == 1, "it is accepted")
+        wait = proxy.begin_stop(5)
+        client.send(b"\r\n") if begun else client.get()
+        assert client.response().body == b"served"
+        assert client.ended() in ("closed", "reset")
+        wait()
+
+
+@pytest.mark.promise("LIFE-STOP")
+def test_connections_that_send_no_request_are_closed_while_streams_go_on(start, endpoint):
     proxy = start(endpoint, server__shutdown_timeout="5s")
     client, peer = stream(proxy, endpoint)
-    with proxy.client() as fresh:
-        time.sleep(0.05)
+    with proxy.client() as silent:
+        until(lambda: proxy.stats()["proxy.client_connections"] == 2, "it is accepted")
         wait = proxy.begin_stop(5)
-        assert fresh.ended(2) in ("closed", "reset")
+        assert silent.ended(4) in ("closed", "reset"), "before the grace is over"
     peer.chunk(b"")
     client.receive_until(b"0\r\n\r\n")
     wait()
@@ -295,6 +313,43 @@ def test_workers_share_a_port_and_a_dead_one_is_replaced_without_losing_its_coun
         stats = settled(proxy.stats, total=22, success=21, failed=1)
         assert stats["endpoints"]["a"]["success"] == 21
         client.close()
+    finally:
+        proxy.close()
+
+
+@pytest.mark.promise("LIFE-ROLLING")
+def test_a_worker_that_is_signalled_to_stop_keeps_no_new_connection_waiting(engine, endpoint):
+    """Its stream is held open until all others are answered, so that a request that waits for its end is Silence."""
+    settings = {"server.shutdown_timeout": f"{4 * PATIENCE:g}s"}
+    proxy = ProcessProxy(engine, [endpoint], settings, workers=2)
+    try:
+        client, peer = stream(proxy, endpoint)
+        endpoint.serve(answering())
+        (leaving,) = [w["pid"] for w in proxy.status()["workers"] if w["endpoints"]["a"]["active"]]
+        enough = threading.Event()
+
+        def keep_connecting():
+            count = 0
+            while not enough.is_set() or count < 20:
+                with proxy.client() as fresh:
+                    assert fresh.get().response().status == 200
+                count += 1
+
+        with ThreadPoolExecutor(4) as threads:
+            try:
+                connecting = [threads.submit(keep_connecting) for _ in range(4)]
+                os.kill(leaving, signal.SIGTERM)
+                until(
+                    lambda: all(w["answering"] and w["pid"] != leaving for w in proxy.status()["workers"]),
+                    "a successor serves while the stream goes on",
+                )
+            finally:
+                enough.set()
+            for each in connecting:
+                each.result()
+        os.kill(leaving, 0)  # raises if it is gone
+        peer.chunk(b"to the end").chunk(b"")
+        assert b"to the end" in client.receive_until(b"0\r\n\r\n")
     finally:
         proxy.close()
 
