@@ -50,7 +50,7 @@ SLICE = 100  # about 1 ms
 _BREAKER_STATES = ("closed", "half-open", "open")
 _POOL_GAUGES = {
     "open": "Connections to an endpoint that are open",
-    "idle": "Connections to an endpoint that wait for a request",
+    "idle": "Connections to an endpoint that wait for a request; in Sherpa all those to its host and port",
     "waiting": "Requests that wait for a connection to an endpoint",
     "max_conns": "Limit of connections to an endpoint; 0: none",
 }

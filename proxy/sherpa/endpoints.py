@@ -250,7 +250,7 @@ class Connector(aiohttp.TCPConnector):
         self._close_idle([key for key in self._conns if key.host == spec.host and key.port == spec.port])
 
     def idle(self, spec: EndpointSpec) -> int:
-        """How many idle connections to an endpoint there are."""
+        """How many idle connections there are to an endpoint's host and port. Endpoints of other paths share them."""
         return sum(len(c) for key, c in self._conns.items() if key.host == spec.host and key.port == spec.port)
 
     def _known_of(self, spec: EndpointSpec) -> Known:
