@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,8 @@ _SIZE: Final = (1600, 1000)
 _PATIENCE_S: Final = 120
 DOCUMENTS: Final = ("README.md", "RESULTS.md")
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_CLAIMS: Final = "-claims"
+"""Ends the name of a campaign that was made for some of the claims."""
 _RETRACTED: Final = {"2026-11-25-full": ("C3", "C12", "C13"), "2026-11-26-full": ("C3", "C12", "C13")}
 """Folder -> claims that its campaign answered by a mistake in measuring."""
 _SHARED_A_START: Final = (
@@ -132,13 +134,20 @@ def _browser() -> str:
     return found
 
 
+def _said(campaign: str, claim: Mapping[str, str]) -> str:
+    """What a campaign says about a claim. One that was made for some of them says nothing about the others."""
+    if campaign.endswith(_CLAIMS) and claim["measured"].startswith("needs "):
+        return "–"
+    return f"**{claim['verdict']}**: {claim['measured']}"
+
+
 def claims_page(published: Path) -> str:
-    """Markdown: what each published campaign of the profile `full` says about each claim, and how many are answered."""
+    """Markdown: what each published campaign says about each claim that is `full`, or was made for claims alone."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     sentences: dict[str, str] = {}
     for path in sorted(published.glob("*/verdict.json")):
         verdict = json.loads(path.read_text(encoding="utf-8"))
-        if path.parent.name.endswith("-full"):
+        if path.parent.name.endswith(("-full", _CLAIMS)):
             for one in verdict["claims"]:
                 if one["claim"] in _RETRACTED.get(path.parent.name, ()):
                     one |= {"verdict": "retracted", "measured": f"it said {one['verdict']}: {one['measured']}"}
@@ -148,7 +157,7 @@ def claims_page(published: Path) -> str:
     answers = ("holds", "does-not-hold")
     answered = [claim for claim in ours if any(one[claim]["verdict"] in answers for one in found.values())]
     lines = [
-        "# Claims of the original Olla, by every full campaign",
+        "# Claims of the original Olla, by every campaign that tests them",
         "",
         f"Written by `proxy-engines publish`. {len(answered)} of the {len(ours)} claims are answered by at "
         "least one campaign. Each rule, and the runs behind each answer, stand in the reports' ledgers.",
@@ -158,6 +167,6 @@ def claims_page(published: Path) -> str:
         "|---" * (len(found) + 2) + "|",
     ]
     for claim, sentence in sentences.items():
-        said = [f"**{one[claim]['verdict']}**: {one[claim]['measured']}" for one in found.values()]
+        said = [_said(name, ledger[claim]) for name, ledger in found.items()]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (claim, sentence, *said)) + " |")
     return "\n".join(lines) + "\n"

@@ -74,7 +74,7 @@ def test_a_published_report_links_to_nothing_that_is_not_there(name: str) -> Non
 def test_the_page_of_claims_says_what_the_published_verdicts_say() -> None:
     page = (PUBLISHED / "claims.md").read_text(encoding="utf-8")
     assert page == claims_page(PUBLISHED)
-    campaigns = [path.parent.name for path in PUBLISHED.glob("*-full/verdict.json")]
+    campaigns = [path.parent.name for end in ("full", "claims") for path in PUBLISHED.glob(f"*-{end}/verdict.json")]
     assert campaigns
     for name in campaigns:
         ledger = json.loads((PUBLISHED / name / "verdict.json").read_text(encoding="utf-8"))["claims"]
@@ -85,7 +85,8 @@ def test_the_page_of_claims_says_what_the_published_verdicts_say() -> None:
 def test_the_page_counts_a_claim_that_any_campaign_answers_and_nobody_retracted() -> None:
     answered = {
         claim["claim"]
-        for path in PUBLISHED.glob("*-full/verdict.json")
+        for end in ("full", "claims")
+        for path in PUBLISHED.glob(f"*-{end}/verdict.json")
         for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]
         if claim["verdict"] in ("holds", "does-not-hold") and claim["claim"].startswith("C")
         and not (path.parent.name in NOVEMBER and claim["claim"] in ("C3", "C12", "C13"))
