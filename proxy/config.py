@@ -153,7 +153,7 @@ class _Section(BaseModel):
 
 
 class ServerConfig(_Section):
-    """The side that clients connect to."""
+    """The side that clients connect to. `max_connections` and `max_in_flight` are limits of each worker."""
 
     host: str = "127.0.0.1"
     port: Port = 8080

@@ -72,14 +72,15 @@ class Supervisor:
         self._stop.listen(interrupts=True)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reload_logged(self._reload, self._stop))
         supervising = [asyncio.ensure_future(self._supervise(slot)) for slot in self._slots]
-        asking = asyncio.ensure_future(self._keep_asking())
+        asking = [asyncio.ensure_future(self._keep_asking(slot)) for slot in self._slots]
         admin = AdminListener(self)
         await admin.start(admin_sock)
         if await self._wait_until_ready():
             ready()
             await self._stop.asked.wait()
             log.info("stopping: waiting up to %gs for streams in flight", self._config.server.shutdown_timeout)
-        asking.cancel()
+        for task in asking:
+            task.cancel()
         await self._stop_workers(supervising)
         admin.close()
         return self._stop.code
@@ -141,11 +142,11 @@ class Supervisor:
     def _engines(self) -> str:
         return "+".join(sorted({slot.engine for slot in self._slots}))
 
-    async def _keep_asking(self) -> None:
-        """Fetch all counts once a second, so that a worker that is killed takes no more than that with it."""
+    async def _keep_asking(self, slot: WorkerSlot) -> None:
+        """Fetch a slot's counts once a second, so that a worker that is killed takes no more than that with it."""
         while True:
             await asyncio.sleep(_ASK_EVERY)
-            await asyncio.gather(*(slot.watch() for slot in self._slots))
+            await slot.watch()
 
     async def _wait_until_ready(self) -> bool:
         async def everyone() -> None:

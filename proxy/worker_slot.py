@@ -1,7 +1,8 @@
 """The place of one worker: its listening socket, the workers that serve it, and the counts of those that are gone.
 
 One worker serves it at a time. One that was signalled to stop accepts no more connections but finishes what it has, for
-up to `server.shutdown_timeout`. Its successor serves meanwhile, on the same socket, so that no connection waits.
+up to `server.shutdown_timeout`. Its successor serves meanwhile, on the same socket: new connections wait until it has
+started, half a second, and not until the other has finished.
 """
 
 from __future__ import annotations

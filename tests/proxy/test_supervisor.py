@@ -270,6 +270,29 @@ def test_a_worker_that_hangs_is_replaced(workers, loaded, monkeypatch, caplog):
     assert started[0].wait() == 0
 
 
+def test_a_worker_that_does_not_answer_does_not_keep_the_others_from_being_asked(workers, loaded, monkeypatch):
+    """What a killed worker counted since it was last asked is lost."""
+    workers("serve(usual) if task['worker'] else serve(lambda message: usual(message) if 'do' in message else None)")
+    monkeypatch.setattr(worker_process, "ANSWER_TIMEOUT", 60)
+    monkeypatch.setattr(supervisor, "_ASK_EVERY", 0.01)
+    answers = []
+    watch = worker_slot.WorkerSlot.watch
+
+    async def counted(slot):
+        await watch(slot)
+        answers.append(slot.index)
+
+    monkeypatch.setattr(worker_slot.WorkerSlot, "watch", counted)
+
+    async def main():
+        async with running(loaded):
+            answers.clear()
+            await until(lambda: len(answers) > 3)
+
+    asyncio.run(main())
+    assert set(answers) == {1}
+
+
 # -- what cannot be started
 
 
