@@ -60,6 +60,7 @@ class WorkerProcess:
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._numbers = itertools.count()
         self._unanswered = 0
+        self._answered_at = time.monotonic()
 
     async def connect(self, sock: socket.socket) -> None:
         """Open our end of the channel. Raises OSError; then the process is ended and the socket closed."""
@@ -115,10 +116,18 @@ class WorkerProcess:
         """Ask for the counts, and end a worker that hangs."""
         if self.state is WorkerState.STARTING or await self.ask("snapshot") is not None:
             self._unanswered = 0
+            self._answered_at = time.monotonic()
             return
         self._unanswered += 1
         if self._unanswered == HUNG_AFTER and self._process.poll() is None:
-            log.error("worker %d answers nothing (%d questions) and is killed", self.index, HUNG_AFTER)
+            silent = time.monotonic() - self._answered_at
+            log.error(
+                "worker %d (pid %d) answered nothing for %.0fs (%d questions in a row) and is killed",
+                self.index,
+                self._process.pid,
+                silent,
+                HUNG_AFTER,
+            )
             self._process.send_signal(signal.SIGABRT)
             asyncio.get_running_loop().call_later(ABORT_TIMEOUT, self._process.kill)
 

@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import struct
 from pathlib import Path
@@ -28,6 +29,7 @@ class FakeProcess:
 
     def __init__(self, channel):
         self.sock = channel.dup()
+        self.pid = 77
         self.code = None
         self.killed = False
         self.signals = []
@@ -417,7 +419,8 @@ def test_a_worker_that_hangs_is_ended_and_one_that_answers_now_and_then_is_not(m
         return signals, await running, process.signals
 
     assert on(scenario) == ([], -9, [signal.SIGABRT])
-    assert caplog.messages == ["worker 3 answers nothing (10 questions) and is killed"]
+    (said,) = caplog.messages
+    assert re.fullmatch(r"worker 3 \(pid 77\) answered nothing for \d+s \(10 questions in a row\) and is killed", said)
 
 
 def test_pauses_grow_to_a_limit_and_begin_again_after_a_worker_that_lived():
