@@ -8,6 +8,7 @@ started, half a second, and not until the other has finished.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import subprocess
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from typing import Any
 
 from proxy.control.channel import Message
 from proxy.core.stats import Snapshot, merge
-from proxy.worker_process import WorkerProcess, WorkerState
+from proxy.worker_process import WorkerProcess, WorkerState, describe_exit
+
+log = logging.getLogger("proxy.supervisor")
 
 # Pauses before a restart, in seconds. A single crash may be an accident, so the first one is short; a worker that keeps
 # crashing has a cause that a quick restart does not cure.
@@ -99,7 +102,7 @@ class WorkerSlot:
             self._retire(worker)
             return ended.result()
         self._leaving[worker] = ended
-        ended.add_done_callback(lambda _: self._retire(worker))
+        ended.add_done_callback(lambda _: self._finished(worker, ended))
         return None
 
     def order(self, message: Message) -> None:
@@ -134,6 +137,10 @@ class WorkerSlot:
     async def watch(self) -> None:
         """Fetch the counts of all workers, and end those that hang."""
         await asyncio.gather(*(worker.watch() for worker in self._workers()))
+
+    def _finished(self, worker: WorkerProcess, ended: asyncio.Future[int]) -> None:
+        self._retire(worker)
+        log.info("worker %d, which was signalled to stop, ended with %s", self.index, describe_exit(ended.result()))
 
     def _workers(self) -> list[WorkerProcess]:
         return [*self._leaving, *([] if self._worker is None else [self._worker])]

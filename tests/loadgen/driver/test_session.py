@@ -235,7 +235,8 @@ def test_the_summary_tells_counts_lags_and_the_drivers_own_cost(
     with Served(answers(plain())) as server:
         job = job_for(tmp_path, server.url)
         session = Session(job, plan_of(160, 10), out=tmp_path, on_progress=progress.append)
-        monkeypatch.setattr("loadgen.driver.session._TICKS_A_PROGRESS_LINE", 1)  # a slow machine has few ticks
+        monkeypatch.setattr("loadgen.driver.session._TICK_S", 0.005)  # a busy machine has few ticks
+        monkeypatch.setattr("loadgen.driver.session._TICKS_A_PROGRESS_LINE", 1)
         walked(session)
     summary = session.summary
     assert (summary["sent"], summary["done"], summary["errors"], summary["outcomes"]) == (160, 160, 0, {"ok": 160})
