@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,9 @@ _PATIENCE_S: Final = 120
 DOCUMENTS: Final = ("README.md", "RESULTS.md")
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _CLAIMS: Final = "-claims"
-"""Ends the name of a campaign that was made for some of the claims."""
+"""Ends the name of a campaign of few scenarios that was made for the claims about variants of Olla."""
+_OF_VARIANTS: Final = ("C8", "C11", "C12", "C13")
+"""All that such a campaign is asked: the other claims are about what is typical, and need all scenarios."""
 _RETRACTED: Final = {"2026-11-25-full": ("C3", "C12", "C13"), "2026-11-26-full": ("C3", "C12", "C13")}
 """Folder -> claims that its campaign answered by a mistake in measuring."""
 _SHARED_A_START: Final = (
@@ -134,13 +136,6 @@ def _browser() -> str:
     return found
 
 
-def _said(campaign: str, claim: Mapping[str, str]) -> str:
-    """What a campaign says about a claim. One that was made for some of them says nothing about the others."""
-    if campaign.endswith(_CLAIMS) and claim["measured"].startswith("needs "):
-        return "–"
-    return f"**{claim['verdict']}**: {claim['measured']}"
-
-
 def claims_page(published: Path) -> str:
     """Markdown: what each published campaign says about each claim that is `full`, or was made for claims alone."""
     found: dict[str, dict[str, dict[str, str]]] = {}
@@ -149,6 +144,8 @@ def claims_page(published: Path) -> str:
         verdict = json.loads(path.read_text(encoding="utf-8"))
         if path.parent.name.endswith(("-full", _CLAIMS)):
             for one in verdict["claims"]:
+                if path.parent.name.endswith(_CLAIMS) and one["claim"] not in _OF_VARIANTS:
+                    one |= {"verdict": "not-asked", "measured": "it has few scenarios"}
                 if one["claim"] in _RETRACTED.get(path.parent.name, ()):
                     one |= {"verdict": "retracted", "measured": f"it said {one['verdict']}: {one['measured']}"}
                 found.setdefault(path.parent.name, {})[one["claim"]] = one
@@ -167,6 +164,6 @@ def claims_page(published: Path) -> str:
         "|---" * (len(found) + 2) + "|",
     ]
     for claim, sentence in sentences.items():
-        said = [_said(name, ledger[claim]) for name, ledger in found.items()]
+        said = [f"**{one[claim]['verdict']}**: {one[claim]['measured']}" for one in found.values()]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (claim, sentence, *said)) + " |")
     return "\n".join(lines) + "\n"

@@ -90,6 +90,7 @@ def test_the_page_counts_a_claim_that_any_campaign_answers_and_nobody_retracted(
         for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]
         if claim["verdict"] in ("holds", "does-not-hold") and claim["claim"].startswith("C")
         and not (path.parent.name in NOVEMBER and claim["claim"] in ("C3", "C12", "C13"))
+        and (end == "full" or claim["claim"] in ("C8", "C11", "C12", "C13"))
     }  # fmt: skip
     page = claims_page(PUBLISHED)
     assert f" {len(answered)} of the 14 claims are answered" in page
