@@ -139,7 +139,7 @@ def _rates(
 def calibrated(planned: Planned, folder: Path, voice: Voice) -> Planned:
     """The campaign with loads that fit this machine, which are said; its folder keeps the measurements."""
     if folder.joinpath("campaign.json").exists() or not _needed(planned):
-        return planned  # `Campaign.create` refuses a folder that holds one
+        return planned  # `store.Campaign.create` refuses a folder that holds one
     try:
         with terminable(), machine.pinned(planned.cores.driver):
             loads = calibrate(planned, folder / FOLDER, voice)

@@ -141,7 +141,7 @@ class ClientSide(Half):
             upstream.transport.write(b"".join(early))
 
     def data_received(self, data: bytes) -> None:
-        """As `Side`, after the burden if there is one."""
+        """As `Half`, after the burden if there is one."""
         if self._burden is not None:
             self._burden.bear()
         if self._early is not None:
