@@ -137,7 +137,7 @@ def _browser() -> str:
 
 
 def claims_page(published: Path) -> str:
-    """Markdown: what each published campaign says about each claim that is `full`, or was made for claims alone."""
+    """Markdown: what each published campaign that is `full`, or was made for claims, says about each claim."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     sentences: dict[str, str] = {}
     for path in sorted(published.glob("*/verdict.json")):

@@ -65,6 +65,17 @@ async def accept_on(
     return server
 
 
+async def requests_arrived(arriving: Callable[[], bool], grace: float) -> None:
+    """Wait while a request is under way on a connection that was accepted just now: for ARRIVAL_TIME, or `grace` if
+    that is less."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + min(grace, ARRIVAL_TIME)
+    while (left := ends - loop.time()) > 0:
+        await asyncio.sleep(min(left, 0.02))  # first: what was accepted may have no protocol yet
+        if not arriving():
+            break
+
+
 def bound_window(sock: socket.socket | None) -> None:
     """Bound a socket's receive window, or that of all connections a listening socket will accept. Linux only."""
     if sock is not None and sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -25,7 +25,7 @@ from proxy.core.errors import render_error
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
 from proxy.http1.session import session_reader
-from proxy.net.listen import ARRIVAL_TIME, accept_on, set_user_timeout
+from proxy.net.listen import accept_on, requests_arrived, set_user_timeout
 from proxy.net.tls import tls_context
 from proxy.olla.breaker import OPEN, STATE_NAMES, CircuitBreaker
 from proxy.olla.buffers import ObjectPool
@@ -124,7 +124,7 @@ class OllaProxy:
         ends = state.loop.time() + grace
         if self._server is not None:
             self._server.close()
-        await self._requests_arrived(min(grace, ARRIVAL_TIME))
+        await requests_arrived(lambda: any(client.arriving() for client in self._clients), grace)
         state.stopping = True
         for client in list(self._clients):
             client.stop()
@@ -142,15 +142,6 @@ class OllaProxy:
         if self._tick_handle is not None:
             self._tick_handle.cancel()
         await asyncio.sleep(0)  # let the loop report what was closed
-
-    async def _requests_arrived(self, within: float) -> None:
-        """Wait for the requests of connections that were accepted just now, for up to `within` seconds."""
-        loop = self._state.loop
-        ends = loop.time() + within
-        while (left := ends - loop.time()) > 0:
-            await asyncio.sleep(min(left, 0.02))  # first: what was accepted may have no protocol yet
-            if not any(client.arriving() for client in self._clients):
-                break
 
     def stats(self) -> Snapshot:
         """The counts now."""

@@ -325,14 +325,9 @@ class Server(web.Server):
         """A protocol for a new connection."""
         return ClientConnection(self)
 
-    async def requests_arrived(self, within: float) -> None:
-        """Wait for the requests of connections that were accepted just now, for up to `within` seconds."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + within
-        while (left := ends - loop.time()) > 0:
-            await asyncio.sleep(min(left, 0.02))  # first: what was accepted may have no protocol yet
-            if not any(cast(ClientConnection, connection).arriving() for connection in self.connections):
-                break
+    def arriving(self) -> bool:
+        """Whether a request may be under way on any connection."""
+        return any(cast(ClientConnection, connection).arriving() for connection in self.connections)
 
     def abort(self) -> None:
         """Cut every connection."""

@@ -23,7 +23,7 @@ from proxy.core.errors import ERRORS, ProxyError
 from proxy.core.headers import Pairs
 from proxy.core.service import Dialer, Instance
 from proxy.core.stats import Snapshot, StatsCollector
-from proxy.net.listen import ARRIVAL_TIME
+from proxy.net.listen import requests_arrived
 from proxy.sherpa import guard
 from proxy.sherpa.endpoints import Connector
 from proxy.sherpa.exchange import Exchange, count, new_id
@@ -61,7 +61,7 @@ class SherpaProxy:
         """Stop accepting, close idle connections, let exchanges finish for up to `grace` seconds, then cut the rest."""
         self._listener.close()
         cutting = asyncio.get_running_loop().call_later(grace, self._server.abort)
-        await self._server.requests_arrived(min(grace, ARRIVAL_TIME))
+        await requests_arrived(self._server.arriving, grace)
         self._server.stopping = True
         self._server.pre_shutdown()
         await self._server.shutdown(grace + 1.0)
