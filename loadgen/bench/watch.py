@@ -82,9 +82,10 @@ def sample(pid: int, role: Role, t_ns: int) -> Sample | None:
         rss = int((root / "statm").read_text().split()[1]) * _PAGE
         voluntary = involuntary = 0
         for task in (root / "task").iterdir():
-            one, other = context_switches((task / "status").read_text(errors="replace"))
-            voluntary += one
-            involuntary += other
+            with contextlib.suppress(OSError):  # the thread has ended meanwhile, and its process lives on
+                one, other = context_switches((task / "status").read_text(errors="replace"))
+                voluntary += one
+                involuntary += other
     except (OSError, ValueError, IndexError):
         return None
     return Sample(t_ns, pid, role, cpu_ns, rss, voluntary, involuntary, _open_files(root / "fd"))

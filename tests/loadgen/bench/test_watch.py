@@ -53,6 +53,13 @@ def test_the_cpu_of_threads_that_have_ended_is_counted() -> None:
     assert row.cpu_ns >= 3 * 150_000_000
 
 
+def test_a_thread_that_ends_while_its_process_is_read_takes_no_row_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+    gone = lambda folder: [*listed(folder), *([folder / "4194305"] if folder.name == "task" else [])]  # noqa: E731
+    monkeypatch.setattr(Path, "iterdir", gone)
+    assert watch.sample(os.getpid(), "target", 1) is not None
+
+
 def test_the_cpu_of_a_child_that_has_ended_is_in_its_parents_row() -> None:
     process = started(CHILDREN)
     try:
