@@ -43,6 +43,8 @@ class LiveCampaign:
         self._records: list[RunRecord] = []
         self._total = 0
         self._begun = time.monotonic()
+        self.measured_s = 0.0
+        """How long its rounds took, without what comes before the first."""
 
     @property
     def records(self) -> Sequence[RunRecord]:
@@ -123,13 +125,16 @@ class LiveCampaign:
         """All planned rounds that are not on disk yet, then the repeats. Raises KeyboardInterrupt when interrupted."""
         planned = self._planned
         self._total = sum(planned.starts(one) * len(planned.arms_for(one)) for one in planned.scenarios)
+        self._total += sum(planned.runs(mine) for mine in self._extra().values())
         store.update_header(self._folder, state="running")
         try:
             with terminable(), machine.pinned(planned.cores.driver):
                 setting = self._setting()
+                begun = time.monotonic()
                 for number in range(1, planned.rounds + 1):
                     self._round(number, planned.scenarios_in(number), setting, attempt=1)
                 self._repeat(setting)
+                self.measured_s = time.monotonic() - begun
         except BaseException:
             store.update_header(self._folder, state="interrupted")
             raise
@@ -221,10 +226,12 @@ class LiveCampaign:
             )
 
     def _repeat(self, setting: Setting) -> None:
-        """Repeats the rounds that the bench spoilt, at most half the rounds extra, as long as there is time."""
+        """Repeats the rounds that the bench spoilt, as often as planned and as long as there is time."""
         planned = self._planned
-        done = max([planned.rounds, *(record.round for record in self._records)])
-        for number in range(done + 1, planned.rounds + planned.rounds // 2 + 1):
+        extra = self._extra()
+        for number, begun in extra.items():
+            self._round(number, begun, setting, attempt=2)
+        for number in range(max([planned.rounds, *extra]) + 1, planned.rounds + planned.repeats + 1):
             again = spoilt(self._records, planned.scenarios, planned.starts)
             if not again:
                 return
@@ -236,6 +243,15 @@ class LiveCampaign:
             self._voice.say(f"Repeating {runs} run(s) in an extra round")
             self._total += runs
             self._round(number, again, setting, attempt=2)
+
+    def _extra(self) -> dict[int, list[Scenario]]:
+        """The extra rounds on disk, and what each measures. One that was interrupted lacks some of its runs."""
+        begun: dict[int, set[str]] = {}
+        for record in self._records:
+            if record.round > self._planned.rounds:
+                begun.setdefault(record.round, set()).add(record.scenario)
+        mine = {number: [one for one in self._planned.scenarios if one.id in ids] for number, ids in begun.items()}
+        return {number: mine[number] for number in sorted(mine) if mine[number]}
 
 
 def _started(one: Scenario, folder: Path, setting: Setting) -> Backends:

@@ -39,11 +39,10 @@ def decide(
     if not rows.keys() >= {one.id for one in planned.scenarios}:
         source = "pilot"
         voice.say(f"Pilot: {rounds} rounds, not counted, to see what varies")
-        pilot = LiveCampaign(replace(planned, rounds=rounds, limit_s=1.0), folder / FOLDER, voice)
+        pilot = LiveCampaign(replace(planned, rounds=rounds, repeats=0), folder / FOLDER, voice)
         pilot.create("pilot of the campaign in the folder above")
         pilot.run()
-        made_rounds = max(record.round for record in pilot.records)
-        prices = as_slow(prices, lengths, pilot.passed_s() / made_rounds)
+        prices = as_slow(prices, lengths, pilot.measured_s / rounds)
         rows = {**rows, **precision.known(planned, [store.load_campaign(folder / FOLDER)])}
     rest = sum(planned.starts(one) * planned.round_s([one]) for name, one in by_id.items() if name not in rows)
     left = None

@@ -99,6 +99,8 @@ class Planned:
     recorders: bool
     limit_s: float
     """Repeats are begun only if they end within this; 0: within half as much again as planned."""
+    repeats: int
+    """Extra rounds at most, for what the bench spoilt."""
     cores: machine.Cores
     """Of a target with one worker."""
     available: tuple[int, ...] = ()
@@ -127,7 +129,7 @@ class Planned:
 
     def arms_for(self, one: Scenario) -> list[Arm]:
         """The arms that this scenario of the campaign measures."""
-        return schedule.arms_for(one, self.arms, self.scenarios)
+        return schedule.arms_for(one, self.arms)
 
     def cores_for(self, one: Scenario) -> machine.Cores:
         """A core for each worker of a target where one is left for the bench; else all workers share one."""
@@ -194,16 +196,18 @@ def planned(
     idle_s: float = 0.5,
     recorders: bool = False,
     limit_s: float = 0.0,
+    repeats: int | None = None,
     left_out: Mapping[str, str] | None = None,
     dropped: Mapping[str, Any] | None = None,
     ladder: LadderPlan | None = None,
     counted: bool = False,
 ) -> Planned:
-    """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets."""
+    """A campaign of these targets. `baseline`: whom the others are compared with; None leaves it to the targets.
+    `repeats`: extra rounds at most; None: half as many as `rounds`."""
     missing = {target.name: why for target in targets if (why := target.missing()) is not None}
     there = [target for target in targets if target.name not in missing]
     baseline = baseline or default_baseline([target.name for target in there])
-    arms = arms_of(there, baseline if aa else None)
+    arms = arms_of(there, baseline if aa else None, scenarios)
     available = machine.available_cores()
     return Planned(
         asked=asked,
@@ -216,6 +220,7 @@ def planned(
         idle_s=idle_s,
         recorders=recorders,
         limit_s=limit_s,
+        repeats=rounds // 2 if repeats is None else repeats,
         cores=machine.assign_cores(available),
         available=available,
         dropped=dropped or {},

@@ -286,7 +286,12 @@ def apply(planned: Planned, precision: Precision) -> Planned:
     )
     starts = {one.id: chosen[one.id].starts if one.id in chosen else planned.starts(one) for one in scenarios}
     return replace(
-        planned, scenarios=scenarios, starts_of=starts, rounds=max(starts.values()), precision=precision.model_dump()
+        planned,
+        scenarios=scenarios,
+        starts_of=starts,
+        rounds=max(starts.values()),
+        repeats=max(starts.values()) // 2,
+        precision=precision.model_dump(),
     )
 
 

@@ -12,7 +12,7 @@ from the smallest to the largest.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from loadgen.bench import wrk
@@ -44,6 +44,8 @@ class Arm:
 
     name: str
     target: Target
+    on_call: bool = False
+    """Measured in the scenarios alone that name it among their `variants`."""
 
     @property
     def is_aa(self) -> bool:
@@ -75,26 +77,29 @@ class Slot:
         return [run_name(self.round, self.scenario.id, arm.name) for arm in self.arms]
 
 
-def arms_of(targets: Sequence[Target], baseline: str | None) -> list[Arm]:
-    """The arms in the order of the first round: the targets, and the baseline once more, far from itself."""
-    arms = [Arm(target.name, target) for target in targets]
+def arms_of(targets: Sequence[Target], baseline: str | None, scenarios: Sequence[Scenario] = ()) -> list[Arm]:
+    """The arms in the order of the first round: the targets, and the baseline once more, far from itself.
+
+    `scenarios`: all of the campaign. A variant that one of them names is for those that name it alone.
+    """
+    named = {name for one in scenarios for name in one.variants}
+    arms = [Arm(target.name, target, target.name in named) for target in targets]
     again = next((target for target in targets if target.name == baseline), None)
     if again is not None:
         place = next(number for number, arm in enumerate(arms) if arm.name == baseline)
         far = 0 if place > (len(arms) - 1) / 2 else len(arms)
-        arms.insert(far, Arm(again.name + AA_SUFFIX, again))
+        arms.insert(far, replace(arms[place], name=again.name + AA_SUFFIX))
     return arms
 
 
-def arms_for(one: Scenario, arms: Sequence[Arm], scenarios: Sequence[Scenario]) -> list[Arm]:
-    """The arms that `one` of the `scenarios` measures. A variant that scenarios name is for those alone."""
-    special = {name for each in scenarios for name in each.variants}
+def arms_for(one: Scenario, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that this scenario measures."""
 
     def measures(arm: Arm) -> bool:
         if one.only:
             return arm.name in one.only
-        if arm.name in special:
-            return arm.name in one.variants
+        if arm.on_call:
+            return arm.target.name in one.variants
         return arm.target.is_engine or not one.only_engines
 
     return [arm for arm in arms if measures(arm)]
@@ -140,7 +145,7 @@ def slots(
     order = 0
     found = []
     for one in scenarios_of(scenarios, round_number):
-        mine = order_of(arms_for(one, arms, scenarios), round_number)
+        mine = order_of(arms_for(one, arms), round_number)
         made = []
         for group in _groups(one, mine, (alone or {}).get(one.id, ())):
             made.append(Slot(round_number, order, spread(one, len(group)), group, attempt))

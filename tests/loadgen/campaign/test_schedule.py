@@ -204,9 +204,17 @@ def test_a_round_spoilt_by_the_bench_is_repeated_for_all_targets_until_there_are
 
 def test_a_variant_that_scenarios_name_is_measured_in_those_alone() -> None:
     scenarios = [scenario("one", variants=["olla-8k"]), scenario("two")]
-    arms = arms_of([target("sherpa"), target("olla-8k")], "sherpa")
-    measured = {one.id: names(schedule.arms_for(one, arms, scenarios)) for one in scenarios}
+    arms = arms_of([target("sherpa"), target("olla-8k")], "sherpa", scenarios)
+    measured = {one.id: names(schedule.arms_for(one, arms)) for one in scenarios}
     assert measured == {"one": ["sherpa", "olla-8k", "sherpa@aa"], "two": ["sherpa", "sherpa@aa"]}
+
+
+def test_a_round_of_some_scenarios_measures_the_same_arms_as_a_round_of_all() -> None:
+    both = [scenario("one", variants=["olla-8k"]), scenario("two")]
+    made = planned([target("sherpa"), target("olla-8k")], both, rounds=2, baseline="sherpa", asked=Asked())
+    ((_, (again,)),) = made.slots([both[1]], 3, attempt=2)
+    assert sorted(names(list(again.arms))) == ["sherpa", "sherpa@aa"]
+    assert sum(made.round_s([one]) for one in both) == pytest.approx(made.round_s(both))
 
 
 def test_the_full_campaign_leaves_a_twentieth_of_its_budget_for_repeats() -> None:
