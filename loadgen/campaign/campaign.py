@@ -18,6 +18,7 @@ from loadgen.bench.canned import Canned
 from loadgen.bench.child import terminable
 from loadgen.bench.mocks import Backends, Ceiling, NoBackends
 from loadgen.campaign import calibrate, judge, validity
+from loadgen.campaign import real as real_servers
 from loadgen.campaign.plan import Asked, Planned
 from loadgen.campaign.precision import Precision
 from loadgen.campaign.run import Setting, measure
@@ -162,14 +163,21 @@ class LiveCampaign:
             real=real,
         )
 
-    def _plan_of(self, one: Scenario, number: int, turn: Turn) -> Path | None:
-        """The plan file of a scenario in a round; written once, the same requests for every target."""
-        which = "" if turn == ALONE else f"-{turn.place + 1}of{turn.of}"
+    def _plan_of(self, one: Scenario, number: int, turn: Turn, arm: str) -> Path | None:
+        """The plan file of a scenario in a round; written once, the same requests for every target.
+
+        Real servers keep the prefixes of prompts they have seen, so there each arm sends prompts of its own, as long
+        as the others' and at the same times.
+        """
+        real = self._planned.asked.real is not None
+        which = f"-{arm}" if real else "" if turn == ALONE else f"-{turn.place + 1}of{turn.of}"
         path = self._folder / "plans" / f"r{number:02d}-{one.id}{which}.npz"
         if not path.exists():
             made = timetable.make(one, timetable.seed_for(self._planned.asked.seed, one.id, number), turn)
             if made is None:
                 return None
+            if real:
+                made = real_servers.unseen(made, arm)
             path.parent.mkdir(exist_ok=True)
             save_plan(made, path)
         return path

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import zlib
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from loadgen.workload import conversation
-from loadgen.workload.job import MAX_TOKENS_MARK, PROMPT_MARK
+from loadgen.workload.job import MAX_TOKENS_MARK, PROMPT_MARK, SEED_MARK
+from loadgen.workload.plan import Plan
 from loadgen.workload.scenario import Open, Request, Scenario
 from loadgen.workload.trace import BYTES_PER_TOKEN
 from reports.schema import Strict
@@ -15,6 +20,9 @@ _SECONDS: Final = 20.0
 _STREAMS: Final = 40
 """Of a run on average: a median of TTFT or TPOT is taken from 20 streams on, and Poisson arrivals vary."""
 PRIMARY: Final = ("ttft_p50_ms", "tpot_p50_ms", "goodput_rps")
+_OWN: Final = f"request {SEED_MARK}: {PROMPT_MARK}"
+"""No two prompts begin alike: a server that keeps prefixes computes each."""
+_SEEDS: Final = 2**31
 
 
 class Real(Strict):
@@ -40,6 +48,7 @@ def chats(real: Real, seed: int, duration_s: float | None) -> Scenario:
         warmup_s=2.0,
         prompt_bytes=real.prompt_tokens * BYTES_PER_TOKEN,
         output_tokens=real.output_tokens,
+        request_seeds=_SEEDS,
         timeout_s=120.0,
         slo={"ttft_ms": 500.0, "tpot_ms": 100.0},
         primary=PRIMARY,
@@ -49,12 +58,17 @@ def chats(real: Real, seed: int, duration_s: float | None) -> Scenario:
 def replayed(replay: Scenario, real: Real) -> Scenario:
     """A trace's scenario with requests that a real server understands."""
     (request,) = replay.requests
-    prompt = conversation.GROWING if conversation.GROWING in request.text() else PROMPT_MARK
+    prompt = conversation.GROWING if conversation.GROWING in request.text() else _OWN
     request = _request(real, prompt).model_copy(update={"headers": request.headers})
     return replay.model_copy(update={"requests": (request,), "primary": PRIMARY})
 
 
-def _request(real: Real, prompt: str = PROMPT_MARK) -> Request:
+def unseen(plan: Plan, arm: str) -> Plan:
+    """The plan with other prompts than another arm's, of the same lengths; turns of a conversation stay together."""
+    return replace(plan, request_seed=plan.request_seed ^ np.int64(zlib.crc32(arm.encode()) % _SEEDS))
+
+
+def _request(real: Real, prompt: str = _OWN) -> Request:
     """In OpenAI's form; `ignore_eos` (vLLM, SGLang; others ignore it) makes outputs as long as they were asked for."""
     body = {
         "model": real.model,

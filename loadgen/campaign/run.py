@@ -55,7 +55,7 @@ class Setting:
     recorders: bool
     described: Mapping[str, ScenarioRecord]
     ceiling: Ceiling
-    plan_of: Callable[[Scenario, int, Turn], Path | None]
+    plan_of: Callable[[Scenario, int, Turn, str], Path | None]
     """(scenario, round, turn) -> its plan file, None in closed loop."""
     tell: Callable[[str], None]
     """Where progress goes."""
@@ -369,7 +369,7 @@ class LiveRun:
         return {}
 
     def _plan_path(self) -> Path | None:
-        return self.setting.plan_of(self._scenario, self._round, self._turn)
+        return self.setting.plan_of(self._scenario, self._round, self._turn, self._arm.name)
 
     def _plan(self) -> Plan | None:
         """The schedule as the driver had it, None in closed loop."""

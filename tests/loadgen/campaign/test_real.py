@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loadgen.bench.mocks import NoBackends
 from loadgen.campaign.plan import Asked, plan
-from loadgen.campaign.real import PRIMARY, Real
+from loadgen.campaign.real import PRIMARY, Real, unseen
 from loadgen.errors import Missing, Refusal, UsageRefusal
 from loadgen.targets.direct import Given
+from loadgen.workload import timetable
+from loadgen.workload.job import Job
+from loadgen.workload.payload import Payloads
+from loadgen.workload.plan import make_plan
 
 
 @pytest.fixture
@@ -56,6 +61,28 @@ def test_u9_a_trace_is_replayed_to_real_servers(url: str, tmp_path: Path) -> Non
     (one,) = plan(Asked(given=(f"a={url}", f"b={url}"), real=Real(model="llama"), trace=replay)).scenarios
     assert '"model":"llama"' in one.requests[0].text()
     assert one.id == "trace-t"
+
+
+def test_no_two_requests_begin_alike_so_no_prefix_cache_serves_what_another_target_asked(url: str) -> None:
+    (one,) = plan(Asked(given=(f"a={url}", f"b={url}"), real=Real(model="llama", rate_rps=50))).scenarios
+    made = timetable.make(one, timetable.seed_for(1, one.id, 1))
+    assert made is not None
+    payloads = Payloads(Job("x", "http://127.0.0.1:1", Path("out"), tuple(one.templates(pinned=False)), plan=Path("p")))
+    prompts = []
+    for arm in ("a", "b", "a@aa"):
+        own = unseen(made, arm)
+        columns = (own.template, own.prompt_bytes, own.output_tokens, own.request_seed)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        sent = [payloads.build(number, *row)[0].partition(b"\r\n\r\n")[2] for number, row in enumerate(rows)]
+        prompts += [json.loads(body)["messages"][0]["content"] for body in sent]
+    assert len({prompt[:20] for prompt in prompts}) == len(prompts) == 3 * len(made)
+
+
+def test_the_turns_of_a_conversation_stay_together_with_each_target() -> None:
+    made = make_plan(np.arange(4), request_seed=np.array([3, 5, 3, 5]))
+    seeds = [unseen(made, arm).request_seed.tolist() for arm in ("a", "b")]
+    assert all(one[:2] == one[2:] and min(one) >= 0 for one in seeds)
+    assert set(seeds[0]).isdisjoint(seeds[1])
 
 
 @pytest.mark.parametrize(
