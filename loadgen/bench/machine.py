@@ -41,23 +41,29 @@ class Cores:
     driver: tuple[int, ...] | None
     mocks: tuple[int, ...] | None
     note: str
+    available: tuple[int, ...] = ()
+    """Those that all may use where nobody is pinned."""
 
     @property
     def pinned(self) -> bool:
         """Whether the target has its core for itself."""
         return self.target is not None
 
-    def all(self) -> tuple[int, ...] | None:
-        """Every core that is used, None if nothing is pinned."""
+    def all(self) -> tuple[int, ...]:
+        """Every core that is used."""
         if self.target is None or self.driver is None or self.mocks is None:
-            return None
+            return self.available
         return tuple(sorted({*self.target, *self.driver, *self.mocks}))
 
     def bench_size(self) -> int:
         """How many cores driver and mocks have between them."""
         if self.driver is None or self.mocks is None:
-            return os.cpu_count() or 1
+            return len(self.available)
         return len(set(self.driver) | set(self.mocks))
+
+    def target_size(self) -> int:
+        """How many cores the target has, at least."""
+        return 1 if self.target is None else len(self.target)
 
 
 def assign_cores(available: Iterable[int], target_workers: int = 1) -> Cores:
@@ -74,6 +80,7 @@ def assign_cores(available: Iterable[int], target_workers: int = 1) -> Cores:
             None,
             None,
             f"not pinned: {len(cores)} core(s) for {target_workers} worker(s) and the bench; CPU is noisy",
+            cores,
         )
     target = cores[:target_workers]
     if len(rest) == 1:

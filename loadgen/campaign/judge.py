@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from loadgen.bench import watch
+from loadgen.bench.machine import Cores
 from loadgen.bench.mocks import Ceiling
 from loadgen.campaign import tally, validity
 from loadgen.workload.plan import Plan
@@ -52,7 +53,7 @@ class Observation:
     readings: list[tally.Reading] = field(default_factory=list)
     """At both ends of the measured window, where the generator keeps no rows."""
     left: Mapping[str, Any] = field(default_factory=dict)
-    """What a long run left behind (`aftermath`); empty for others."""
+    """What a long run left behind (`leftovers`); empty for others."""
     broken: Check | None = None
     """Why the run did not come to its end."""
 
@@ -64,8 +65,7 @@ class Conditions:
     scenario: Scenario
     described: ScenarioRecord
     ceiling: Ceiling
-    bench_cores: int
-    target_cores: int
+    cores: Cores
     has_process: bool
     idle: tuple[float, int] | None
     """CPU ns per second and resident bytes before load."""
@@ -199,7 +199,7 @@ def _tallied(record: RunRecord, seen: Observation, conditions: Conditions) -> Ru
         update["window_ns"] = done.window_ns
         users = conditions.described.connections or 1
         rss = tally.resident(seen.samples)
-        summary, extras = tally.metrics(done, conditions.described, idle, rss, conditions.target_cores)
+        summary, extras = tally.metrics(done, conditions.described, idle, rss, conditions.cores.target_size())
         summary |= extras
         checks += tally.checks(
             done,
@@ -208,7 +208,7 @@ def _tallied(record: RunRecord, seen: Observation, conditions: Conditions) -> Ru
             stream=scenario.kind == "stream",
             saturates=scenario.saturates,
             has_process=conditions.has_process,
-            target_cores=conditions.target_cores,
+            target_cores=conditions.cores.target_size(),
             steal=seen.steal,
         )
         checks.append(validity.other_load(_other_load(seen, conditions)))
@@ -264,7 +264,7 @@ def _checks(
     assert requests is not None  # there are rows
     driver, mocks, target = (cpu_share(usage, role, window) for role in ("driver", "mock", "target"))
     drivers = driver
-    if driver is not None and conditions.bench_cores == 1:  # the others' share it
+    if driver is not None and conditions.cores.bench_size() == 1:  # the others' share it
         drivers = driver + sum(cpu_share(usage_table(one), "driver", window) or 0.0 for one in seen.beside)
     begun = rows["intended_ns"].fillna(rows["sent_ns"])
     # Until the driver took a request up. What follows, connecting and sending, waits for the target.
@@ -284,9 +284,9 @@ def _checks(
             float(np.median(wait_ms)) if wait_ms.size else None,
         ),
         validity.generator_cpu(driver, scenario.open_loop),
-        validity.bench_cpu(drivers, mocks, scenario.open_loop, conditions.bench_cores),
+        validity.bench_cpu(drivers, mocks, scenario.open_loop, conditions.cores.bench_size()),
         validity.saturation(
-            None if target is None else target / conditions.target_cores,
+            None if target is None else target / conditions.cores.target_size(),
             scenario.open_loop or not scenario.saturates,
             conditions.has_process,
         ),
@@ -314,7 +314,7 @@ def _other_load(seen: Observation, conditions: Conditions) -> float | None:
     first = {row.pid: row.cpu_ns for row in reversed(rows)}
     last = {row.pid: row.cpu_ns for row in rows}
     used = sum(last.values()) - sum(first.values())
-    cores = conditions.bench_cores + conditions.target_cores
+    cores = len(conditions.cores.all())
     return max(seen.busy - used / 1e9 / seen.wall_s / cores, 0.0)
 
 

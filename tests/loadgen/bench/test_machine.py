@@ -38,8 +38,13 @@ def test_a_target_of_two_workers_gets_two_cores() -> None:
 def test_a_single_core_is_not_pinned_and_the_note_says_what_that_costs() -> None:
     cores = machine.assign_cores([0])
     assert not cores.pinned
-    assert cores.all() is None
     assert "not pinned" in cores.note
+    assert (cores.all(), cores.bench_size(), cores.target_size()) == ((0,), 1, 1)
+
+
+def test_where_nothing_is_pinned_the_cores_are_those_that_this_process_may_use() -> None:
+    cores = machine.assign_cores([2, 5], target_workers=2)
+    assert (cores.pinned, cores.all(), cores.bench_size()) == (False, (2, 5), 2)
 
 
 def test_stolen_and_busy_time_are_shares_of_what_passed() -> None:

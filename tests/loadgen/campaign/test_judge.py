@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from loadgen.bench import watch
+from loadgen.bench.machine import assign_cores
 from loadgen.bench.mocks import Ceiling
 from loadgen.campaign import judge
 from loadgen.campaign.judge import Conditions, Observation
@@ -81,8 +82,7 @@ def judged(seen: Observation, table: pd.DataFrame | None, **conditions: Any) -> 
         "scenario": SCENARIO,
         "described": SCENARIO.describe("pinned"),
         "ceiling": Ceiling(10_000, 50_000),
-        "bench_cores": 1,
-        "target_cores": 1,
+        "cores": assign_cores((0, 1)),
         "has_process": True,
         "idle": (1_000_000.0, 40 << 20),
         "plan": PLAN,
@@ -247,7 +247,7 @@ def test_what_runs_made_together_share_is_held_against_them_together() -> None:
     assert fine.void_reason is None, fine.validity
     record = judged(seen(beside=others), rows(), turns=3)
     assert record.void_reason == "driver and mocks together used 90% of a core, limit 85%"
-    assert judged(seen(beside=others), rows(), turns=3, bench_cores=2).void_reason is None
+    assert judged(seen(beside=others), rows(), turns=3, cores=assign_cores((0, 1, 2))).void_reason is None
 
 
 def test_the_work_of_runs_beside_is_nobody_elses_load() -> None:
@@ -255,6 +255,13 @@ def test_the_work_of_runs_beside_is_nobody_elses_load() -> None:
     (check,) = [check for check in record.validity if check.check == "other-load"]
     ours = (0.3 + 0.2 + 0.5 + 0.2 + 0.3) * 7.9 / 8 / 2
     assert check.value == pytest.approx(0.9 - ours, abs=0.001)
+
+
+def test_where_all_share_one_core_our_own_work_on_it_is_nobody_elses_load() -> None:
+    """The core is counted once, though target and bench both have it."""
+    record = judged(seen(samples=samples(0.3, 0.2, 0.5), busy=1.0, wall_s=7.9), rows(), cores=assign_cores((5,)))
+    (check,) = [check for check in record.validity if check.check == "other-load"]
+    assert (check.value, check.warn) == (pytest.approx(0.0, abs=0.001), False)
 
 
 def test_mocks_have_to_carry_all_that_take_turns() -> None:
