@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -285,12 +286,9 @@ def _share(text: str) -> float:
 
 def _seconds(text: str) -> float:
     """`10m`, `90s`, `2h`; a number alone is seconds."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        seconds = float(text.rstrip("smh")) * units.get(text[-1:], 1.0)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", text)
+    seconds = float(found[1]) * {"s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}[found[2]] if found else 0.0
+    if not 0 < seconds <= options.MOST_SECONDS:
         raise UsageRefusal(f"--time {text}: write a time such as 90s, 10m or 2h")
     return seconds
 

@@ -11,14 +11,14 @@ import typer
 
 from loadgen.errors import UsageRefusal
 
-_MOST = 1_000_000
-"""Seconds (12 days), or times as fast: what is more is mistyped, and its plan would not fit into memory."""
+MOST_SECONDS = 1_000_000
+"""12 days, or so many times as fast: what is more is mistyped, and its plan would not fit into memory."""
 
 
 def above_zero(value: float | None) -> float | None:
     """A finite number above 0, which a range of click does not promise: NaN is in every one of them."""
-    if value is not None and not (math.isfinite(value) and 0 < value <= _MOST):
-        raise typer.BadParameter(f"{value!r} is no number above 0, at most {_MOST:,}")
+    if value is not None and not (math.isfinite(value) and 0 < value <= MOST_SECONDS):
+        raise typer.BadParameter(f"{value!r} is no number above 0, at most {MOST_SECONDS:,}")
     return value
 
 

@@ -144,7 +144,7 @@ class Canned(Backends):
 
 def _recorded(scenario: Scenario, folder: Path, cores: tuple[int, ...] | None) -> tuple[dict[str, str], bytes]:
     """What a mock states of its reply to the scenario's first request, and the body."""
-    mocks = Backends.start(1, 0, folder, cores)
+    mocks = Backends.start(1, folder, cores)
     try:
         mocks.behave(scenario.mock)
         return _ask(mocks.urls[0], scenario.requests[0].template(), scenario.prompt_bytes or 64)

@@ -44,10 +44,10 @@ class Child:
     ) -> None:
         """`held`: it reads from us and waits for `release`. `cwd`: the folder it starts in, ours if None."""
         self.name = name
-        self.command = tuple(command)
         self.stdout = folder / f"{name}.stdout"
         self.stderr = folder / f"{name}.stderr"
         self._read_from = 0
+        self._ended = False
         self.started_ns = time.monotonic_ns()
         where = "-" if cores is None else ",".join(str(core) for core in sorted(cores))
         leash = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), where]
@@ -157,6 +157,8 @@ class Child:
 
     def stop(self, grace_s: float = 3.0) -> None:
         """Ends it: SIGTERM, `grace_s` seconds, then SIGKILL to whatever is left of its group. Safe to call twice."""
+        if self._ended:
+            return  # its id may be somebody else's by now
         self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
@@ -164,6 +166,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._ended = True
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()

@@ -124,7 +124,7 @@ def _rates(
     logs = folder / "mocks" / probe.id
     logs.mkdir(parents=True, exist_ok=True)
     found: dict[str, float] = {}
-    mocks = Backends.start(probe.mock.endpoints, 0, logs, planned.cores.mocks)
+    mocks = Backends.start(probe.mock.endpoints, logs, planned.cores.mocks)
     try:
         for number, target in enumerate(targets):
             for record in measure(Slot(1, number, probe, (Arm(target.name, target),)), mocks, setting):

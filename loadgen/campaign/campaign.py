@@ -268,7 +268,7 @@ def _started(one: Scenario, folder: Path, setting: Setting) -> Backends:
         return NoBackends()
     if one.backend == "nginx":
         return Canned.begin(one, folder, setting.cores.mocks)
-    return Backends.start(one.mock.endpoints, 0, folder, setting.cores.mocks)
+    return Backends.start(one.mock.endpoints, folder, setting.cores.mocks)
 
 
 def asked_before(folder: Path) -> Asked:

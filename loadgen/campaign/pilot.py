@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,9 +40,14 @@ def decide(
     if not rows.keys() >= {one.id for one in planned.scenarios}:
         source = "pilot"
         voice.say(f"Pilot: {rounds} rounds, not counted, to see what varies")
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)  # of one that was killed
         pilot = LiveCampaign(replace(planned, rounds=rounds, repeats=0), folder / FOLDER, voice)
         pilot.create("pilot of the campaign in the folder above")
-        pilot.run()
+        try:
+            pilot.run()
+        except BaseException:
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+            raise
         prices = as_slow(prices, lengths, pilot.measured_s / rounds)
         rows = {**rows, **precision.known(planned, [store.load_campaign(folder / FOLDER)])}
     rest = sum(planned.starts(one) * planned.round_s([one]) for name, one in by_id.items() if name not in rows)

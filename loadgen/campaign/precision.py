@@ -28,7 +28,7 @@ from reports.store import ReportError
 
 _PIECES = 4  # of a window: enough to tell what varies within a start
 _CAMPAIGNS = 3  # the newest ones
-_LIKE = 0.2  # rates that differ by less are the same load
+_LIKE = 0.2  # rates, or lengths, that differ by less are the same load
 _FINEST = 0.002
 _WIDEST = 20.0
 _HOPELESS = 0.25  # where only a time was asked for: rows that do not even get this decide nothing
@@ -89,10 +89,14 @@ def known(
         groups: dict[Row, list[list[float]]] = {}
         piece_s = 0.0
         for campaign in campaigns:
-            if _like(one, campaign, within=within):
-                mine, piece_s = _groups(planned, one, campaign, within=within)
-                for row, starts in mine.items():
-                    groups.setdefault(row, []).extend(starts)
+            if not _like(one, campaign, within=within):
+                continue
+            mine, its_s = _groups(planned, one, campaign, within=within)
+            if groups and within and not _near(its_s, piece_s):
+                continue  # shorter pieces scatter more: variances are of pieces of one length, the newest campaign's
+            piece_s = piece_s or its_s
+            for row, starts in mine.items():
+                groups.setdefault(row, []).extend(starts)
         rows = {row: made for row, starts in groups.items() if (made := _components(starts, piece_s)) is not None}
         if rows:
             found[one.id] = rows
@@ -103,12 +107,16 @@ def _like(one: Scenario, campaign: store.Campaign, *, within: bool) -> bool:
     stored = campaign.header.scenarios.get(one.id)
     if stored is None or stored.duration_s <= 0:
         return False
-    if not within and abs(math.log(one.duration_s / stored.duration_s)) > _LIKE:
+    if not within and not _near(one.duration_s, stored.duration_s):
         return False
     rate = one.rate_rps()
     if rate is None or stored.rate_rps is None:
         return rate == stored.rate_rps
-    return abs(math.log(rate / stored.rate_rps)) < _LIKE
+    return _near(rate, stored.rate_rps)
+
+
+def _near(one: float, other: float) -> bool:
+    return one == other or (min(one, other) > 0 and abs(math.log(one / other)) < _LIKE)
 
 
 def _groups(

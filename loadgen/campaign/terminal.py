@@ -21,7 +21,7 @@ from loadgen.campaign.campaign import LiveCampaign, asked_before, planned_before
 from loadgen.campaign.plan import Asked, Planned, plan
 from loadgen.campaign.trial import try_out
 from loadgen.campaign.voice import Terminal, Voice
-from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing
+from loadgen.errors import INTERRUPTED, NO_VALID_RUN, Missing, UsageRefusal
 from loadgen.targets.target import Target
 from reports import counted, first_screen, store
 from reports.first_screen import FirstScreen
@@ -45,6 +45,8 @@ def compare(
     """
     console = Console(highlight=False)
     if resume is not None:
+        if loads is not None:
+            raise UsageRefusal("--loads: a campaign that is resumed keeps the loads it began with")
         asked = asked_before(resume)
     pinned = resume or loads
     known = None if pinned is None else calibrate.load_file(pinned)
@@ -57,11 +59,15 @@ def compare(
     folder = resume or out or default_folder(asked)
     begun = time.monotonic()
     with Terminal(console) as voice:
-        try_out(planned.targets, voice)
-        if known is None and asked.real is None:
-            planned = calibrate.calibrated(planned, folder, voice)
-        if resume is None and not folder.joinpath("campaign.json").exists():
-            planned = prepare(planned, folder, voice, begun)
+        try:
+            try_out(planned.targets, voice)
+            if known is None and asked.real is None:
+                planned = calibrate.calibrated(planned, folder, voice)
+            if resume is None and not folder.joinpath("campaign.json").exists():
+                planned = prepare(planned, folder, voice, begun)
+        except KeyboardInterrupt:
+            voice.say("Interrupted before the first counted run: nothing is kept. The same command begins again")
+            return INTERRUPTED
         campaign = LiveCampaign(planned, folder, voice)
         if resume is not None:
             campaign.adopt()
@@ -105,7 +111,10 @@ def _announce(console: Console, planned: Planned) -> None:
         load = f"{rate:g}/s" if rate is not None else one.arrivals.kind
         table.add_row(one.id, Text(one.question), load, f"{one.total_s():.1f} s")
     names = ", ".join(arm.name for arm in planned.arms)
-    console.print(Text(f"Campaign {planned.asked.profile}: {planned.rounds} rounds of {names}"))
+    asked = planned.asked
+    to_plan = not planned.precision and (asked.precision is not None or asked.time_s is not None)
+    rounds = "starts and seconds are planned first, for" if to_plan else f"{planned.rounds} rounds of"
+    console.print(Text(f"Campaign {asked.profile}: {rounds} {names}"))
     console.print(table)
     for name, why in {**planned.missing, **planned.left_out}.items():
         console.print(Text(f"Not measured: {name}: {why}"))
@@ -121,7 +130,10 @@ def _announce(console: Console, planned: Planned) -> None:
     more = [] if planned.ladder is None else [f"{_minutes(planned.ladder_s())} of its ladder"]
     more += ["the counting of work"] if planned.counted else []
     extra = ", ".join([*more, "repeats of rounds that the bench spoils"])
-    console.print(Text(f"Takes about {_minutes(planned.seconds())}, plus {extra}"))
+    takes = f"about {_minutes(planned.seconds())}"
+    if to_plan:
+        takes = "what the precision needs" if asked.time_s is None else f"at most {_minutes(asked.time_s)}"
+    console.print(Text(f"Takes {takes}, plus {extra}"))
 
 
 def _counts(found: counted.Counted) -> Table:

@@ -22,7 +22,7 @@ def try_out(targets: Iterable[Target], voice: Voice) -> None:
     if not typed:
         return
     with tempfile.TemporaryDirectory(prefix="proxy-engines-") as folder:
-        mocks = Backends.start(1, 0, Path(folder), None)
+        mocks = Backends.start(1, Path(folder), None)
         try:
             for target in typed:
                 voice.step(f"trying out {target.name}")

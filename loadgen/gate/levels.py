@@ -55,7 +55,7 @@ def bench(checkouts: Mapping[str, Checkout], engines: Sequence[str], folder: Pat
             left_out = ", ".join(without)
             voice.say(f"{engine}: one side does not know {left_out}; both run without, and counts may be less steady")
         configs[engine] = config
-    mocks = Backends.start(2, 0, folder, None)
+    mocks = Backends.start(2, folder, None)
     try:
         whole, stream = recordings(mocks.urls[0])
         yield Bench(Servers(), checkouts, configs, mocks, whole, stream, folder)

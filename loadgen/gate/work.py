@@ -101,7 +101,7 @@ def count(targets: Sequence[Target], folder: Path, voice: Voice) -> None:
     here = folder / "counted"
     here.mkdir(parents=True, exist_ok=True)
     with terminable():
-        mocks = Backends.start(1, 0, here, None)
+        mocks = Backends.start(1, here, None)
         try:
             whole, stream = recordings(mocks.urls[0])
         finally:

@@ -120,7 +120,16 @@ def by_wrk(load: ToolLoad, url: str, folder: Path, seconds: float) -> Figures:
         f'wrk.headers["{name}"] = "{value}"' for name, value in (("Content-Type", "application/json"), *load.headers)
     ]
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    command = ["wrk", "-t1", f"-c{load.users}", f"-d{seconds:.0f}s", "--latency", "-s", str(script), url + _PATH]
+    command = [
+        str(client("wrk")),
+        "-t1",
+        f"-c{load.users}",
+        f"-d{seconds:.0f}s",
+        "--latency",
+        "-s",
+        str(script),
+        url + _PATH,
+    ]
     return parse_wrk(_finished(command, 30 + seconds))
 
 
@@ -262,7 +271,7 @@ def _serving(target_name: str, load: ToolLoad, folder: Path) -> Iterator[str]:
     (target,) = choose([target_name], [])
     if (why := target.missing()) is not None:
         raise Missing(why)
-    backends = Backends.start(1, 0, folder, None)
+    backends = Backends.start(1, folder, None)
     try:
         backends.behave(Mock(profile=load.profile))
         running = target.start(Wiring(backends=backends.urls, folder=folder, recorders=False))

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from loadgen.bench import machine, watch
+from loadgen.bench.child import Child, ChildError
 from loadgen.bench.mocks import Backends
 from loadgen.workload import arrivals
 from loadgen.workload.job import Closed, Job, Template, save_job
@@ -28,6 +27,8 @@ from loadgen.workload.scenario import Mock
 
 LAG_LIMIT_US: Final = 1000.0
 _SETTLE_S: Final = 1.0  # after starting, which is a second of full load: real-time schedulers take that back
+_READY_S: Final = 30.0
+_POLL_S: Final = 0.05
 _EVENTS: Final = 100  # content events of a stream
 _GAP_MS: Final = 5
 _PACED: Final = {"name": "paced", "output_tokens": 16, "token_gap": f"{_GAP_MS}ms"}
@@ -94,7 +95,7 @@ def run(seconds: float, *, as_json: bool = False) -> int:
     with tempfile.TemporaryDirectory(prefix="driver-selftest-") as name:
         folder = Path(name)
         for load in LOADS:
-            mock = Backends.start(1, 0, folder, (cores[-1],))
+            mock = Backends.start(1, folder, (cores[-1],))
             try:
                 mock.behave(Mock(profile=_PACED if load.template.stream else "instant"))
                 results.append(measure(load, mock.urls[0], mock.pids[0], folder, seconds, cores[0]))
@@ -120,19 +121,19 @@ def measure(load: DriverLoad, url: str, mock_pid: int, folder: Path, seconds: fl
         save_plan(make_plan(offsets, warmup_s=seconds / 5), folder / "plan.npz")
     save_job(job, folder / "JOB.json")
     command = [sys.executable, "-m", "loadgen.driver", str(folder / "JOB.json"), "--hold"]
-    driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    os.sched_setaffinity(driver.pid, {core})
-    assert driver.stdout is not None
-    driver.stdout.readline()  # ready
-    with suppress(OSError):  # as in a campaign, where it is permitted
-        os.sched_setscheduler(driver.pid, os.SCHED_RR, os.sched_param(machine.DRIVER_PRIORITY))
-    time.sleep(_SETTLE_S)
-    before = watch.process_cpu_ns(mock_pid)
-    output, _ = driver.communicate("go\n")
-    mock_ns = watch.process_cpu_ns(mock_pid) - before
-    if driver.returncode:
-        sys.exit(driver.returncode)
-    return _result(load, json.loads(output.splitlines()[-1]), mock_ns, seconds)
+    with Child("driver", command, folder, cores=(core,), held=True) as driver:
+        driver.wait_ready(_READY_S)
+        driver.raise_priority(machine.DRIVER_PRIORITY)  # as in a campaign, where it is permitted
+        time.sleep(_SETTLE_S)
+        before = watch.process_cpu_ns(mock_pid)
+        driver.release()
+        while driver.alive():
+            time.sleep(_POLL_S)
+        mock_ns = watch.process_cpu_ns(mock_pid) - before
+        last = next((line for line in driver.json_lines() if line.get("finished")), None)
+        if last is None:
+            raise ChildError(f"the driver {driver.how_it_ended()}: {driver.last_words()}")
+    return _result(load, last, mock_ns, seconds)
 
 
 def _result(load: DriverLoad, summary: dict[str, Any], mock_ns: int, seconds: float) -> Result:

@@ -193,15 +193,15 @@ class Wanted:
 def run(wanted: Wanted, command: str) -> int:
     """Searches every target, builds the report, prints the table; returns the exit code. Raises Refusal."""
     console = Console(highlight=False, soft_wrap=True)
+    ladder = _ladder(wanted)
     try:
-        ladder = _ladder(wanted)
         if wanted.resume is None:
             ladder.begin(command, wanted.first)
         elif not wanted.resume.is_dir():
             raise Missing(f"--resume {wanted.resume}: no such folder")
         searches = _search_all(console, ladder, wanted)
     except KeyboardInterrupt:
-        console.print(Text("Interrupted. The same command with --resume DIR goes on"))
+        console.print(Text(f"Interrupted. The same command with --resume {ladder.folder} goes on"))
         return INTERRUPTED
     from reports.render import build_report
 

@@ -46,7 +46,7 @@ def ask(scenario: Scenario, backends: Backends) -> list[Pin]:
 def ask_all() -> dict[str, list[Pin]]:
     """The pins of every scenario of the catalogue, from mocks started for it."""
     with tempfile.TemporaryDirectory() as folder:
-        backends = Backends.start(64, 0, Path(folder), None)
+        backends = Backends.start(64, Path(folder), None)
         try:
             return {scenario.id: ask(scenario, backends) for scenario in catalogue().values()}
         finally:

@@ -78,7 +78,6 @@ class CampaignOutcome:
     false: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     sizes: tuple[float | None, ...] = ()
-    seconds: float = 0.0
 
 
 def campaign_of(targets: Sequence[str], one: str, *, rounds: int, seed: int) -> Planned:
@@ -286,7 +285,7 @@ def _run(console: Console, folder: Path, given: StudySize, command: str) -> int:
         return INTERRUPTED
     lines = findings(tries, found)
     minutes = (time.monotonic() - begun) / 60
-    note = f"`{command}`: {given.campaigns} campaigns of {given.rounds} rounds in {minutes:.0f} min."
+    note = f"`{command}`: {given.campaigns} campaigns of {given.rounds} rounds."
     store.write_atomically(folder / PAGE, page(lines, tries, note).encode())
     _print(console, lines)
     shown = all(line.holds for line in lines)

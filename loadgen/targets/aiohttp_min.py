@@ -1,6 +1,6 @@
 """The smallest honest aiohttp proxy: what a good programmer writes in an hour. It keeps Sherpa from being made slow.
 
-    python -m loadgen.targets.aiohttp_min [--port N] [--limit-per-host N] BACKEND_URL...
+    python -m loadgen.targets.aiohttp_min [--port N] BACKEND_URL...
 
 One `ClientSession`, hop-by-hop headers removed, bodies streamed as they come. No stats, no health checks, no breakers.
 """
@@ -37,14 +37,13 @@ def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 class Proxy:
     """Forwards every request to the next backend."""
 
-    def __init__(self, backends: list[str], limit_per_host: int) -> None:
+    def __init__(self, backends: list[str]) -> None:
         self._turn = itertools.cycle(backends)
-        self._limit_per_host = limit_per_host
         self._session: ClientSession | None = None
 
     async def session(self, _: web.Application) -> AsyncIterator[None]:
         """Opens the one session with the application and closes it with it."""
-        connector = TCPConnector(limit=0, limit_per_host=self._limit_per_host, keepalive_timeout=90)
+        connector = TCPConnector(limit=0, keepalive_timeout=90)
         async with ClientSession(
             connector=connector,
             timeout=ClientTimeout(total=None, sock_connect=5, sock_read=300),
@@ -76,9 +75,9 @@ class Proxy:
             raise web.HTTPBadGateway(text="the backend failed") from exc
 
 
-async def serve(backends: list[str], port: int, limit_per_host: int) -> None:
+async def serve(backends: list[str], port: int) -> None:
     """Listens, prints the ready line, serves until it is told to stop."""
-    proxy = Proxy(backends, limit_per_host)
+    proxy = Proxy(backends)
     app = web.Application(client_max_size=1 << 30)
     app.cleanup_ctx.append(proxy.session)
     app.router.add_route("*", "/{path:.*}", proxy.forward)
@@ -101,10 +100,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadgen.targets.aiohttp_min", description="minimal aiohttp proxy")
     parser.add_argument("backends", nargs="+", metavar="BACKEND_URL")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--limit-per-host", type=int, default=0, help="connections to one backend, 0 for no limit")
     options = parser.parse_args()
     with contextlib.suppress(web.GracefulExit):
-        uvloop.run(serve([url.rstrip("/") for url in options.backends], options.port, options.limit_per_host))
+        uvloop.run(serve([url.rstrip("/") for url in options.backends], options.port))
 
 
 if __name__ == "__main__":

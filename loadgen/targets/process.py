@@ -162,7 +162,6 @@ class ProcessTarget:
                 port=port,
                 folder=folder,
                 backends=[urlsplit(url) for url in wiring.backends],
-                max_conns=wiring.max_conns,
                 recorders=wiring.recorders,
                 **self.variables,
             )
@@ -188,7 +187,6 @@ class ProcessTarget:
             "folder": str(wiring.folder),
             "port": str(port),
             "spare_port": str(free_port()),
-            "max_conns": str(wiring.max_conns),
         }
         values["backends"] = ",".join(wiring.backends)
         words: list[str] = []
@@ -204,7 +202,6 @@ class ProcessTarget:
         neutral = Wiring(
             backends=tuple(f"http://backend-{number}:1" for number in range(len(wiring.backends))),
             folder=Path(),
-            max_conns=wiring.max_conns,
             recorders=wiring.recorders,
             settings=wiring.settings,
         )

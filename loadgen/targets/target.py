@@ -23,7 +23,6 @@ class Wiring:
     - ``backends``: base URLs of the mocks, `http://127.0.0.1:PORT`.
     - ``folder``: where its config and its output are kept.
     - ``cores``: the cores it may use, None for all.
-    - ``max_conns``: most connections to one backend, 0 for no limit.
     - ``recorders``: record GC pauses and loop stalls inside, where the target can.
     - ``settings``: config keys of our own engines that the scenario asks for (dotted), e.g. `runtime.gc.ballast`.
     """
@@ -31,7 +30,6 @@ class Wiring:
     backends: tuple[str, ...]
     folder: Path
     cores: tuple[int, ...] | None = None
-    max_conns: int = 0
     recorders: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -78,9 +78,11 @@ def make_plan(
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Writes `plan` as ``.npz`` (uncompressed: 41 bytes a row)."""
-    with path.open("wb") as file:  # a file object, so that numpy does not add a suffix of its own
+    """Writes `plan` as ``.npz`` (uncompressed: 41 bytes a row), whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    with unfinished.open("wb") as file:  # a file object, so that numpy does not add a suffix of its own
         np.savez(file, **{name: getattr(plan, name) for name, _ in _COLUMNS})
+    unfinished.replace(path)
 
 
 def load_plan(path: Path, job: Job) -> Plan:

@@ -84,12 +84,15 @@ class KeepAlive:
         self._after[chunked].closings = 0
         self.suspect = any(after.closings for after in self._after.values())
 
-    def freed(self, chunked: bool, now: float) -> Freed:
-        """What to do with a connection that a `chunked` (or other) answer has freed."""
+    def freed(self, chunked: bool, now: float, *, watchable: bool) -> Freed:
+        """What to do with a connection that a `chunked` (or other) answer has freed.
+
+        `watchable`: it may stay open and be lent to nobody. One that may not leaves the turn to watch to the next.
+        """
         after = self._after[chunked]
         if after.closings < CLOSINGS:
             return Freed.KEEP
-        if now < after.watch_at:
+        if now < after.watch_at or not watchable:
             return Freed.CLOSE
         after.watch_at = now + WATCH_EVERY
         return Freed.WATCH

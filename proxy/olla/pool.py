@@ -179,7 +179,7 @@ class EndpointPool:
         """An exchange ended and its connection can serve another one. `length`: of its answer, as its head has it."""
         connection.exchange = None
         connection.used += 1
-        if self.keep_alive.suspect:
+        if self.keep_alive.suspect and connection.used:  # one that answered nothing tells nothing
             now = self._loop.time()  # the engine's is up to a tick older: too rough to tell what came first
             if not self._keeps(connection, length, now):
                 return
@@ -285,8 +285,8 @@ class EndpointPool:
         if wanted:
             waiter.owner.connected(connection)
         else:  # the exchange left while the handshake ended: the next one can have it
+            connection.used = -1  # it served nobody
             self.release(connection, self._loop.time())
-            connection.used = 0
 
     async def _open(self) -> UpstreamConnection:
         spec = self.spec
@@ -318,8 +318,9 @@ class EndpointPool:
         """Whether a connection that came free is kept for the next exchange; else it is closed, or watched."""
         if connection.used > 1:
             self.keep_alive.kept(connection.answer_length == CHUNKED)
-        decision = self.keep_alive.freed(length == CHUNKED, now)
-        if decision is Freed.WATCH and not self.closed and not self.budget.waiting and connection.usable:
+        watchable = not self.closed and not self.budget.waiting and connection.usable
+        decision = self.keep_alive.freed(length == CHUNKED, now, watchable=watchable)
+        if decision is Freed.WATCH:
             connection.answer_length = length
             connection.idle_since = now
             self.watched.append(connection)

@@ -164,8 +164,10 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
         else:
             super().close()
 
-    def freed(self) -> Freed | None:
-        """Its exchange is over; says what to do with the connection, None if nothing speaks against keeping it."""
+    def freed(self, *, watchable: bool) -> Freed | None:
+        """Its exchange is over; says what to do with the connection, None if nothing speaks against keeping it.
+
+        `watchable`: it may stay open, lent to nobody."""
         keep_alive, before = self._known.keep_alive, self._answer
         self._answer = self._gate.head
         self._freed_at = now = monotonic()
@@ -173,7 +175,7 @@ class UpstreamConnection(WriteTimeout, ResponseHandler):
             return None
         if before is not None:
             keep_alive.kept(before.length == CHUNKED)  # it served another exchange since
-        return keep_alive.freed(self._answer.length == CHUNKED, now)
+        return keep_alive.freed(self._answer.length == CHUNKED, now, watchable=watchable)
 
     def end_watch(self) -> None:
         """Nobody used it for a while after its last answer: if it is open, the next ones may be kept again."""
@@ -281,12 +283,12 @@ class Connector(aiohttp.TCPConnector):
         full = sum(map(len, self._conns.values())) >= (self.config.proxy.max_idle_conns or NO_LIMIT)
         if isinstance(protocol, UpstreamConnection):
             protocol.idle = True
-            decision = protocol.freed()
-            if decision is not None and not should_close and not protocol.should_close:
-                if decision is Freed.WATCH:
-                    asyncio.get_running_loop().call_later(SOON, self._end_watch, key, protocol)
-                    return
-                should_close = decision is Freed.CLOSE
+            ends = should_close or protocol.should_close
+            decision = protocol.freed(watchable=not ends and not self._waiters.get(key))
+            if decision is Freed.WATCH:
+                asyncio.get_running_loop().call_later(SOON, self._end_watch, key, protocol)
+                return
+            should_close = should_close or decision is Freed.CLOSE
         super()._release(key, protocol, should_close=should_close or full or not self._keeps(key))
 
     def _end_watch(self, key: ConnectionKey, protocol: UpstreamConnection) -> None:

@@ -85,6 +85,11 @@ def test_verbs_of_other_packages_replace_the_process_and_pass_everything_on(
         (["compare", "--scenarios", "bad.yaml", "--dry-run"], 65, "bad.yaml"),
         (["compare", "--resume", "no-such-folder"], 69, "no such folder"),
         (["compare", "--resume", "."], 65, "campaign.json"),
+        (["compare", "--resume", ".", "--loads", "."], 64, "keeps the loads it began with"),
+        *(
+            (["compare", "--time", text, "--dry-run"], 64, "such as 90s")
+            for text in ("10ms", "inf", "nanm", "0", "-1m")
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_and_the_documented_exit_code(
@@ -114,6 +119,13 @@ def test_a_dry_run_prints_the_plan_and_its_duration_and_starts_nothing(tmp_path:
     assert "chat-small" in done.stdout
     assert "Takes about" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_promises_no_rounds_that_are_to_be_planned_first(tmp_path: Path) -> None:
+    done = run("compare", "--dry-run", "--targets", "direct,relay", "--time", "1.5m", cwd=tmp_path)
+    assert "starts and seconds are planned first, for direct, relay" in done.stdout
+    assert "Takes at most 90 s" in done.stdout
+    assert "rounds of direct" not in done.stdout
 
 
 def test_a_target_that_is_not_installed_is_told_and_the_others_go_on(

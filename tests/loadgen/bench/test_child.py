@@ -88,7 +88,15 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
     child.stop(grace_s=0.1)
     assert child.how_it_ended() == "was ended by SIGKILL"
     assert gone(grandchild)
-    child.stop()  # twice does no harm
+
+
+def test_an_id_that_was_given_back_is_not_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child("thing", python("pass"), tmp_path)
+    child.stop()
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, _: signalled.append(pid))
+    child.stop()
+    assert signalled == []
 
 
 def test_lines_are_read_once_and_half_a_line_waits_for_its_end(tmp_path: Path) -> None:

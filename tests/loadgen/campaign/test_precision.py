@@ -147,6 +147,24 @@ def test_another_load_or_length_tells_nothing(tmp_path: Path, changes: dict[str,
     assert precision.known(campaign_of(**changes), [found], within=False) == {}
 
 
+def test_variances_come_from_pieces_of_one_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 0.25 s scatter more than pieces of 2 s: together they would tell of neither."""
+    made = campaign_of()
+    newest, long, like = (stored(tmp_path / name, made, 0.05) for name in "abc")
+    pieces = {newest.path: (0.25, 0.3), long.path: (2.0, 0.1), like.path: (0.26, 0.3)}
+    draw = np.random.default_rng(3)
+
+    def groups(_: Planned, one: Scenario, campaign: store.Campaign, *, within: bool) -> Any:
+        length, spread = pieces[campaign.path]
+        return {"cpu olla": [draw.normal(0, spread, 4).tolist() for _ in range(50)]}, length
+
+    monkeypatch.setattr(precision, "_groups", groups)
+    alone = precision.known(made, [newest])["one"]["cpu olla"]
+    pooled = precision.known(made, [newest, long, like])["one"]["cpu olla"]
+    assert pooled.within_s == pytest.approx(alone.within_s, rel=0.2)
+    assert pooled.within_s == pytest.approx(0.3**2 * 0.25, rel=0.2)
+
+
 def test_the_campaign_follows_the_plan_and_says_so_in_its_header() -> None:
     made = plan(Asked())
     decided = Precision(wanted=0.05, source="pilot", scenarios={"chat-small": Chosen(starts=9, length_s=3.5)})

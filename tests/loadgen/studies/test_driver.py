@@ -20,7 +20,7 @@ from loadgen.studies.driver import LOADS, DriverLoad, Result
 )
 def test_a_load_is_measured_with_right_answers_only(tmp_path: Path, load: DriverLoad) -> None:
     core = min(os.sched_getaffinity(0))
-    mock = Backends.start(1, 0, tmp_path, (core,))
+    mock = Backends.start(1, tmp_path, (core,))
     try:
         result = driver.measure(load, mock.urls[0], mock.pids[0], tmp_path, 0.5, core)
     finally:

@@ -21,7 +21,7 @@ QUICK = [one for one in scenario.catalogue().values() if one.typical_reply_s < 1
 
 @pytest.fixture(scope="module")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
-    running = Backends.start(64, 0, tmp_path_factory.mktemp("mocks"), None)
+    running = Backends.start(64, tmp_path_factory.mktemp("mocks"), None)
     yield running
     running.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -31,6 +32,17 @@ def test_a_saved_plan_is_read_back_equal(tmp_path: Path) -> None:
     for name in Plan.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(read, name), getattr(plan, name))
         assert getattr(read, name).dtype == getattr(plan, name).dtype
+
+
+def test_a_plan_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", torn)
+    with pytest.raises(KeyboardInterrupt):
+        save_plan(some_plan(), tmp_path / "plan.npz")
+    assert not (tmp_path / "plan.npz").exists()
 
 
 def test_rows_due_before_the_end_of_the_warm_up_are_marked() -> None:

@@ -559,6 +559,48 @@ def test_none_is_watched_while_a_request_waits_for_its_place(loop: FakeLoop) -> 
     loop.run()
     assert not pool.watched
     assert waiting.connection not in (None, first.connection)
+    assert waiting.connection
+    pool.release(waiting.connection, loop.now, CHUNKED)
+    assert pool.watched == [waiting.connection], "the turn to watch was left to the next one"
+
+
+def test_a_connection_that_nobody_used_tells_nothing_of_the_endpoint(loop: FakeLoop) -> None:
+    """After answers that are not chunked the endpoint closes; a connection that answered nothing stays open."""
+    pool = make_pool(loop, Budget(0, 10))
+    for _ in range(CLOSINGS):
+        closed = connect(pool, loop).connection
+        assert closed
+        pool.release(closed, loop.now)
+        closed.eof_received()
+    gone = FakeExchange()
+    pool.request(gone)
+    loop.end_tasks()
+    pool.cancel(gone)
+    loop.turn()
+    assert not pool.watched
+    assert pool.unused == 1
+    used = connect(pool, loop).connection
+    assert used
+    pool.release(used, loop.now)
+    assert pool.watched == [used]
+
+
+def test_a_connection_handed_on_unused_is_a_fresh_one(loop: FakeLoop) -> None:
+    """What was never used cannot have been closed since: its next exchange must not take a failure for that."""
+    pool = make_pool(loop, Budget(1, 10))
+    gone, used = FakeExchange(), []
+
+    class Next(FakeExchange):
+        def connected(self, connection: PlainUpstreamConnection) -> None:
+            super().connected(connection)
+            used.append(connection.used)
+
+    pool.request(gone)
+    loop.end_tasks()
+    pool.cancel(gone)
+    pool.request(Next())
+    loop.turn()
+    assert used == [0]
 
 
 def test_a_closed_pool_closes_what_it_watches(loop: FakeLoop) -> None:
