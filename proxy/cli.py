@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from proxy import config, process, worker
 from proxy.control import logs, print_config
 from proxy.control.rlimit import raise_file_limit
-from proxy.engines import ENGINES, UNUSED_KEYS
+from proxy.engines import ENGINES, unused_keys
 from proxy.net.listen import CannotListen, listen, listen_again, url_of
 
 log = logging.getLogger("proxy.serve")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(args: argparse.Namespace) -> int:
     loaded = config.load(args.config, _overrides(args))
     settings = loaded.config
-    unused = UNUSED_KEYS[settings.proxy.engine]
+    unused = unused_keys(settings)
     if args.check_config:
         worker.load_certificates(settings)
         print(f"{args.config}: OK", *print_config.asked(settings), sep="\n")
@@ -94,7 +94,7 @@ def _serve(args: argparse.Namespace) -> int:
         return 0
     logs.set_up(settings.server.log_level)
     for key in print_config.unused(loaded, unused):
-        log.warning("%s is written in %s and not used by %s", key, loaded.source, settings.proxy.engine)
+        log.warning("%s is written in %s and not used by %s", key, loaded.source, " and ".join(unused))
     if sentence := raise_file_limit(settings.server.max_connections):
         log.warning("%s", sentence)
     process.require_loop(settings.server.loop)

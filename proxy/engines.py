@@ -65,7 +65,16 @@ _FIXED_KEYS_OF: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def engines_of(config: Config) -> tuple[str, ...]:
+    """The engines that `config` runs: one, or a canary's besides."""
+    return tuple(dict.fromkeys((config.proxy.engine, config.canary.engine or config.proxy.engine)))
+
+
 def fixed_keys(config: Config) -> tuple[str, ...]:
     """What a reload leaves as it is, for the engines that `config` runs."""
-    engines = {config.proxy.engine, config.canary.engine or config.proxy.engine}
-    return _FIXED_KEYS + tuple(key for engine in sorted(engines) for key in _FIXED_KEYS_OF[engine])
+    return _FIXED_KEYS + tuple(key for engine in sorted(engines_of(config)) for key in _FIXED_KEYS_OF[engine])
+
+
+def unused_keys(config: Config) -> dict[str, tuple[str, ...]]:
+    """By engine that `config` runs: the keys, or whole sections, that it does not use."""
+    return {engine: UNUSED_KEYS[engine] for engine in engines_of(config)}

@@ -13,9 +13,13 @@ from proxy.core.endpoint import EndpointSpec
 from proxy.core.health import HEALTH_PATHS, paths_to_try
 
 
-def unused(loaded: LoadedConfig, patterns: Iterable[str]) -> list[str]:
-    """The written keys that match `patterns`: a key, a section, or `endpoints[].key`."""
-    return [key for key in loaded.origins if _matches(key, patterns)]
+Unused = Mapping[str, Iterable[str]]
+"""By engine that runs: what it does not use, each a key, a section, or `endpoints[].key`."""
+
+
+def unused(loaded: LoadedConfig, by_engine: Unused) -> list[str]:
+    """The written keys that no engine uses."""
+    return [key for key in loaded.origins if all(_matches(key, patterns) for patterns in by_engine.values())]
 
 
 def asked(config: Config) -> list[str]:
@@ -35,18 +39,16 @@ def _checked(spec: EndpointSpec) -> str:
     return f"its health at {', else '.join(spec.prefix_for(path) + path for path in paths)}"
 
 
-def printed(loaded: LoadedConfig, unused_patterns: Iterable[str]) -> str:
+def printed(loaded: LoadedConfig, by_engine: Unused) -> str:
     """Every value as YAML that `serve` accepts, each line with its origin; a null says what it stands for."""
-    engine = loaded.config.proxy.engine
-    patterns = tuple(unused_patterns)
     data = loaded.config.model_dump(mode="json")
     notes = {}
     for key, value in flatten(data):
         words = [loaded.origins.get(key, "default")]
         if value is None:
             words.append(_stands_for(loaded.config, key))
-        if _matches(key, patterns):
-            words.append(f"not used by {engine}")
+        if engines := [engine for engine, patterns in by_engine.items() if _matches(key, patterns)]:
+            words.append(f"not used by {' and '.join(engines)}")
         notes[key] = "; ".join(words)
     return "\n".join(_lines(data, notes)) + "\n"
 

@@ -253,11 +253,10 @@ class OllaProxy:
             self._forgive(late)
         state.set_time(now, TICK)
         self._tick_handle = loop.call_at(now + TICK, self._tick)
-        capped = bool(state.settings.max_duration)
         for client in list(self._clients):
             try:
                 exchange = client.exchange
-                if exchange is not None and (exchange.deadline <= now or (capped and exchange.ends_at <= now)):
+                if exchange is not None and (exchange.deadline <= now or exchange.ends_at <= now):
                     exchange.expire(now)
                 if client.deadline <= now:
                     client.expire(now)

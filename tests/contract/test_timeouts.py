@@ -296,6 +296,26 @@ def test_max_duration_cuts_a_stream_that_goes_on(start, endpoint):
             client._chunked()
 
 
+@pytest.mark.promise("TIME-MAX-DURATION")
+@pytest.mark.parametrize(("before", "after", "cut"), [("800ms", None, True), (None, "300ms", False)])
+def test_a_reload_changes_the_cap_of_new_requests_only(start, endpoint, before, after, cut):
+    proxy = start(endpoint, proxy__max_duration=before)
+    with proxy.client() as client:
+        client.get()
+        peer = endpoint.accept()
+        peer.request()
+        peer.begin_chunked()
+        proxy.reload([endpoint], {"proxy.max_duration": after})
+        began, ended = time.monotonic(), False
+        while not ended and took(began) < 1.6:
+            try:
+                peer.chunk(b"token")
+            except OSError:
+                ended = True
+            time.sleep(0.05)
+        assert ended is cut
+
+
 @pytest.mark.promise("TIME-OWN-PAUSE")
 def test_no_timer_runs_against_an_upstream_that_the_proxy_itself_does_not_read(start, endpoint):
     """The client takes nothing for longer than the idle timeout; the upstream has no part in that."""

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.config import parse
 from proxy.control.print_config import printed, unused
-from proxy.engines import UNUSED_KEYS
+from proxy.engines import UNUSED_KEYS, unused_keys
 
 ENDPOINTS = 'endpoints: [{name: a, url: "http://h:1"}, {name: b, url: "https://h", max_idle_conns: 3}]\n'
 OLLA_ONLY = (
@@ -14,7 +14,7 @@ OLLA_ONLY = (
 
 def lines(text, overrides=None):
     loaded = parse(text, "f.yaml", overrides)
-    out = printed(loaded, UNUSED_KEYS[loaded.config.proxy.engine])
+    out = printed(loaded, unused_keys(loaded.config))
     return {line.strip().removeprefix("- ") for line in out.splitlines()}
 
 
@@ -53,6 +53,13 @@ def test_what_the_engine_does_not_use_says_so():
     assert "max_idle_conns: 3  # f.yaml; not used by sherpa" in shown
 
 
+def test_what_a_canary_s_engine_uses_is_used():
+    canary = "server: {workers: 2}\ncanary: {engine: olla, workers: 1}\n"
+    loaded = parse(canary + OLLA_ONLY + ENDPOINTS, "f.yaml")
+    assert unused(loaded, unused_keys(loaded.config)) == []
+    assert "policy: every-read  # f.yaml; not used by sherpa" in lines(canary + OLLA_ONLY + ENDPOINTS)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -65,19 +72,19 @@ def test_what_the_engine_does_not_use_says_so():
 )
 def test_what_is_printed_is_a_config_that_means_the_same(text):
     before = parse(text)
-    out = printed(before, ())
+    out = printed(before, {})
     after = parse(out).config
     assert after == before.config
 
 
 def test_a_file_name_cannot_break_out_of_its_comment():
     loaded = parse(ENDPOINTS, "evil\nname.yaml")
-    assert parse(printed(loaded, ())).config == loaded.config
+    assert parse(printed(loaded, {})).config == loaded.config
 
 
 def test_only_written_keys_are_announced_as_unused():
-    assert unused(parse(ENDPOINTS), UNUSED_KEYS["olla"]) == []
-    assert unused(parse(OLLA_ONLY + ENDPOINTS), UNUSED_KEYS["sherpa"]) == [
+    assert unused(parse(ENDPOINTS), {"olla": UNUSED_KEYS["olla"]}) == []
+    assert unused(parse(OLLA_ONLY + ENDPOINTS), {"sherpa": UNUSED_KEYS["sherpa"]}) == [
         "proxy.circuit_breaker.timeout",
         "proxy.flush.policy",
         "proxy.pools.prewarm",
@@ -87,4 +94,4 @@ def test_only_written_keys_are_announced_as_unused():
 
 def test_a_key_that_only_begins_like_an_unused_one_is_not_announced():
     loaded = parse("proxy: {max_conns_per_host: 1, engine: sherpa}\n" + ENDPOINTS)
-    assert unused(loaded, ("proxy.max_conns", "proxy.max")) == []
+    assert unused(loaded, {"olla": ("proxy.max_conns", "proxy.max")}) == []
