@@ -12,7 +12,6 @@ from proxy.config import Config, LoadedConfig, flatten, show_duration, show_size
 from proxy.core.endpoint import EndpointSpec
 from proxy.core.health import HEALTH_PATHS, paths_to_try
 
-
 Unused = Mapping[str, Iterable[str]]
 """By engine that runs: what it does not use, each a key, a section, or `endpoints[].key`."""
 
